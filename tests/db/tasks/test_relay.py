@@ -1,4 +1,4 @@
-"""The relay on a real Postgres: what is sent, what stays, and what each holds back."""
+"""The relay on a real Postgres: which events it sends, which stay, and which events these hold back."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from tests.db.tasks.relaying import ACKNOWLEDGED, AWAY, REFUSED, Answer, Bench, 
 bench = relaying.bench
 
 
-def test_what_waits_is_sent_in_order_and_deleted(bench: Bench) -> None:
+def test_waiting_events_are_sent_in_order_and_deleted(bench: Bench) -> None:
     bench.add((3, "a"), (1, "a"), (2, "b"), (4, "a"), (5, None))
     bench.add((6, "a"), queue="e.1", topic="u")
     assert bench.run() == Relayed(sent=6)
@@ -23,14 +23,14 @@ def test_what_waits_is_sent_in_order_and_deleted(bench: Bench) -> None:
     assert bench.run() == Relayed()
 
 
-def test_a_queue_is_one_relays_at_a_time_and_no_row_is_sent_twice(bench: Bench) -> None:
+def test_only_one_relay_at_a_time_sends_the_rows_of_a_queue(bench: Bench) -> None:
     other = Broker()
     another = bench.new_relay(other)
     bench.add((1, "a"), (2, "a"), (3, "b"))
     in_between: list[Relayed] = []
 
     def meanwhile() -> None:
-        # Within the flush of the first; what comes into another queue is for whoever comes.
+        # During the flush of the first relay, the other relay sends an event of another queue.
         if not in_between:
             bench.add((4, "a"), queue="e.1")
             in_between.append(another.run_once())
@@ -43,7 +43,7 @@ def test_a_queue_is_one_relays_at_a_time_and_no_row_is_sent_twice(bench: Bench) 
     assert bench.left() == []
 
 
-def test_what_is_not_acknowledged_stays_and_holds_its_key(bench: Bench) -> None:
+def test_an_event_that_is_not_acknowledged_stays_and_holds_its_key(bench: Bench) -> None:
     bench.add((1, "a"), (2, "a"), (3, "b"), (4, "a"))
     bench.broker.answer = lambda number, *_: AWAY if number == 2 else ACKNOWLEDGED
     assert bench.run() == Relayed(sent=2, left=2)
@@ -66,7 +66,7 @@ def test_a_relay_that_ends_before_its_commit_leaves_the_rows(bench: Bench, point
     assert bench.broker.numbers() == [1, 2]
 
 
-def test_records_without_an_answer_are_given_up_with_their_producer(bench: Bench) -> None:
+def test_records_without_an_answer_stay_and_their_producer_is_closed(bench: Bench) -> None:
     bench.add((1, "a"), (2, "a"), (3, "b"))
     bench.broker.answer = lambda number, *_: None if number == 1 else ACKNOWLEDGED
     assert bench.run() == Relayed(sent=1, left=2)
@@ -77,13 +77,13 @@ def test_records_without_an_answer_are_given_up_with_their_producer(bench: Bench
     assert bench.broker.numbers() == [3, 1, 2]
 
 
-def test_a_refused_record_holds_its_key_in_its_queue_and_nothing_else(bench: Bench) -> None:
+def test_a_refused_record_holds_only_its_key_in_its_queue(bench: Bench) -> None:
     bench.add((1, "a"), (2, "a"), (3, "b"), (4, None), (5, None), (6, "a"))
-    # The same key of another topic, and of another queue: below all that is refused there.
+    # These events have the same key in another topic, and in another queue.
     bench.add((7, "a"), topic="u")
     bench.add((8, "a"), (9, "c"), queue="e.1")
     bench.broker.answer = lambda number, *_: REFUSED if number in (2, 4) else ACKNOWLEDGED
-    # In one page a (topic, key) is one chain, of whatever queues.
+    # In one page, the events of a topic and key form one chain across all queues.
     assert bench.run() == Relayed(sent=5, refused=2, left=2)
     assert bench.left() == [2, 4, 6, 8]
     assert bench.look("SELECT queue, id, topic, key, error FROM sluice.outbox_refusals ORDER BY id") == [
@@ -100,7 +100,7 @@ def test_a_refused_record_holds_its_key_in_its_queue_and_nothing_else(bench: Ben
     assert [number for number in bench.broker.numbers() if number != 4] == [2, 6, 10]
 
 
-def test_suspects_are_tried_alone_and_the_innocent_go_on(bench: Bench) -> None:
+def test_refused_records_are_retried_alone_and_good_records_are_sent(bench: Bench) -> None:
     bench.add((1, "a"), (2, "b"), (3, "c"), (4, "a"))
     tried_alone = []
 
@@ -117,14 +117,14 @@ def test_suspects_are_tried_alone_and_the_innocent_go_on(bench: Bench) -> None:
     assert bench.left() == [2]
 
 
-def test_a_topic_that_is_away_is_left_alone_longer_and_longer_and_blocks_no_other(bench: Bench) -> None:
+def test_an_unavailable_topic_is_retried_after_growing_pauses_and_blocks_no_other(bench: Bench) -> None:
     bench.add(*((number, f"k{number}") for number in range(1, 6)), topic="gone")
     bench.broker.answer = lambda number, topic, _: AWAY if topic == "gone" else ACKNOWLEDGED
     tried = []
     for number in range(100, 200):
         bench.add((number, "a"))
         result = bench.run(0.5)
-        assert result.sent == 1, "the other topic is sent at once"
+        assert result.sent == 1, "the event of the other topic is sent immediately"
         if result.left:
             tried.append(bench.broker.now)
     waits = [later - earlier for earlier, later in pairwise(tried)]

@@ -1,4 +1,4 @@
-"""How far a relay knows that all is sent: never too far, and so far that what is dead costs nothing."""
+"""A hint is the id through which all events of a queue are sent. It is never too high; it skips dead rows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ SENT_EARLY, SENT_LATE, WAITING = 2_000, 20_000, 100
 bench = relaying.bench
 
 
-def test_a_refused_record_far_behind_carries_no_hint_over_what_lies_between(
+def test_a_refused_record_moves_no_hint_over_waiting_events(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.tasks.outbox.relay.PAGE_ROWS", 2)
@@ -40,12 +40,12 @@ def test_hints_are_saved_every_few_seconds_and_never_fall(bench: Bench) -> None:
     assert saved() == {"e.0": 2}
     bench.add((3, "a"))
     bench.run()
-    assert saved() == {"e.0": 2}, "not with every page"
+    assert saved() == {"e.0": 2}, "the hint is not saved with every page"
     bench.add((4, "a"), (7, "b"))
     bench.broker.answer = lambda number, *_: AWAY if number == 7 else ACKNOWLEDGED
     bench.run(HINT_SECONDS)
     assert saved() == {"e.0": 6}
-    # What another relay saved is taken over.
+    # A new relay reads the hint that another relay saved.
     bench.look("UPDATE sluice.relay_progress SET sent_through = 3")
     later = bench.new_relay(bench.broker)
     bench.broker.answer = lambda *_: ACKNOWLEDGED
@@ -54,11 +54,11 @@ def test_hints_are_saved_every_few_seconds_and_never_fall(bench: Bench) -> None:
     assert saved() == {"e.0": 7}
 
 
-def test_hints_end_with_their_connection(bench: Bench) -> None:
+def test_hints_are_read_again_over_a_new_connection(bench: Bench) -> None:
     bench.add((5, "a"))
     bench.run()
     bench.session.close()
-    # Another server, with an older state: what was sent is there again, and the hint is lower.
+    # The next server has an older state: sent events exist again, and the hint is lower.
     bench.add((3, "a"), (5, "a"))
     bench.look("UPDATE sluice.relay_progress SET sent_through = 2")
     assert bench.run() == Relayed(sent=2)
@@ -74,7 +74,7 @@ def test_hints_that_could_not_be_read_are_read_at_the_next_run(bench: Bench) -> 
     assert bench.run() == Relayed(sent=1)
 
 
-def test_dead_rows_under_an_old_snapshot_make_no_statement_dearer(bench: Bench) -> None:
+def test_dead_rows_under_an_old_snapshot_do_not_slow_the_statements(bench: Bench) -> None:
     bench.add((1, "k1"))
     old = bench.open({})
     old.command("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -84,7 +84,7 @@ def test_dead_rows_under_an_old_snapshot_make_no_statement_dearer(bench: Bench) 
         add_many(bench, first, last)
         while bench.run().sent:
             pass
-        # Autovacuum would: the planner learns that hardly a row is alive.
+        # Autovacuum would do this as well. The planner then expects few live rows.
         bench.look("ANALYZE sluice.outbox_events")
         add_many(bench, last + 1, last + WAITING)
         hints = dict(bench.relay._sent_through)
@@ -97,9 +97,9 @@ def test_dead_rows_under_an_old_snapshot_make_no_statement_dearer(bench: Bench) 
             ]
         )
     early, late = touched
-    # The index is one level higher at most.
+    # The index may have one more level.
     assert all(after <= before + 2 for before, after in zip(early, late, strict=True)), touched
-    # Without hints all that is dead is walked over: so the figures can grow.
+    # Without hints, the scan reads all dead rows, so this test can detect growth.
     assert pages(bench, LOCK_WAITING, dict.fromkeys(hints, 0)) > 10 * late[0]
     old.command("COMMIT")
 
@@ -113,7 +113,7 @@ def add_many(bench: Bench, first: int, last: int) -> None:
 
 
 def pages(bench: Bench, statement: Statement, hints: dict[str, int]) -> int:
-    """Pages that a statement touches, by a walk along the index alone."""
+    """Returns the pages that a statement touches. Checks that it only walks along the index."""
     arrays = text_array(hints), bare_array(hints.values())
     plan = bench.session.explain(
         statement, arrays if statement is LOCK_WAITING else (*arrays, "{}", 2_000, 1)
@@ -123,19 +123,19 @@ def pages(bench: Bench, statement: Statement, hints: dict[str, int]) -> int:
         is_newer = path[-1].get("Index Name") == "outbox_events_newer_idx"
         if path[-1].get("Relation Name") == "outbox_events" and not is_newer:
             assert path[-1]["Node Type"] in ("Index Scan", "Index Only Scan"), statement.name
-            # What is above the LIMIT is a page; what is below it, the whole queue.
+            # A sort above the LIMIT sorts one page; a sort below it would sort the whole queue.
             limits = [n for n, node in enumerate(path) if node["Node Type"] == "Limit"]
             assert not [node for node in path[limits[-1] if limits else 0 :] if "Sort" in node["Node Type"]]
     return touched_pages(plan)
 
 
 def touched_pages(plan: dict[str, Any]) -> int:
-    """Of the whole plan."""
+    """Returns the pages that the whole plan touches."""
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 def paths(plan: dict[str, Any], above: tuple[dict[str, Any], ...] = ()) -> Iterator[list[dict[str, Any]]]:
-    """Every node of a plan, with those above it."""
+    """Yields every node of a plan, after the nodes above it."""
     yield [*above, plan]
     for inner in plan.get("Plans", ()):
         yield from paths(inner, (*above, plan))

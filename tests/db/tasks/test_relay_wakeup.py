@@ -1,4 +1,4 @@
-"""Wake-ups of the relay do not pile up while no relay takes them, and none is lost."""
+"""Wake-ups of the relay do not accumulate while no relay runs, and no wake-up is lost."""
 
 from uuid import UUID
 
@@ -13,13 +13,13 @@ from sluice.tasks.task_sender import TaskSender
 INSTALLATION = Installation("wakeups", UUID(int=1))
 
 
-def test_one_message_lies_in_the_list_and_the_next_comes_once_it_is_taken(redis_url: str) -> None:
+def test_the_next_message_is_sent_only_after_the_first_is_taken(redis_url: str) -> None:
     ring = KeyRing(INSTALLATION, lambda: Signing((Key(1, bytes(32)),), None))
     with build_redis(redis_url, INSTALLATION.redis_prefix) as redis:
         wakeup = RelayWakeup(TaskSender(redis, ring))
         for _ in range(5):
             wakeup.notify()
-            redis.delete(WAKEUP_KEY)  # its second is over
+            redis.delete(WAKEUP_KEY)  # as Redis does after one second
         assert redis.llen(RELAY_QUEUE) == 1
         assert redis.rpop(RELAY_QUEUE)
         wakeup.notify()

@@ -1,4 +1,4 @@
-"""What is forgotten with age on a real Postgres, and what never is."""
+"""The old rows that a purge deletes on a real Postgres, and the rows that it never deletes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ FOR_EVER = WEEK | {"retention.ms": "-1"}
 
 @handles("thing.welcomed")
 def welcome(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A call that is made once in all eternity."""
+    """Makes a call with an explicit key, which is never made again."""
     yield Call("notify", once=f"welcome:{event.key}", args={"text": event.data["text"]})
 
 
@@ -70,7 +70,9 @@ def identities(bench: Bench) -> list[tuple[Any, ...]]:
     return bench.look('SELECT event_id, outcome FROM sluice.processed_events ORDER BY "offset"')
 
 
-def test_old_identities_go_and_those_that_somebody_will_apply_stay(bench: Bench, settings: Settings) -> None:
+def test_old_identities_of_applied_events_are_deleted_and_others_stay(
+    bench: Bench, settings: Settings
+) -> None:
     bench.apply(slice_of([thing_set(0), made(1, "thing.broken", "p"), thing_set(2, "p")]))
     bench.look("UPDATE sluice.processed_events SET outcome = 'waiting' WHERE event_id = 'e2'")
     age(bench, "processed_events", "processed_at")
@@ -81,7 +83,7 @@ def test_old_identities_go_and_those_that_somebody_will_apply_stay(bench: Bench,
 
 
 @pytest.mark.parametrize("config", [FOR_EVER, {**WEEK, "retention.ms": str(2**63 - 1)}, {}])
-def test_a_topic_kept_for_ever_keeps_its_identities_and_the_rest_is_purged_all_the_same(
+def test_a_topic_kept_for_ever_keeps_its_identities_but_not_its_calls(
     bench: Bench, settings: Settings, config: dict[str, str]
 ) -> None:
     bench.apply(slice_of([thing_set(0)]))
@@ -89,7 +91,7 @@ def test_a_topic_kept_for_ever_keeps_its_identities_and_the_rest_is_purged_all_t
     finish_calls(bench)
     assert run_purge(bench, settings, config) == {"calls": 1}
     assert identities(bench) == [("e0", "applied")]
-    # So its repeat is known, though the call is not remembered any more.
+    # The repeat is a duplicate, although the call was deleted.
     bench.apply(slice_of([thing_set(1, event_id="e0", version=0)], prev=0))
     assert bench.outcomes() == {"applied": 1, "duplicate": 1}
     assert calls(bench) == []
@@ -101,7 +103,7 @@ def test_a_topic_kept_for_ever_keeps_its_identities_and_the_rest_is_purged_all_t
 def test_identities_outlive_the_segment_that_holds_their_records(
     bench: Bench, settings: Settings, retention_days: int, segment_days: int, stays: bool
 ) -> None:
-    """Of an event that was applied 40 days ago."""
+    """Checks the identity of an event that was applied 40 days ago."""
     bench.apply(slice_of([thing_set(0)]))
     age(bench, "processed_events", "processed_at")
     ages = {"retention.ms": str(retention_days * DAY_MS), "segment.ms": str(segment_days * DAY_MS)}
@@ -110,10 +112,10 @@ def test_identities_outlive_the_segment_that_holds_their_records(
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_an_event_that_is_repeated_is_known_for_as_long_as_its_repeat_is_in_the_log(
+def test_a_repeated_event_is_known_as_long_as_its_repeat_is_in_the_log(
     bench: Bench, settings: Settings, repeated: bool
 ) -> None:
-    """Read again from the beginning of the log, the repeat would be applied as a new event."""
+    """Otherwise, a read from the beginning of the log would apply the repeat as a new event."""
     bench.apply(slice_of([thing_set(0)]))
     age(bench, "processed_events", "processed_at")
     record = thing_set(1, event_id="e0", version=0) if repeated else thing_set(1)
@@ -123,7 +125,7 @@ def test_an_event_that_is_repeated_is_known_for_as_long_as_its_repeat_is_in_the_
     assert len(identities(bench)) == 1
 
 
-def test_while_an_entity_is_parked_identities_last_longer(bench: Bench, settings: Settings) -> None:
+def test_identities_are_kept_longer_while_an_entity_is_parked(bench: Bench, settings: Settings) -> None:
     bench.apply(slice_of([thing_set(0)]))
     bench.look(f"INSERT INTO sluice.parked_entities VALUES ('thing', 'p', '{QUEUE}', 'why')")
     age(bench, "processed_events", "processed_at")
@@ -140,7 +142,7 @@ def calls(bench: Bench) -> list[tuple[Any, ...]]:
 
 
 def finish_calls(bench: Bench) -> None:
-    """They succeeded long ago."""
+    """Marks all calls as succeeded 40 days ago."""
     bench.look(
         f"UPDATE sluice.executed_side_effects SET state = 'succeeded', response = '1', settled_at = {OLD}"
     )
@@ -156,19 +158,19 @@ def test_a_call_with_an_explicit_once_keeps_its_key_and_fingerprint_for_ever(
     assert calls(bench) == [("succeeded", None, None)]
     assert bench.look("SELECT effect_key, fingerprint FROM sluice.executed_side_effects") == fingerprint
     assert run_purge(bench, settings) == {}
-    # Asked for again, by other events: with the same text nothing, with another one a conflict.
+    # Other events make the call again: the same text changes nothing, another text is a conflict.
     bench.apply(slice_of([made(1, "thing.welcomed", text="hello"), made(2, "thing.welcomed", text="ho")], 0))
     assert calls(bench) == [("succeeded", None, None)]
     assert bench.outcomes() == {"applied": 3, "call_conflict": 1}
 
 
-def test_a_call_without_once_is_made_again_only_when_its_event_is_forgotten_too(
+def test_a_repeat_makes_no_second_call_while_its_event_or_its_call_is_kept(
     bench: Bench, settings: Settings
 ) -> None:
     bench.apply(slice_of([thing_set(0)]))
     age(bench, "processed_events", "processed_at")
     finish_calls(bench)
-    # Its key is that of the event: whichever of the two is kept, a repeat calls nobody.
+    # The event gives the call its key. While the event or the call is kept, a repeat makes no call.
     repeat = thing_set(1, event_id="e0", version=0)
     bench.look("DELETE FROM sluice.processed_events")
     bench.apply(slice_of([repeat], prev=0))
@@ -179,7 +181,7 @@ def test_a_call_without_once_is_made_again_only_when_its_event_is_forgotten_too(
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "failed", "uncertain"])
-def test_a_call_that_is_not_done_is_never_forgotten(bench: Bench, settings: Settings, state: str) -> None:
+def test_a_call_that_has_not_succeeded_is_never_deleted(bench: Bench, settings: Settings, state: str) -> None:
     bench.apply(slice_of([thing_set(0)]))
     bench.look(f"UPDATE sluice.executed_side_effects SET state = '{state}', settled_at = {OLD}")
     assert run_purge(bench, settings) == {}
@@ -190,7 +192,7 @@ def test_a_call_that_is_not_done_is_never_forgotten(bench: Bench, settings: Sett
     ("state", "goes"), [("dead", False), ("waiting", False), ("done", True), ("dropped", True)]
 )
 @pytest.mark.parametrize("is_old", [True, False])
-def test_dead_letters_go_when_they_are_done_and_old(
+def test_dead_letters_are_deleted_when_they_are_settled_and_old(
     bench: Bench, settings: Settings, state: str, goes: bool, is_old: bool
 ) -> None:
     bench.apply(slice_of([made(0, "thing.broken")]))
@@ -214,7 +216,9 @@ IDENTITIES = f"identities of {TOPIC}"
 
 
 @pytest.mark.usefixtures("old_rows")
-def test_a_purge_gives_each_kind_a_turn_and_the_next_one_goes_on(bench: Bench, settings: Settings) -> None:
+def test_a_purge_deletes_rows_of_each_kind_and_the_next_purge_continues(
+    bench: Bench, settings: Settings
+) -> None:
     # The time is over after one step of each of the five kinds.
     times = iter([0.0] + [1.0] * 5 + [MOST_SECONDS])
     purged = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
@@ -233,7 +237,7 @@ def test_a_purge_gives_each_kind_a_turn_and_the_next_one_goes_on(bench: Bench, s
     ],
 )
 @pytest.mark.parametrize("locked", [True, False], ids=["slow", "refused"])
-def test_a_kind_that_is_slow_or_fails_stops_no_other(
+def test_a_slow_or_failed_kind_does_not_stop_the_purge_of_other_kinds(
     bench: Bench, settings: Settings, table: str, kind: str, locked: bool
 ) -> None:
     bench.looking.command("SET statement_timeout = '300ms'")
@@ -249,11 +253,11 @@ def test_a_kind_that_is_slow_or_fails_stops_no_other(
     assert purged.gone == {
         other: 25 for other in ("calls", "dead letters", IDENTITIES) if other not in purged.failed
     }
-    assert len(purged.failed) <= 2, "the arguments of calls are in the table of the calls"
+    assert len(purged.failed) <= 2, "call arguments are in the table of the calls"
 
 
 @pytest.mark.usefixtures("old_rows")
-def test_a_lost_connection_ends_the_run(bench: Bench, settings: Settings) -> None:
+def test_a_lost_connection_ends_the_purge(bench: Bench, settings: Settings) -> None:
     bench.session.command(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         f" AND pid = {bench.looking.connection.info.backend_pid}"

@@ -1,4 +1,4 @@
-"""What an operator, a deployment and other faults make of an event that is retried."""
+"""Events that are retried, and how commands, deployments and other faults change them."""
 
 import json
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_an_event_without_entity_is_retried_alone(bench: AsideBench) -> None:
     assert bench.retries() == []
 
 
-def test_what_a_handler_raises_at_a_retry_is_a_dead_letter(bench: AsideBench) -> None:
+def test_an_error_of_the_handler_during_a_retry_makes_a_dead_letter(bench: AsideBench) -> None:
     handlers = bench.registry.handlers
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
@@ -59,7 +59,7 @@ def test_what_a_handler_raises_at_a_retry_is_a_dead_letter(bench: AsideBench) ->
     handlers["thing.set"] = before
 
 
-def test_an_event_behind_that_dies_stops_those_behind_it(bench: AsideBench) -> None:
+def test_a_waiting_event_that_fails_stops_the_events_behind_it(bench: AsideBench) -> None:
     with held(bench, ROW):
         events = [*others(2), ROW.event, thing_set(3, "k", amount=6), made(4, "thing.broken", "k")]
         bench.apply(slice_of([*events, thing_set(5, "k", amount=7)]))
@@ -70,10 +70,10 @@ def test_an_event_behind_that_dies_stops_those_behind_it(bench: AsideBench) -> N
     assert bench.parked() == ["k"]
 
 
-def test_after_a_death_on_a_topic_that_skips_those_behind_flow(bench: AsideBench) -> None:
+def test_events_behind_a_dead_letter_are_applied_on_a_topic_that_skips(bench: AsideBench) -> None:
     bench.registry.topics[TOPIC] = replace(bench.registry.topics[TOPIC], on_failure="skip")
     bench.restart()
-    # An older dead letter of the entity, which holds nothing.
+    # The entity has an older dead letter, which holds no events.
     bench.apply(slice_of([made(0, "thing.broken", "k")]))
     with held(bench, ROW):
         events = [thing_set(1, "key-1"), ROW.event, made(3, "thing.broken", "k"), thing_set(4, "k", amount=7)]
@@ -85,7 +85,7 @@ def test_after_a_death_on_a_topic_that_skips_those_behind_flow(bench: AsideBench
     assert bench.parked() == []
 
 
-def test_a_broken_deployment_is_shown_and_halts_nothing(bench: AsideBench) -> None:
+def test_a_retry_by_a_broken_deployment_is_refused_and_halts_no_queue(bench: AsideBench) -> None:
     with held(bench, TABLE):
         apply_held(bench, TABLE, FEW)
     bench.look("ALTER TABLE parts RENAME TO renamed")
@@ -99,7 +99,7 @@ def test_a_broken_deployment_is_shown_and_halts_nothing(bench: AsideBench) -> No
     assert bench.parked() == []
 
 
-def test_an_operator_sees_it(bench: AsideBench, run: Run) -> None:
+def test_commands_and_the_doctor_report_a_retried_event(bench: AsideBench, run: Run) -> None:
     with held(bench, ROW) as pid:
         apply_held(bench, ROW, FEW)
         bench.retry_until_attempts(3)
@@ -124,14 +124,14 @@ def test_an_operator_sees_it(bench: AsideBench, run: Run) -> None:
         assert f"pid {pid}, application psql, user app, idle in transaction for" in finding.problem
         assert "query SELECT FROM things" in finding.problem
         assert f"pg_terminate_backend({pid})" in finding.advice
-    # The transaction ended; the session that was seen holds nothing now.
+    # The transaction has ended, so the session that was found holds no lock now.
     (finding,) = retrying_problems(read_retrying(bench.looking))
     assert "at the newest attempt" in finding.problem
     bench.retry_until_settled()
     assert list(retrying_problems(read_retrying(bench.looking))) == []
 
 
-def test_redriving_it_by_hand_ends_the_retries(bench: AsideBench, run: Run) -> None:
+def test_a_redrive_of_the_letter_ends_the_retries(bench: AsideBench, run: Run) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     run("dlq", "redrive", "1", "--yes", *WHY)
@@ -140,7 +140,7 @@ def test_redriving_it_by_hand_ends_the_retries(bench: AsideBench, run: Run) -> N
     assert bench.sent("k") == [5, 10, 11, 12]
 
 
-def test_resuming_its_entity_by_hand_ends_the_retries(bench: AsideBench, run: Run) -> None:
+def test_a_resume_of_the_entity_ends_the_retries(bench: AsideBench, run: Run) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     run("resume", "--entity", "thing", "k", *WHY)
@@ -148,7 +148,7 @@ def test_resuming_its_entity_by_hand_ends_the_retries(bench: AsideBench, run: Ru
     assert bench.sent("k") == [5, 10, 11, 12]
 
 
-def test_dropping_it_redrives_those_behind(bench: AsideBench, run: Run) -> None:
+def test_a_drop_of_the_letter_redrives_the_letters_behind_it(bench: AsideBench, run: Run) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     run("dlq", "drop", "1", "--yes", *WHY)
@@ -158,9 +158,7 @@ def test_dropping_it_redrives_those_behind(bench: AsideBench, run: Run) -> None:
     assert [verb for verb, *_ in audits(bench)] == ["dlq drop"]
 
 
-def test_dropping_it_without_a_redrive_leaves_those_behind_to_the_operator(
-    bench: AsideBench, run: Run
-) -> None:
+def test_a_drop_without_a_redrive_leaves_the_letters_behind_it_waiting(bench: AsideBench, run: Run) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     run("dlq", "drop", "1", "--no-redrive", "--yes", *WHY)
@@ -170,7 +168,7 @@ def test_dropping_it_without_a_redrive_leaves_those_behind_to_the_operator(
     assert [state for _, _, state in bench.letters()] == ["dropped", *["waiting"] * 3]
 
 
-def test_dropping_one_without_entity_ends_its_retries(bench: AsideBench, run: Run) -> None:
+def test_a_drop_of_a_letter_without_entity_ends_its_retries(bench: AsideBench, run: Run) -> None:
     with held(bench, UNIQUE_KEY):
         bench.apply(slice_of([thing_named(0, "held", "taken"), thing_named(1, "free", "not taken")]))
         run("dlq", "drop", "1", "--yes", *WHY)
@@ -179,7 +177,7 @@ def test_dropping_one_without_entity_ends_its_retries(bench: AsideBench, run: Ru
     assert bench.amounts() == {"free": 1}
 
 
-def test_pausing_its_entity_ends_the_retries(bench: AsideBench, run: Run) -> None:
+def test_a_pause_of_the_entity_ends_the_retries(bench: AsideBench, run: Run) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
         run("pause", "--entity", "thing", "k", *WHY)
@@ -202,7 +200,7 @@ def _end(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_attempt_that_ends_the_process_is_not_repeated_at_once(bench: AsideBench) -> None:
+def test_a_retry_that_ends_the_process_is_not_repeated_immediately(bench: AsideBench) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     bench.restart(replace(SOON, first_pause_seconds=3_600, longest_pause_seconds=3_600))
@@ -216,15 +214,13 @@ def test_an_attempt_that_ends_the_process_is_not_repeated_at_once(bench: AsideBe
 
 
 @pytest.mark.parametrize(("deaths", "state"), [(2, "done"), (3, "dead")])
-def test_three_deaths_of_processes_in_its_handlers_make_a_letter(
-    bench: AsideBench, deaths: int, state: str
-) -> None:
+def test_three_deaths_in_the_handlers_make_a_dead_letter(bench: AsideBench, deaths: int, state: str) -> None:
     place = EventPlace(TOPIC, TOPIC_ID, 0, HELD)
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
         for _ in range(deaths):
             note_death(bench.looking, QUEUE, place, timed_out=False, how="signal 9")
-        # The lane has passed the event; what was counted of it stays while it waits.
+        # The lane is past the event, but its deaths are kept while it waits.
         apply_next(bench, FEW + 4)
     bench.retry_until(lambda: bench.letters()[0][2] != "waiting")
     assert bench.letters()[0][2] == state

@@ -1,4 +1,4 @@
-"""The retry of a transaction: how often it runs, how long it pauses, and over which connection."""
+"""The retry of a transaction: its attempts, its pauses and its connections."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ CHANGED = RowsChanged("another writer changed the rows")
 
 
 class Run:
-    """Attempts that fail with the given errors and then return the backend process id; simulated time."""
+    """Attempts that fail with the given errors, then return the backend process id; the time is simulated."""
 
     def __init__(self, session: Session, *errors: Exception) -> None:
         self._session = session
@@ -77,7 +77,7 @@ def test_a_lost_connection_is_replaced_before_the_next_attempt(session: Session)
     assert Run(session, LOST).retry() != before
 
 
-def test_the_error_without_a_further_attempt_is_raised_and_its_connection_closed(session: Session) -> None:
+def test_the_last_error_is_raised_and_its_connection_is_closed(session: Session) -> None:
     before = session.connection
     run = Run(session, CHANGED, CHANGED, LOST, CHANGED)
     with pytest.raises(psycopg2.OperationalError) as raised:

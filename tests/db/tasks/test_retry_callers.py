@@ -1,4 +1,4 @@
-"""What a rebuild, a redrive and the storing of an answer retry, and what each raises at once."""
+"""The errors that a rebuild, a redrive and the storage of an answer retry or raise immediately."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ bench = projecting.bench
 opened = projecting.opened
 
 
-def test_a_rebuild_does_not_go_on_over_another_connection(
+def test_a_rebuild_does_not_continue_over_another_connection(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixed = opened(bench.with_code(registry(2, 10)))
@@ -38,7 +38,7 @@ def test_a_rebuild_does_not_go_on_over_another_connection(
             bench.look(f"SELECT pg_terminate_backend({fixed.session.connection.info.backend_pid})")
 
     monkeypatch.setattr(faults, "reach", lose_connection)
-    # The advisory lock, which makes this turn the only one, ended with the connection.
+    # The advisory lock, which excludes other turns, ended with the connection.
     with pytest.raises(psycopg2.Error):
         fixed.rebuild(number)
     assert reached == ["rebuild.before_commit"]
@@ -103,7 +103,7 @@ LOST = psycopg2.OperationalError("server closed the connection")
     ],
     ids=repr,
 )
-def test_an_answer_is_stored_again_only_after_what_passes(
+def test_the_storage_of_an_answer_is_retried_only_after_transient_errors(
     error: Exception, elapsed_seconds: float, pause_seconds: float | None
 ) -> None:
     assert pause_after_store(error, elapsed_seconds, 0.5) == pause_seconds

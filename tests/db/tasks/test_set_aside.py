@@ -1,4 +1,4 @@
-"""Events that another session or their own slowness holds up: set aside and retried, while others flow."""
+"""Events that wait for a lock or are slow are set aside and retried, while other events are applied."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,12 +27,12 @@ from tests.db.tasks.setting_aside import (
 from tests.db.tasks.setting_aside import bench as bench
 from tests.waiting import wait_until
 
-FEW = 5  # keys of a batch that no time limit must meet on a busy machine
+FEW = 5  # keys of a batch that stays below all timeouts on a busy machine
 IMPATIENT = {"statement_timeout": "300ms"}
 
 
 @pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
-def test_what_another_session_holds_up_waits_and_others_flow(bench: AsideBench, hold: Hold) -> None:
+def test_an_event_that_needs_a_held_lock_waits_and_others_are_applied(bench: AsideBench, hold: Hold) -> None:
     keys = KEYS if hold is ROW else FEW
     with held(bench, hold) as pid:
         apply_held(bench, hold, keys)
@@ -40,7 +40,7 @@ def test_what_another_session_holds_up_waits_and_others_flow(bench: AsideBench, 
         assert "free" in bench.amounts()
         assert bench.parked() == ["k"]
         assert bench.letters() == [(n, "waiting", "waiting") for n in (HELD, keys, keys + 1, keys + 2)]
-        # Longer than the longest backoff; the row is held for ever, and never a letter for it.
+        # The pauses reach the longest backoff. A lock that is held for ever never makes a dead letter.
         bench.retry_until_attempts(10)
         (row,) = bench.retries()
         assert (row["kind"], row["failures"]) == ("row_held", 0)
@@ -58,7 +58,7 @@ def test_what_another_session_holds_up_waits_and_others_flow(bench: AsideBench, 
     assert set(bench.look("SELECT outcome FROM sluice.processed_events")) == {("applied",)}
 
 
-def test_several_entities_are_set_aside_at_once(bench: AsideBench) -> None:
+def test_several_entities_of_one_batch_are_set_aside(bench: AsideBench) -> None:
     names = [f"key-{n}" for n in (3, 5, 8)]
     rows = ", ".join(f"('{name}', 0)" for name in names)
     hold = Hold(
@@ -79,7 +79,9 @@ def test_two_held_events_of_one_entity_are_applied_one_after_the_other(bench: As
             bench.apply(slice_of([*others(2), ROW.event, part, thing_set(HELD + 2, "k", amount=7)]))
             bench.retry_until_attempts(3)
             assert [row["letter_id"] for row in bench.retries()] == [1]
-        wait_until(lambda: bench.retry() and bench.sent("k"), timeout_seconds=10, what="the first is applied")
+        wait_until(
+            lambda: bench.retry() and bench.sent("k"), timeout_seconds=10, what="the first event is applied"
+        )
         bench.retry_until_attempts(3)
         assert [(row["letter_id"], row["kind"]) for row in bench.retries()] == [(2, "row_held")]
         assert bench.sent("k") == [5]
@@ -89,7 +91,7 @@ def test_two_held_events_of_one_entity_are_applied_one_after_the_other(bench: As
     assert bench.parked() == []
 
 
-def test_those_before_a_held_event_are_applied_with_one_retry(bench: AsideBench) -> None:
+def test_one_retry_applies_all_events_before_a_held_event(bench: AsideBench) -> None:
     part = made(HELD + 2, "part.added", "k", thing_id="whole")
     with held(bench, TABLE):
         with held(bench, ROW):
@@ -98,13 +100,13 @@ def test_those_before_a_held_event_are_applied_with_one_retry(bench: AsideBench)
         bench.retry_until(lambda: bench.sent("k") == [5, 6])
         bench.retry_until_attempts(2)
         assert [state for _, _, state in bench.letters()] == ["done", "done", "waiting", "waiting"]
-        # The second one never failed.
+        # The second event never failed.
         assert bench.look("SELECT attempts FROM sluice.dead_letters WHERE id = 2") == [(1,)]
     bench.retry_until_settled()
     assert bench.sent("k") == [5, 6, 7]
 
 
-def test_an_event_behind_that_postgres_refuses_dies_at_the_first_retry(bench: AsideBench) -> None:
+def test_a_waiting_event_that_postgres_refuses_is_dead_after_one_retry(bench: AsideBench) -> None:
     bench.look("INSERT INTO things (thing_id, amount, name) VALUES ('other', 0, 'taken')")
     with held(bench, ROW):
         refused = thing_set(HELD + 2, "k", amount=1, name="taken")
@@ -116,23 +118,23 @@ def test_an_event_behind_that_postgres_refuses_dies_at_the_first_retry(bench: As
     assert [state for _, _, state in bench.letters()] == ["done", "done", "dead"]
 
 
-def test_a_retry_does_not_wait_for_what_is_held(bench: AsideBench) -> None:
+def test_a_retry_does_not_wait_for_a_held_lock(bench: AsideBench) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
-        # Waiting would show as a time-out.
+        # If a retry waited, its statement would time out.
         bench.restart(statement_timeout="1s", lock_timeout="1h")
         bench.retry_until_attempts(4)
         assert [row["kind"] for row in bench.retries()] == ["row_held"]
 
 
-def test_a_release_between_two_retries_is_used_by_the_next(bench: AsideBench) -> None:
+def test_the_next_retry_after_a_release_applies_the_event(bench: AsideBench) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     bench.retry_until_settled()
     assert bench.sent("k") == [5, 10, 11, 12]
 
 
-def test_it_is_set_aside_only_if_another_entity_is_written(
+def test_an_event_is_set_aside_only_if_another_entity_is_written(
     bench: AsideBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 1.0)
@@ -145,7 +147,7 @@ def test_it_is_set_aside_only_if_another_entity_is_written(
     assert bench.sent("k") == [5, 6]
 
 
-def test_a_slow_server_sets_nothing_aside(bench: AsideBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_event_is_set_aside_on_a_slow_server(bench: AsideBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 1.0)
     bench.restart(SOON, **IMPATIENT)
     make_slow(bench, "true")
@@ -159,7 +161,7 @@ def test_a_slow_server_sets_nothing_aside(bench: AsideBench, monkeypatch: pytest
     assert bench.outcomes() == {"applied": 3}
 
 
-def test_a_slow_event_dies_after_time_outs_between_which_others_were_applied(bench: AsideBench) -> None:
+def test_a_slow_event_is_dead_after_timeouts_between_applied_events(bench: AsideBench) -> None:
     bench.restart(replace(SOON, max_failures=3), **IMPATIENT)
     make_slow(bench, "NEW.thing_id = 'k'")
     apply_held(bench, ROW, FEW)
@@ -170,7 +172,7 @@ def test_a_slow_event_dies_after_time_outs_between_which_others_were_applied(ben
         counted += [row["failures"] for row in bench.retries()]
         apply_next(bench, offset)
         offset += 1
-    # The first one after the batch that timed out does not count.
+    # The first failure after the batch that timed out does not count.
     assert counted == [0, 0, 1, 2]
     assert bench.letters() == [(HELD, "dead", "dead"), *((FEW + n, "waiting", "waiting") for n in range(3))]
     ((text, reason),) = bench.look(
@@ -182,7 +184,7 @@ def test_a_slow_event_dies_after_time_outs_between_which_others_were_applied(ben
     assert bench.look(f'SELECT outcome FROM sluice.processed_events WHERE "offset" = {HELD}') == [("dead",)]
 
 
-def test_a_slow_event_without_others_between_stays(bench: AsideBench) -> None:
+def test_a_slow_event_waits_while_no_other_event_is_applied(bench: AsideBench) -> None:
     bench.restart(replace(SOON, max_failures=1), **IMPATIENT)
     make_slow(bench, "NEW.thing_id = 'k'")
     apply_held(bench, ROW, FEW)
@@ -194,7 +196,7 @@ def test_a_slow_event_without_others_between_stays(bench: AsideBench) -> None:
 
 
 @pytest.mark.parametrize("point", ["retry.before_commit", "retry.committed"])
-def test_a_retry_that_fails_anywhere_is_taken_up_again(bench: AsideBench, point: str) -> None:
+def test_an_interrupted_retry_is_repeated(bench: AsideBench, point: str) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
     faults.arm(f"{point}:1:raise")
@@ -207,7 +209,7 @@ def test_a_retry_that_fails_anywhere_is_taken_up_again(bench: AsideBench, point:
     assert bench.outcomes() == {"applied": FEW + 4}
 
 
-def test_a_batch_that_ends_before_its_commit_sets_nothing_aside(bench: AsideBench) -> None:
+def test_a_batch_that_ends_before_its_commit_sets_no_event_aside(bench: AsideBench) -> None:
     faults.arm("apply.before_commit:1:raise")
     with held(bench, ROW):
         try:

@@ -1,4 +1,4 @@
-"""The CloudEvents source of an outgoing event is fixed when its row is written, whoever sends it later."""
+"""The CloudEvents source of an outgoing event is set when its row is written, not when it is sent."""
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -47,21 +47,21 @@ def waiting(database_url: str) -> list[WaitingRow]:
 
 
 def sources(database_url: str) -> dict[str | None, str | None]:
-    """Key → the source that a relay with a source of its own sends."""
+    """Returns the source that a relay with another source sends for each key."""
     return {
         row.key: str(outgoing_record(row, "the relay's").headers["ce_source"])
         for row in waiting(database_url)
     }
 
 
-def test_a_users_transaction_without_a_setting_has_the_installations_source(database_url: str) -> None:
+def test_the_default_source_of_a_user_transaction_is_the_installation(database_url: str) -> None:
     installation = install(database_url, "shop-eu")
     emit_one(database_url)
     assert installation.group.startswith("shop-eu-")
     assert sources(database_url) == {"k": installation.group}
 
 
-def test_a_role_that_may_only_emit_has_it_too(database_url: str) -> None:
+def test_a_role_that_may_only_emit_has_the_same_default_source(database_url: str) -> None:
     installation = install(database_url)
     with create_engine(database_url, poolclass=NullPool).begin() as connection:
         connection.execute(text(f"DROP ROLE IF EXISTS {ROLE}"))
@@ -76,7 +76,7 @@ def test_a_role_that_may_only_emit_has_it_too(database_url: str) -> None:
         connection.execute(text(f"DROP ROLE {ROLE}"))
 
 
-def test_a_batch_stores_it_too(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_stores_the_source(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     installation = install(database_url)
     bench.apply(slice_of([thing_set(0, "a")]))
     monkeypatch.setenv("SLUICE_SOURCE", "https://shop.example/orders")
@@ -84,7 +84,7 @@ def test_a_batch_stores_it_too(bench: Bench, database_url: str, monkeypatch: pyt
     assert sources(database_url) == {"a": installation.group, "b": "https://shop.example/orders"}
 
 
-def test_a_change_of_the_setting_touches_no_waiting_row(
+def test_a_change_of_the_setting_does_not_change_waiting_rows(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(database_url)
@@ -104,7 +104,7 @@ def test_a_change_of_the_setting_touches_no_waiting_row(
     assert sent == {"first": "first", "second": "second"}
 
 
-def test_a_row_that_an_earlier_version_wrote_has_the_relays_source(database_url: str) -> None:
+def test_a_row_of_an_earlier_version_gets_the_source_of_the_relay(database_url: str) -> None:
     install(database_url)
     emit_one(database_url)
     with create_engine(database_url, poolclass=NullPool).begin() as connection:
@@ -112,9 +112,7 @@ def test_a_row_that_an_earlier_version_wrote_has_the_relays_source(database_url:
     assert sources(database_url) == {"k": "the relay's"}
 
 
-def test_a_source_that_no_receiver_would_take_is_refused(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_is_too_long_is_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_SOURCE", "x" * 256)
     with pytest.raises(SettingsError, match="SLUICE_SOURCE: it has 256 characters; use at most 255"):
         emit_one(database_url)

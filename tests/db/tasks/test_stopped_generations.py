@@ -1,4 +1,4 @@
-"""A projection that fails in numbers, or whose table is broken, stops alone, and catches up later."""
+"""A projection with many failures or a broken table stops without other projections, then catches up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,17 +23,17 @@ bench = failing_projections.bench
 opened = projecting.opened
 
 FEWEST = 20
-"""Failures that stop a generation."""
+"""The number of failures that stops a generation."""
 HIDE, SHOW = "ALTER TABLE totals_g1 RENAME TO hidden", "ALTER TABLE hidden RENAME TO totals_g1"
 
 
 def bad_things(count: int, first: int = 0) -> list[Record]:
-    """Events of as many keys, all of which the failing code cannot project."""
+    """Returns `count` events, each of another key, that the failing code cannot project."""
     return [thing_set(first + n, f"k{first + n}", BAD) for n in range(count)]
 
 
 def resume_with(code: Bench, generation: int = 1) -> bool:
-    """`sluice rebuild resume`, and one turn of a rebuild worker."""
+    """Runs `sluice rebuild resume` and one turn of a rebuild worker."""
     list(resume(code.session, code.redriver(), code.generation(generation), DECISION))
     return code.rebuild(generation)
 
@@ -43,9 +43,7 @@ def places(bench: Bench, generation: int = 1) -> list[tuple[Any, ...]]:
     return bench.look(f"{query} WHERE generation = {generation} ORDER BY queue")
 
 
-def test_a_generation_whose_events_fail_in_numbers_stops_and_the_queue_goes_on(
-    bench: Bench, opened: Any
-) -> None:
+def test_many_failures_stop_the_generation_but_not_the_queue(bench: Bench, opened: Any) -> None:
     bench.live(*bad_things(FEWEST - 1))
     assert bench.states() == {1: "live"}
     bench.live(*bad_things(1, FEWEST - 1))
@@ -53,7 +51,7 @@ def test_a_generation_whose_events_fail_in_numbers_stops_and_the_queue_goes_on(
     assert "20 of the last 20 events failed" in bench.generation(1).failed_reason
     assert places(bench) == [("thing.0", FEWEST - 1)]
     bench.live(*(thing_set(FEWEST + n, "free", n) for n in range(5)))
-    assert len(bench.letters()) == FEWEST, "nothing is stored for later events"
+    assert len(bench.letters()) == FEWEST, "no letters are stored for later events"
     assert (bench.halted(), bench.outcomes()) == ([], {"applied": FEWEST + 5})
     assert (bench.rows(), bench.labelled()["free"], bench.amounts()["free"]) == ({}, (4, 5), 4)
     mended = opened(bench.with_code(registry()))
@@ -65,7 +63,7 @@ def test_a_generation_whose_events_fail_in_numbers_stops_and_the_queue_goes_on(
     assert places(mended) == []
 
 
-@pytest.mark.parametrize("kind", [thing_set, shown], ids=["plain and projection", "projection alone"])
+@pytest.mark.parametrize("kind", [thing_set, shown], ids=["handler and projection", "projection only"])
 def test_a_missing_table_stops_the_generation_before_the_batch(
     bench: Bench, opened: Any, kind: Callable[..., Record]
 ) -> None:
@@ -83,8 +81,8 @@ def test_a_missing_table_stops_the_generation_before_the_batch(
     assert (code.states(), code.rows()) == ({1: "live"}, code.labelled())
 
 
-def test_a_generation_that_was_swapped_in_stops_at_the_place_of_live(bench: Bench, opened: Any) -> None:
-    """The lanes of its rebuild are those of the swap: events since then must not be applied twice."""
+def test_a_generation_that_was_swapped_in_stops_at_the_last_applied_offset(bench: Bench, opened: Any) -> None:
+    """Its rebuild stored the offsets of the swap; from there, later events would be applied twice."""
     code = opened(bench.with_code(registry()))
     code.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     code.rebuild(code.begin())
@@ -98,7 +96,7 @@ def test_a_generation_that_was_swapped_in_stops_at_the_place_of_live(bench: Benc
     assert (code.states()[2], code.rows(2)) == ("live", code.labelled())
 
 
-def test_other_queues_keep_the_place_of_their_next_batch(bench: Bench, opened: Any) -> None:
+def test_other_queues_stop_at_the_offset_before_their_next_batch(bench: Bench, opened: Any) -> None:
     bench.add_queues(3)
     keys = {bench.queue_of(thing_set(0, f"k{n}")): f"k{n}" for n in range(30)}
     log = [thing_set(n, keys[queue], 1) for n, queue in enumerate(sorted(keys))]
@@ -118,15 +116,13 @@ def test_other_queues_keep_the_place_of_their_next_batch(bench: Bench, opened: A
     assert (bench.states(), bench.rows()) == ({1: "live"}, bench.labelled())
 
 
-def test_each_entitys_letters_come_first_and_one_that_fails_again_holds_the_others(
-    bench: Bench, opened: Any
-) -> None:
+def test_letters_come_first_and_a_failed_letter_holds_its_entity(bench: Bench, opened: Any) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "a", BAD), thing_set(2, "a", 3), thing_set(3, "b", 4))
     bench.look(HIDE)
     bench.live(thing_set(4, "a", 5), thing_set(5, "b", 6))
     bench.look(SHOW)
     assert bench.states() == {1: "stopped"}
-    assert resume_with(bench), "with the same code"
+    assert resume_with(bench), "the same code catches up"
     assert bench.rows() == {"a": (1, 1), "b": (6, 2)}
     assert [(offset, state) for offset, _, _, state, _ in bench.letters()] == [
         (1, "dead"),
@@ -138,7 +134,7 @@ def test_each_entitys_letters_come_first_and_one_that_fails_again_holds_the_othe
     assert mended.rows() == mended.labelled()
 
 
-def test_resumed_with_the_same_code_it_stops_again_at_its_place(bench: Bench, opened: Any) -> None:
+def test_a_generation_resumed_with_the_same_code_stops_again(bench: Bench, opened: Any) -> None:
     bench.live(*bad_things(FEWEST))
     bench.live(*bad_things(2 * FEWEST, FEWEST))
     assert not resume_with(bench)
@@ -148,7 +144,7 @@ def test_resumed_with_the_same_code_it_stops_again_at_its_place(bench: Bench, op
     assert (mended.states(), mended.rows()) == ({1: "live"}, mended.labelled())
 
 
-def test_while_it_catches_up_live_writes_it_where_it_has_met_it(bench: Bench) -> None:
+def test_workers_do_not_write_a_resumed_generation_before_it_catches_up(bench: Bench) -> None:
     bench.look(HIDE)
     bench.live(thing_set(0, "a", 1))
     bench.look(SHOW)
@@ -160,7 +156,7 @@ def test_while_it_catches_up_live_writes_it_where_it_has_met_it(bench: Bench) ->
     assert (bench.states(), bench.rows()) == ({1: "live"}, {"a": (2, 2)})
 
 
-def test_an_event_redriven_while_the_generation_is_stopped_waits_for_it(bench: Bench) -> None:
+def test_an_event_redriven_while_the_generation_is_stopped_waits_in_it(bench: Bench) -> None:
     bench.look("ALTER TABLE things ADD CONSTRAINT never CHECK (amount < 0 OR thing_id <> 'a')")
     bench.live(thing_set(0, "a", 2))
     assert bench.outcomes() == {"dead": 1}
@@ -174,7 +170,7 @@ def test_an_event_redriven_while_the_generation_is_stopped_waits_for_it(bench: B
     assert bench.rows() == bench.labelled() == {"a": (2, 1), "b": (3, 1)}
 
 
-def test_identities_since_the_stop_are_kept_until_it_has_caught_up(bench: Bench) -> None:
+def test_identities_are_kept_until_a_stopped_generation_catches_up(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
     bench.look("UPDATE sluice.processed_events SET processed_at = now() - interval '3 days'")
     bench.look(HIDE)
@@ -190,7 +186,7 @@ def test_identities_since_the_stop_are_kept_until_it_has_caught_up(bench: Bench)
     assert purge_identities(bench.session, "things", 3_600, 100) == 1
 
 
-def test_a_swap_leaves_a_stopped_generation_at_its_place(bench: Bench, opened: Any) -> None:
+def test_a_swap_leaves_a_stopped_generation_at_its_offset(bench: Bench, opened: Any) -> None:
     fixed = opened(bench.with_code(registry(lambda event: event.data.amount * 10, revision=2)))
     fixed.live(thing_set(0, "a", 1))
     number = fixed.begin()
@@ -212,7 +208,7 @@ def test_a_swap_leaves_a_stopped_generation_at_its_place(bench: Bench, opened: A
     assert fixed.rows() == {"a": (30, 3)}
 
 
-def test_accept_takes_a_stopped_generation_its_place_and_a_new_one_replaces_it(bench: Bench) -> None:
+def test_after_an_accept_a_new_generation_replaces_a_stopped_one(bench: Bench) -> None:
     bench.look(HIDE)
     bench.live(thing_set(0, "a", 1))
     bench.look(SHOW)
@@ -228,7 +224,7 @@ def test_accept_takes_a_stopped_generation_its_place_and_a_new_one_replaces_it(b
     assert bench.states() == {number: "live"}
 
 
-def test_a_broken_table_is_said_before_anything_catches_up(bench: Bench) -> None:
+def test_a_resume_with_a_broken_table_is_refused(bench: Bench) -> None:
     bench.live(thing_set(0, "a", BAD))
     bench.look(HIDE)
     bench.live(thing_set(1, "a", 2), thing_set(2, "b", 2))
@@ -245,9 +241,9 @@ def test_a_broken_table_is_said_before_anything_catches_up(bench: Bench) -> None
         (LogRanges({("things", 0): LogRange(6, 9)}, {}), "begins at offset 6, so the records from 5 on"),
         (LogRanges({}, {}), "Kafka has no such topic"),
     ],
-    ids=["whole", "up to the place", "beyond the place", "gone"],
+    ids=["whole log", "log from the next record", "log after the next record", "no topic"],
 )
-def test_a_generation_catches_up_only_from_a_log_that_holds_its_place(
+def test_a_generation_catches_up_only_from_a_log_with_its_next_record(
     logs: LogRanges, refusal: str | None
 ) -> None:
     found = resume_refusals([StoppedPlace("totals", 1, "things", 0, 4)], logs)

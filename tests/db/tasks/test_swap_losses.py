@@ -1,4 +1,4 @@
-"""What users attach to a projection is carried over to a new generation, or refused by name."""
+"""Objects that users attach to a projection are copied to a new generation, or a refusal names them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ OF_TENANT = "thing_id LIKE current_setting('app.tenant') || '%'"
 
 @pytest.fixture(scope="module")
 def filled(shared_stack: Stack) -> Iterator[Bench]:
-    """Generation 2 is ready; each case removes what it attached."""
+    """A bench whose generation 2 is ready. Each case removes the object that it attached."""
     shared_stack.start("postgres")
     with stacks.database(shared_stack) as url:
         create(url)
@@ -67,9 +67,7 @@ def refused(bench: Bench, said: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_what_only_the_live_table_has_is_refused_by_name_unless_the_new_one_gets_it(
-    filled: Bench, case: Case
-) -> None:
+def test_an_object_of_the_live_table_is_copied_or_refused_by_name(filled: Bench, case: Case) -> None:
     with attached(filled, case, 1):
         plan = " ".join(read_plan_refusals(filled.session, "totals", 1, COLUMNS))
         refused(filled, case.swap)
@@ -80,25 +78,25 @@ def test_what_only_the_live_table_has_is_refused_by_name_unless_the_new_one_gets
             carried = not read_swap_losses(filled.session, third, 1, COLUMNS)
             filled.session.command("DROP TABLE public.totals_g3")
         with attached(filled, case, 2):
-            assert losses(filled) == [], "both tables have it"
+            assert losses(filled) == [], "both tables have the object"
     assert (plan == "", carried) == (case.plan is None, case.plan is None)
     assert case.plan is None or case.plan in plan
     assert losses(filled) == []
 
 
 @pytest.mark.parametrize("what", ["row-level security", "policy", "trigger", "rule", "grant"])
-def test_what_only_the_new_table_has_and_readers_feel_is_refused_by_name(filled: Bench, what: str) -> None:
+def test_an_object_of_the_new_table_that_affects_readers_is_refused_by_name(filled: Bench, what: str) -> None:
     with attached(filled, CASES[what], 2):
         refused(filled, "totals_g2 has the .*, and totals_g1 does not: remove that from totals_g2")
 
 
-def test_an_index_that_only_the_new_table_has_stands_in_no_ones_way(filled: Bench) -> None:
+def test_an_index_that_only_the_new_table_has_does_not_prevent_a_swap(filled: Bench) -> None:
     with attached(filled, CASES["index"], 2):
         assert losses(filled) == []
 
 
 @pytest.mark.parametrize("case", DEPENDENTS.values(), ids=DEPENDENTS)
-def test_what_depends_on_the_live_table_itself_is_refused_by_name(filled: Bench, case: Case) -> None:
+def test_an_object_that_depends_on_the_live_table_is_refused_by_name(filled: Bench, case: Case) -> None:
     with attached(filled, case, 1):
         assert read_plan_refusals(filled.session, "totals", 1, COLUMNS)
         refused(filled, case.swap)
@@ -128,8 +126,8 @@ CATALOGUE = """
 """
 
 
-def test_a_tenants_reader_sees_the_same_after_a_swap_and_back(bench: Bench) -> None:
-    """Also through default privileges, which give a new table more than the old one has."""
+def test_a_reader_under_row_level_security_sees_the_same_after_a_swap_and_back(bench: Bench) -> None:
+    """Default privileges would grant more on a new table than on the old table; this changes nothing."""
     role = f"reader_{bench.look('SELECT current_database()')[0][0]}"
     bench.live(*(thing_set(n, f"{'ab'[n % 2]}{n}", n) for n in range(20)))
     bench.looking.command(f"CREATE ROLE {role} LOGIN; {ON_THE_VIEW.format(role=role)}")
@@ -166,7 +164,7 @@ def test_a_tenants_reader_sees_the_same_after_a_swap_and_back(bench: Bench) -> N
     bench.looking.command(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_a_generation_that_was_live_is_dropped_only_if_the_live_one_has_what_it_has(bench: Bench) -> None:
+def test_a_retired_generation_is_dropped_only_if_the_live_one_has_its_objects(bench: Bench) -> None:
     number = bench.begin()
     assert bench.rebuild(number)
     bench.swap(number)
@@ -178,7 +176,7 @@ def test_a_generation_that_was_live_is_dropped_only_if_the_live_one_has_what_it_
     assert bench.states() == {number: "live"}
 
 
-def test_a_new_generation_belongs_to_the_owner_of_the_live_one(bench: Bench) -> None:
+def test_a_new_generation_belongs_to_the_owner_of_the_live_generation(bench: Bench) -> None:
     role = f"owner_{bench.look('SELECT current_database()')[0][0]}"
     bench.looking.command(
         f"CREATE ROLE {role}; GRANT ALL ON SCHEMA public TO {role};"

@@ -1,4 +1,4 @@
-"""Slices of topics that this process does not declare: left to others, with nothing halted."""
+"""Slices of topics that a process does not declare are left to other workers and halt no queue."""
 
 import pytest
 import structlog
@@ -16,13 +16,13 @@ bench = applying.bench
 
 @pytest.fixture(autouse=True)
 def topics(bench: Bench) -> None:
-    """A bridge of newer code has registered two topics more."""
+    """Registers two more topics, as a bridge of newer code does."""
     for topic in ("news", "more"):
         bench.look(f"INSERT INTO sluice.topics VALUES ('{topic}', '{TOPIC_ID}', 'thing')")
 
 
 def unknown(*offsets: int, topic: str = "news", prev: int = -1) -> Slice:
-    """A slice of a topic that the application does not declare."""
+    """Returns a slice of a topic that the application does not declare."""
     return Slice(topic, TOPIC_ID, 0, 1, prev, [thing_set(offset) for offset in offsets])
 
 
@@ -41,14 +41,14 @@ def test_an_undeclared_slice_is_left_and_the_other_slices_are_applied(bench: Ben
     assert halted(bench) == []
 
 
-def test_it_is_logged_once_a_minute_per_topic(bench: Bench) -> None:
+def test_undeclared_slices_are_logged_once_a_minute_per_topic(bench: Bench) -> None:
     with structlog.testing.capture_logs() as logged:
         for _ in range(3):
             bench.apply(unknown(0), unknown(0, topic="more"))
     assert [line["topic"] for line in logged] == ["more", "news"]
 
 
-def test_a_process_that_declares_nothing_of_the_queue_leaves_all_of_it(bench: Bench) -> None:
+def test_a_process_that_declares_no_topic_of_the_queue_leaves_all_slices(bench: Bench) -> None:
     applied = Applier(bench.session, Registry()).apply(QUEUE, [unknown(0), slice_of([thing_set(0)])])
     assert isinstance(applied, Applied)
     assert (dict(applied.judgements), dict(applied.outcomes)) == ({"undeclared": 2}, {})

@@ -1,4 +1,4 @@
-"""Conflicts of versions in plain handlers: redriven with the mended code, and counted like deaths."""
+"""Version conflicts in handlers are redriven with the mended code, and count like dead letters."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,7 +15,7 @@ KEYS = ("a", "b", "c", "d")
 
 
 def registry(version: int | None) -> Registry:
-    """The application, whose rows have the event's version, or always the same one."""
+    """Returns the application. Its rows have the version of the event, or always `version`."""
 
     @handles("thing.set")
     def set_versioned(event: Event[Thing]) -> Iterator[Effect]:
@@ -40,20 +40,20 @@ def conflicts(bench: Bench) -> list[tuple[int, str, str]]:
     return bench.look('SELECT "offset", outcome, state FROM sluice.dead_letters ORDER BY id')
 
 
-def test_a_wrong_version_in_numbers_halts_the_queue(bench: Bench) -> None:
+def test_many_version_conflicts_halt_the_queue(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(n, KEYS[n % 4], n) for n in range(40)]))
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
     assert "36 of the last 40 events died or conflicted, lately of Conflict" in reason
-    assert (bench.amounts(), conflicts(bench)) == ({}, []), "rolled back"
+    assert (bench.amounts(), conflicts(bench)) == ({}, []), "the batch is rolled back"
 
 
-def test_an_id_that_is_used_twice_is_the_producers_fault_and_halts_nothing(bench: Bench) -> None:
+def test_an_id_that_a_producer_uses_twice_halts_no_queue(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(n, "a", n, event_id="e") for n in range(40)]))
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
     assert bench.outcomes() == {"applied": 1, "conflict": 39}
 
 
-def test_conflicts_of_versions_are_redriven_with_the_mended_code(bench: Bench) -> None:
+def test_version_conflicts_are_redriven_with_the_mended_code(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(n, KEYS[n % 2], n) for n in range(6)]))
     assert bench.outcomes() == {"applied": 2, "conflict": 4}
     letters = [number for (number,) in bench.look("SELECT id FROM sluice.dead_letters ORDER BY id")]

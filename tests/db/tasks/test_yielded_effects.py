@@ -1,4 +1,4 @@
-"""A bad effect, or a handler that raises anything, is one dead letter, and its neighbours are applied."""
+"""A bad effect or an error of a handler makes one dead letter, and the other events are applied."""
 
 import json
 from collections.abc import Generator, Iterator
@@ -56,13 +56,13 @@ moods = entity_table(
 WHOLE: dict[Any, Any] = {"amount": 1, "name": None}
 
 
-# What the handler yields, and what the letter says after file and line.
+# What the handler yields, and the text of the letter after file and line.
 BAD: dict[str, tuple[Any, str]] = {
     "unknown effect": (Call("unheard"), "Call of effect 'unheard', declared by no module"),
     "unknown column": (Upsert(things, "b", {**WHOLE, "colour": 1}), "there is no column 'colour'"),
     "left out columns": (Upsert(things, "b", {"amount": 1}), "leaves out name: an Upsert writes"),
-    "no effect": ("nonsense", "str 'nonsense' is not an effect"),
-    "nothing": (None, "NoneType None is not an effect"),
+    "not an effect": ("nonsense", "str 'nonsense' is not an effect"),
+    "None": (None, "NoneType None is not an effect"),
     "merge": (Merge(things, "b", {"amount": 1}), "without merged=True"),
     "delete": (Delete(things, "b"), "without deletable=True"),
     "increment": (Increment(things, "b", {"amount": 1}), "not declared in counters="),
@@ -83,7 +83,7 @@ RAISED: dict[str, BaseException] = {
     "generator exit": GeneratorExit(),
     "import": ImportError("no module named nowhere"),
     "memory": MemoryError(),
-    "deployment": DeploymentBroken("says the handler"),
+    "deployment": DeploymentBroken("raised by the handler"),
     "own": type("Own", (BaseException,), {})("x"),
     "nul": ValueError("a\0b" * 2_000),
 }
@@ -109,7 +109,7 @@ def reads_first(event: Event[dict[str, str]]) -> Generator[Any, Any, None]:
 
 @handles("good")
 def good(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """By columns, members and the effect's function."""
+    """Writes a row whose columns are given as Column objects."""
     yield Upsert(things, event.key, {things.c.amount: 1, things.c.name: event.data.get("name")})
 
 
@@ -122,7 +122,7 @@ def good_members(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("mood")
 def keep_mood(event: Event[dict[str, Any]]) -> Generator[Effect, Any, None]:
-    """Members of Enum columns, and what a Read returns of them."""
+    """Writes members to Enum columns, and emits the row that a Read returns."""
     yield Insert(moods, "default", {})
     yield Upsert(moods, event.key, {"kind": Kind.NAMED, moods.c.name: Name.ANN})
     row = yield Read(moods, event.key)
@@ -152,7 +152,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("kind", ["case", "case.read"])
-def test_each_is_one_letter_and_its_neighbours_are_applied(bench: Bench, kind: str) -> None:
+def test_each_bad_event_is_one_letter_and_good_events_are_applied(bench: Bench, kind: str) -> None:
     cases = [*BAD, *RAISED]
     records = []
     for offset, case in zip(range(0, 3 * len(cases), 3), cases, strict=True):
@@ -162,9 +162,7 @@ def test_each_is_one_letter_and_its_neighbours_are_applied(bench: Bench, kind: s
     assert applied is not None
     assert dict(applied.outcomes) == {"dead": len(cases), "applied": 2 * len(cases)}
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
-    assert bench.look("SELECT count(*) FROM sluice.outbox_events") == [(0,)], (
-        "nothing of a dead event is sent"
-    )
+    assert bench.look("SELECT count(*) FROM sluice.outbox_events") == [(0,)], "a dead event sends nothing"
     letters = bench.look("SELECT entity_key, error_class, error_text FROM sluice.dead_letters ORDER BY id")
     assert [key for key, _, _ in letters] == [f"bad {case}" for case in cases]
     for case, (_, error_class, text) in zip(cases, letters, strict=True):
@@ -176,7 +174,7 @@ def test_each_is_one_letter_and_its_neighbours_are_applied(bench: Bench, kind: s
             assert BAD[case][1] in text
 
 
-def test_a_letter_is_applied_once_the_code_is_mended(
+def test_a_letter_is_applied_after_the_code_is_mended(
     bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.apply(slice_of([made(0, "case", "k", case="left out columns"), made(1, "good", "k", name="later")]))
@@ -187,7 +185,7 @@ def test_a_letter_is_applied_once_the_code_is_mended(
     assert bench.look("SELECT amount, name FROM public.things") == [(1, "later")]
 
 
-def test_members_are_stored_as_sqlalchemy_stores_them(bench: Bench) -> None:
+def test_enum_members_are_stored_as_sqlalchemy_stores_them(bench: Bench) -> None:
     bench.apply(slice_of([made(0, "mood", "k")]))
     assert bench.outcomes() == {"applied": 1}, bench.look("SELECT error_text FROM sluice.dead_letters")
     engine = create_engine(bench.database_url)
@@ -199,7 +197,7 @@ def test_members_are_stored_as_sqlalchemy_stores_them(bench: Bench) -> None:
     assert json.loads(payload) == {"id": "k", "kind": "NAMED", "name": "ann", "version": 0}
 
 
-def test_a_broken_trace_context_kills_no_event(bench: Bench) -> None:
+def test_a_broken_trace_context_makes_no_dead_letter(bench: Bench) -> None:
     headers: Headers = [("traceparent", b"00-\0"), ("tracestate", b"\0")]
     bench.apply(slice_of([made(0, "mood", "k")._replace(headers=headers)]))
     assert bench.outcomes() == {"applied": 1}
@@ -208,7 +206,7 @@ def test_a_broken_trace_context_kills_no_event(bench: Bench) -> None:
     assert len(sent["traceparent"]) == len("00-") + 32 + len("-") + 16 + len("-00")
 
 
-def test_columns_members_and_functions_stand_for_what_they_name(bench: Bench) -> None:
+def test_columns_members_and_functions_can_be_used_as_names(bench: Bench) -> None:
     bench.apply(slice_of([made(0, "good.members", "k"), made(1, "good", "k", name="x")]))
     assert bench.outcomes() == {"applied": 2}, bench.look("SELECT error_text FROM sluice.dead_letters")
     found = bench.look("SELECT thing_id, name FROM public.things ORDER BY 1")
