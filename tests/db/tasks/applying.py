@@ -115,7 +115,7 @@ def thing_set(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Reco
 
 
 def slice_of(records: list[Record], prev: int = -1, *, epoch: int = 1) -> Slice:
-    """Returns a slice which claims that these records follow offset `prev` in the lane."""
+    """Returns a slice of these records, which states that they follow offset `prev` in the lane."""
     return Slice(TOPIC, TOPIC_ID, 0, epoch, prev, records)
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """The SQL that attaches an object to the table {t} and removes it, and the texts of the refusals."""
+    """The SQL that attaches an object to the table {t}, the SQL that removes it, and the refusals."""
 
     attach: str
     remove: str

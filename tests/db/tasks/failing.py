@@ -77,7 +77,7 @@ def keyless(offset: int) -> Record:
 def fill(bench: Bench) -> None:
     """Makes letter 1 dead (k), 2 and 3 waiting (k), 4 dead (other), 5 a conflict, 6 dead without an entity.
 
-    Letter 2 could be applied, but Postgres would refuse letter 3: it checks the final rows of a batch.
+    Letter 2 could be applied. Postgres would refuse letter 3, because it checks the final rows of a batch.
     """
     bench.apply(slice_of([refused(0)]))
     bench.apply(slice_of([thing_set(1, amount=5), thing_set(2, amount=-2)], prev=0))

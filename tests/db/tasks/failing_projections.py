@@ -108,7 +108,7 @@ class Bench(projecting.Bench):
         return ProjectionRedriver(self.session, self.registry, self.read_whole)
 
     def redrive_letters(self, key: str, generation: int = 1) -> str | None:
-        """Redrives the open letters of an entity. Returns why it is blocked."""
+        """Redrives the open letters of an entity. Returns why the entity is blocked, or None."""
         held = HeldEntity("totals", generation, "thing", key)
         while not (done := self.redriver().redrive_once(held)).unparked:
             if done.blocked_by or not done.outcomes:

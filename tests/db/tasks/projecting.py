@@ -253,7 +253,7 @@ def create(database_url: str) -> None:
 
 
 def poison(offset: int, key: str = "k", amount: int = 1) -> Record:
-    """Returns an event that fails until its handler is mended."""
+    """Returns an event that fails until its handler is corrected."""
     return made(offset, "thing.set", key, amount=amount, name=f"{offset:040}")
 
 

@@ -15,7 +15,7 @@ RR = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 
 class Reader:
-    """A session of another application, on this database or another one."""
+    """A session of another application, on this database or on another database."""
 
     def __init__(self, database_url: str, statement: str = "", database: str | None = None) -> None:
         url = make_url(database_url)

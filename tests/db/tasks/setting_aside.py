@@ -191,5 +191,5 @@ def make_fast(bench: Bench) -> None:
 
 
 def apply_next(bench: AsideBench, offset: int) -> None:
-    """Applies an event of another key at the offset."""
+    """Applies an event of another key at `offset`."""
     assert bench.applier.apply(QUEUE, [slice_of([thing_set(offset, f"next-{offset}")], prev=offset - 1)])

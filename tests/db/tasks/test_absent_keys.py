@@ -1,4 +1,4 @@
-"""Locks on keys without a row in a deletable table: few for any number of keys, and one queue per key."""
+"""Any number of keys without a row needs few locks, and two queues never lock the same key."""
 
 import threading
 from collections.abc import Iterator
@@ -114,7 +114,7 @@ def test_two_transactions_never_lock_the_same_absent_key(
     assert (waited == "waits") is waits
 
 
-def test_many_keys_taken_in_small_numbers_become_one_lock(bench: Bench) -> None:
+def test_many_keys_that_are_locked_one_by_one_become_one_lock(bench: Bench) -> None:
     locks = AbsentKeyLocks()
     with bench.session.transaction():
         for number in range(KEY_LOCKS + 50):

@@ -53,14 +53,14 @@ def test_a_repeated_message_changes_nothing(bench: Bench) -> None:
     assert bench.outcomes() == {"applied": 2}
 
 
-def test_an_overlapping_slice_applies_only_what_is_new(bench: Bench) -> None:
+def test_an_overlapping_slice_applies_only_its_new_records(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(0), thing_set(1)]))
     bench.apply(slice_of([thing_set(1), thing_set(2, amount=5)], prev=0))
     assert bench.outcomes() == {"applied": 3}
     assert bench.amounts() == {"k": 5}
 
 
-def test_a_gap_changes_nothing_and_its_neighbours_are_applied(bench: Bench) -> None:
+def test_a_slice_after_a_gap_is_skipped_and_other_slices_are_applied(bench: Bench) -> None:
     gap = slice_of([thing_set(8)], prev=7)
     neighbour = slice_of([thing_set(0, "n")])._replace(partition=1)
     applied = bench.apply(gap, neighbour)

@@ -85,7 +85,7 @@ def test_a_batch_without_failures_writes_no_count(open_bench: OpenBench) -> None
     assert failures(bench) == []
 
 
-def test_an_event_of_a_held_row_is_set_aside_if_another_entity_is_written(
+def test_an_event_with_a_held_row_is_set_aside_if_another_is_applied(
     open_bench: OpenBench, database_url: str
 ) -> None:
     bench = open_bench()
@@ -121,7 +121,7 @@ def test_slow_handlers_with_reads_stay_below_the_idle_limit(
     applied = bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(40)]))
     assert applied is not None
     assert applied.outcomes == {"applied": 40}
-    assert applied.judgements["next"] > 2, "it was applied in one transaction"
+    assert applied.judgements["next"] > 2, "the batch was applied in one transaction"
     assert failures(bench) == []
 
 

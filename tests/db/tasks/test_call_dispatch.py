@@ -209,7 +209,7 @@ def test_undeclared_calls_do_not_slow_the_dispatch_of_other_calls(
     assert int(pages[1]) < 100, plan
 
 
-def test_a_call_of_a_newer_format_is_left_and_logged_once_a_minute(
+def test_a_call_of_a_newer_format_is_skipped_and_logged_once_a_minute(
     bench: Bench, dispatching: Dispatching
 ) -> None:
     bench.add("newer", entity_key="1")

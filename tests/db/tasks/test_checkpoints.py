@@ -36,7 +36,7 @@ def test_rows_of_the_checkpoint_stay_and_later_events_are_computed_again(bench: 
     move_watermark(bench)
     kept = bench.checkpoint("monday")
     bench.live(thing_set(2, "b", 3), thing_set(3, "c", 4))
-    del bench.log[:2]  # retention
+    del bench.log[:2]  # Retention deletes these records.
     number = fixed.begin(checkpoint=kept)
     assert fixed.rebuild(number)
     assert bench.rows(number) == {"a": (1, 1), "b": (30, 2), "c": (40, 1)}

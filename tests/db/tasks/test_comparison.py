@@ -103,7 +103,7 @@ def test_samples_show_both_sides(session: Session) -> None:
     assert [(s["key"], s["live"], s["new"]["cents"]) for s in samples["only_new"]] == [("c", None, 4)]
 
 
-def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch) -> int:
+def report_while_events_arrive(database_url: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Compares two equal generations while one falls behind. Returns the number of reported differences."""
     create(database_url)
     monkeypatch.setattr(comparison, "CHUNK_KEYS", 5)
@@ -115,14 +115,14 @@ def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch)
     other = bench.with_code(registry(2))
     rng = random.Random(1)
 
-    def an_event_comes(_: Comparison) -> None:
+    def an_event_arrives(_: Comparison) -> None:
         offset = len(bench.log)
         other.live(
             thing_set(offset, f"k{rng.randrange(30):02}", offset), thing_set(offset + 1, f"n{offset}", 1)
         )
 
     report = reporting.compare(
-        bench.session, bench.registry, bench.generation(number), compared=an_event_comes
+        bench.session, bench.registry, bench.generation(number), compared=an_event_arrives
     )
     assert bench.rows(1) != bench.rows(number)
     bench.close()
@@ -133,9 +133,9 @@ def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch)
 def test_both_generations_are_read_in_one_snapshot(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert report_while_events_come(database_url, monkeypatch) == 0
+    assert report_while_events_arrive(database_url, monkeypatch) == 0
 
 
 def test_a_mutant_with_two_snapshots_is_caught(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "ONE_SNAPSHOT", "")
-    assert report_while_events_come(database_url, monkeypatch) > 0, "the mutant reports no difference"
+    assert report_while_events_arrive(database_url, monkeypatch) > 0, "the mutant reports no difference"

@@ -267,7 +267,7 @@ def test_values_that_postgres_would_alter_are_stored_unchanged(session: Session,
             Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),
             Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),  # a duplicate
             Merge(EVERY_TYPE, key, {name: value}, 6),
-            Insert(EVERY_TYPE, key, {name: value}),  # its hash is the same
+            Insert(EVERY_TYPE, key, {name: value}),  # a duplicate by its hash
             Read(EVERY_TYPE, key),
         ):
             log.append(scripted(len(log), write))

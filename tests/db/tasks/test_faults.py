@@ -1,4 +1,4 @@
-"""Faults on a real server: of the event (a letter), the deployment (a halt), the surroundings (a retry)."""
+"""Faults of the event make a letter, of the deployment a halt, and of the surroundings a retry."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ NULL_FOR_BAD = "IF NEW.thing_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW;"
 
 @dataclass(frozen=True)
 class Case:
-    """The SQL that disturbs the table and mends it, and the words of the halt or the letter."""
+    """The SQL that disturbs the table, the SQL that restores it, and the text of the halt or the letter."""
 
     disturb: str
     mend: str = MEND
@@ -149,7 +149,7 @@ def test_error_codes_of_the_deployment_halt_the_queue(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("case", HALTS.values(), ids=HALTS)
-def test_a_fault_of_the_deployment_halts_the_queue_until_it_is_mended(bench: Bench, case: Case) -> None:
+def test_a_fault_of_the_deployment_halts_the_queue_until_it_is_corrected(bench: Bench, case: Case) -> None:
     bench.look(case.disturb)
     assert bench.apply(slice_of(RECORDS)) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
@@ -287,7 +287,7 @@ def test_a_suppressed_write_of_a_single_event_halts_the_queue(bench: Bench) -> N
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
     assert "things: Postgres wrote 0 of 1 rows" in reason
     assert "trigger" in reason
-    # If another event writes the table in the same batch, the fault is that of the event.
+    # If another event writes the table in the same batch, the fault is the event's.
     assert bench.apply(slice_of([thing_set(0, "bad", 1), thing_set(1, "a", 1)])) is not None
     assert bench.outcomes() == {"applied": 1, "dead": 1}
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]

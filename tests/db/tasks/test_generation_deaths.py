@@ -1,4 +1,4 @@
-"""An event whose handler ends the rebuild process is a dead letter of the generation, which continues."""
+"""An event whose handler ends the rebuild process becomes a letter, and the generation continues."""
 
 from typing import Any
 

@@ -71,7 +71,7 @@ def test_a_retired_generation_that_is_kept_in_sync_has_its_own_letters(bench: Be
     assert bench.outcomes() == {"applied": 4}
 
 
-def test_an_event_that_fails_only_in_the_new_generation_is_its_letter(bench: Bench, opened: Any) -> None:
+def test_an_event_that_fails_only_in_the_new_generation_is_a_letter(bench: Bench, opened: Any) -> None:
     @projects("thing.set", into=totals, revision=2)
     def fussy(event: Event[Thing]) -> Iterator[Upsert]:
         if event.data.amount == 2:

@@ -1,4 +1,4 @@
-"""The locks of rebuilds and swaps, during which workers continue to apply events, and their mutants."""
+"""Locks keep rebuilds and swaps correct while workers apply events; mutants without the locks are caught."""
 
 import threading
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ POINTS = ("rebuild.before_commit", "rebuild.committed", "apply.before_commit", "
 @pytest.fixture
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     create(database_url)
-    # With these sizes a small partition takes many chunks, and many chunks contain the live offset.
+    # Small sizes give a partition many chunks, many of which contain the offset of the live generation.
     monkeypatch.setattr("sluice.tasks.rebuild.rebuild_lane.CHUNK_RECORDS", 3)
     monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
     monkeypatch.setattr(RebuildLane, "__init__", _small(RebuildLane.__init__))
@@ -247,7 +247,7 @@ def run_course(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
         assert "failed" not in bench.states().values()
         want = bench.rows(live)
         if not swaps:
-            # These are the rows of the new code for all events, whichever code applied the events.
+            # The expected rows are those of the new code for all events, which either code may have applied.
             third = course.mended[1].begin()
             assert course.mended[1].rebuild(third)
             want = bench.rows(third)

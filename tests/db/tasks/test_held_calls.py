@@ -22,7 +22,7 @@ def recording(database_url: str) -> Iterator[RecordingSession]:
 
 
 def insert_calls(session: Session, prefix: str, entity_key: str, number: int, minutes: int) -> None:
-    """Inserts due calls of one effect, all of one entity. A "-" in its key gives each call an entity."""
+    """Inserts due calls of one effect, of one entity or (with a "-" in `entity_key`) of an entity each."""
     session.command(
         "INSERT INTO sluice.executed_side_effects (effect_key, effect, identity, entity, entity_key, args,"
         " fingerprint, explicit_once, due_at)"

@@ -81,7 +81,7 @@ def test_the_cpu_time_of_the_relay_does_not_grow_under_an_old_snapshot(
         wait_until(
             lambda at=next_at: time.monotonic() >= at,  # type: ignore[misc]
             timeout_seconds=2,
-            what="a second is over",
+            what="one second has passed",
         )
     writer.close()
     old.close()

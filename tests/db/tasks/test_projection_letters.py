@@ -1,4 +1,4 @@
-"""If one projection cannot apply an event, it gets a letter, and the rest of the event is applied."""
+"""An event that one projection cannot apply is a letter of that projection; the rest of it is applied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ ALLOW = "DROP TRIGGER refusing ON totals_g1; DROP FUNCTION refuse"
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of the projection `totals` at the bad event, and the way to mend it."""
+    """A failure of the projection `totals` at the bad event, and the way to correct it."""
 
     error_class: str
     break_: str = ""

@@ -1,4 +1,4 @@
-"""A redrive after its handler was mended, and the mutants that this scenario catches."""
+"""A redrive after the handler was corrected, and the mutants that this scenario catches."""
 
 import inspect
 
@@ -17,7 +17,7 @@ bench, redriver = applying.bench, failing.redriver
 
 
 def run_scenario(bench: Bench, redriver: Redriver) -> None:
-    """Runs a blocked redrive, a redrive after the mend, and a later event; each mutant fails at one step."""
+    """Runs a blocked redrive, a redrive with the corrected handler, and a later event."""
     bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
     assert redriver.redrive_once("thing", "k").blocked_by is not None
     assert parked(bench) == [("k",)]
@@ -31,7 +31,7 @@ def run_scenario(bench: Bench, redriver: Redriver) -> None:
     assert bench.amounts() == {"k": 9}
 
 
-def test_a_blocked_redrive_succeeds_after_the_handler_is_mended(bench: Bench, redriver: Redriver) -> None:
+def test_a_blocked_redrive_succeeds_after_the_handler_is_corrected(bench: Bench, redriver: Redriver) -> None:
     run_scenario(bench, redriver)
 
 

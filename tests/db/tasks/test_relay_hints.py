@@ -135,7 +135,7 @@ def touched_pages(plan: dict[str, Any]) -> int:
 
 
 def paths(plan: dict[str, Any], above: tuple[dict[str, Any], ...] = ()) -> Iterator[list[dict[str, Any]]]:
-    """Yields every node of a plan, after the nodes above it."""
+    """Yields the path from the top of a plan to each of its nodes."""
     yield [*above, plan]
     for inner in plan.get("Plans", ()):
         yield from paths(inner, (*above, plan))

@@ -1,4 +1,4 @@
-"""A projection with many failures or a broken table stops without other projections, then catches up."""
+"""Only the projection with many failures or a broken table stops, and it catches up later."""
 
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +82,7 @@ def test_a_missing_table_stops_the_generation_before_the_batch(
 
 
 def test_a_generation_that_was_swapped_in_stops_at_the_last_applied_offset(bench: Bench, opened: Any) -> None:
-    """Its rebuild stored the offsets of the swap; from there, later events would be applied twice."""
+    """A resume from the offsets that the rebuild stored would apply the events after the swap twice."""
     code = opened(bench.with_code(registry()))
     code.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     code.rebuild(code.begin())

@@ -127,7 +127,7 @@ CATALOGUE = """
 
 
 def test_a_reader_under_row_level_security_sees_the_same_after_a_swap_and_back(bench: Bench) -> None:
-    """Default privileges would grant more on a new table than on the old table; this changes nothing."""
+    """Default privileges would grant more on the new table, but it has the grants of the old table."""
     role = f"reader_{bench.look('SELECT current_database()')[0][0]}"
     bench.live(*(thing_set(n, f"{'ab'[n % 2]}{n}", n) for n in range(20)))
     bench.looking.command(f"CREATE ROLE {role} LOGIN; {ON_THE_VIEW.format(role=role)}")

@@ -1,4 +1,4 @@
-"""Version conflicts in handlers are redriven with the mended code, and count like dead letters."""
+"""Version conflicts in handlers are redriven with the corrected code, and count like dead letters."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -53,7 +53,7 @@ def test_an_id_that_a_producer_uses_twice_halts_no_queue(bench: Bench) -> None:
     assert bench.outcomes() == {"applied": 1, "conflict": 39}
 
 
-def test_version_conflicts_are_redriven_with_the_mended_code(bench: Bench) -> None:
+def test_version_conflicts_are_redriven_with_the_corrected_code(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(n, KEYS[n % 2], n) for n in range(6)]))
     assert bench.outcomes() == {"applied": 2, "conflict": 4}
     letters = [number for (number,) in bench.look("SELECT id FROM sluice.dead_letters ORDER BY id")]

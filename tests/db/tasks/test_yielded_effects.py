@@ -174,7 +174,7 @@ def test_each_bad_event_is_one_letter_and_good_events_are_applied(bench: Bench, 
             assert BAD[case][1] in text
 
 
-def test_a_letter_is_applied_after_the_code_is_mended(
+def test_a_letter_is_applied_after_the_code_is_corrected(
     bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.apply(slice_of([made(0, "case", "k", case="left out columns"), made(1, "good", "k", name="later")]))
