@@ -1,4 +1,4 @@
-"""Real services for the tests that ask for them: one stack per run, a database of its own per test."""
+"""Fixtures for tests that need real services: one stack per test run, and a separate database per test."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ from tests.harness import stacks
 STACK_ROOT = pytest.StashKey[Path]()
 SLOWEST_FIRST = ("system", "simulation", "db")
 
-# A busy machine is a normal machine: no example fails for having been slow.
+# The machine may be busy, so a slow example does not fail.
 settings.register_profile("sluice", deadline=None)
 settings.load_profile("sluice")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Names the folder of the run's stack. A terminated run still ends its services."""
-    # Brokers of some minutes each: half of their CPU would be spent on compiling what is hardly used again.
+    """Chooses the folder of the run's stack. Ends the services also when the run is terminated."""
+    # Each broker runs for a few minutes. Full compilation would take half of its CPU time for little gain.
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=128 + signal.SIGTERM))
     workerinput = getattr(config, "workerinput", None)
@@ -38,19 +38,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Gives each pytest worker the stack of the run."""
+    """Passes the folder of the run's stack to each pytest worker."""
     node.workerinput["stack_root"] = str(node.config.stash[STACK_ROOT])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends the run's stack after the last worker, and what killed workers left."""
+    """Ends the run's stack after the last pytest worker, and the stacks that killed workers left behind."""
     if not hasattr(config, "workerinput") and STACK_ROOT in config.stash:
         Stack(config.stash[STACK_ROOT]).down(wipe=True)
         stacks.end_orphans()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints the notes of tests, and how many seeds each simulation had time for."""
+    """Prints the notes of the tests, and the number of seeds that each simulation ran."""
     drawn: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", ()):
         for name, value in report.user_properties:
@@ -63,16 +63,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: three more than there are cores, because more than half of the time is spent waiting."""
+    """Returns three more than the cores for `-n auto`, because tests mostly wait."""
     return (os.cpu_count() or 1) + 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deals the tests to the pytest workers, each of which begins with those on whole deployments.
+    """Orders the tests so that every pytest worker begins with the tests of whole deployments.
 
-    Each worker gets an equal part of the list. As it is collected one part has all slow tests, and at the end
-    of a run the others wait for it. Tests of one file stay together, for what they share; those of the last
-    room are short, and make the parts equal.
+    Each worker gets an equal part of the list. In the order of collection one worker would get all slow
+    tests, and the other workers would wait for it at the end. The tests of one file stay together because
+    they share fixtures. Only files of short tests, outside SLOWEST_FIRST, are split to make the parts equal.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers == 1:
@@ -110,38 +110,38 @@ def _skip_without_component() -> Generator[None, object, object]:
 
 @pytest.fixture(scope="session")
 def shared_stack(pytestconfig: pytest.Config) -> Stack:
-    """The run's stack; nothing is started yet."""
+    """The run's stack, with no server started."""
     return stacks.SharedStack(pytestconfig.stash[STACK_ROOT])
 
 
 @pytest.fixture(scope="session")
 def sluice_servers(shared_stack: Stack) -> Servers:
-    """For the fixtures of the plugin: the run's stack, instead of one of the plugin's own."""
+    """Makes the fixtures of Sluice's pytest plugin use the run's stack."""
     return Servers(shared_stack, {})
 
 
 @pytest.fixture
 def own_stack() -> Iterator[Stack]:
-    """A stack of this test alone, with nothing started but what the mark `own` names."""
+    """A stack for this test only. Only the servers that the mark `own` names are started."""
     with stacks.own_stack() as stack:
         yield stack
 
 
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> Stack:
-    """The stack whose Postgres the test uses; it runs."""
+    """The stack whose Postgres the test uses, with Postgres running."""
     return _running("postgres", request)
 
 
 @pytest.fixture
 def redis(request: pytest.FixtureRequest) -> Stack:
-    """The stack whose Redis the test uses; it runs."""
+    """The stack whose Redis the test uses, with Redis running."""
     return _running("redis", request)
 
 
 @pytest.fixture
 def kafka(request: pytest.FixtureRequest) -> Stack:
-    """The stack whose Kafka the test uses; it runs."""
+    """The stack whose Kafka the test uses, with Kafka running."""
     return _running("kafka", request)
 
 
@@ -154,12 +154,12 @@ def _running(name: ServiceName, request: pytest.FixtureRequest) -> Stack:
 
 @pytest.fixture
 def database_url(postgres: Stack) -> Iterator[str]:
-    """A migrated database of the test's own."""
+    """The URL of a migrated database that only this test uses."""
     with stacks.database(postgres) as url:
         yield url
 
 
 @pytest.fixture
 def redis_url(redis: Stack) -> str:
-    """An empty Redis database of the test's own."""
+    """The URL of an empty Redis database that only this test uses."""
     return stacks.empty_redis(redis)

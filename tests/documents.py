@@ -2,9 +2,9 @@
 
 An HTML comment directly before a block changes what the tests do with it:
 
-- `<!-- continues -->`: the Python block runs in the namespace of the block before it, not in a new one.
-- `<!-- servers -->`: the shell block runs on real servers, after the earlier such blocks of its page.
-- `<!-- not run: REASON -->`: the block does not run; the tests print how many such blocks there are.
+- `<!-- continues -->`: the Python block runs in the namespace of the block before it, not in a new namespace.
+- `<!-- servers -->`: the shell block runs on real servers, after the earlier `servers` blocks of its page.
+- `<!-- not run: REASON -->`: the block does not run; the tests print the number of these blocks.
 """
 
 import os
@@ -22,7 +22,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).parents[1]
 PROJECT_README = ROOT / "sluice/project/template/README.md.tmpl"
 """The README of a project that `sluice new` writes."""
-# Folders with pages of other projects, or with none.
+# Folders without pages of this project.
 _PASSED_OVER = {"node_modules", "build", "dist", "vendor"}
 _HIDDEN_WITH_PAGES = ".github"
 _MARK = re.compile(r"<!--\s*(continues|servers|not run)(?::\s*(.+?))?\s*-->\s*", re.DOTALL)
@@ -36,7 +36,7 @@ class Block:
     line: int
     """Line of the opening fence, from 1."""
     language: str
-    """Empty if the fence names none."""
+    """Empty if the fence names no language."""
     text: str
     mark: str = ""
     """`continues`, `servers`, `not run`, or empty."""
@@ -45,12 +45,12 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Page and line, as an editor opens them."""
+        """Page and line, in the form that editors open."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def pages(folder: Path = ROOT) -> list[Path]:
-    """Every Markdown page of the project, sorted."""
+    """Returns every Markdown page of the project, sorted."""
     found = []
     for path, folders, files in os.walk(folder):
         folders[:] = [
@@ -63,7 +63,7 @@ def pages(folder: Path = ROOT) -> list[Path]:
 
 
 def documents() -> list[Path]:
-    """The pages whose blocks and commands are checked."""
+    """Returns the pages whose code blocks and commands are checked."""
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", PROJECT_README, *pages(ROOT / "docs")]
 
 
@@ -73,7 +73,7 @@ def _tokens(page: Path) -> list[Token]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order. Raises ValueError for a mark without its block or reason."""
+    """Returns the fenced blocks of a page, in order. Raises ValueError for a mark without block or reason."""
     found, mark = [], None
     for token in _tokens(page):
         if mark and token.type != "fence":
@@ -81,7 +81,7 @@ def blocks(page: Path) -> list[Block]:
         if token.type == "html_block":
             mark = _MARK.fullmatch(token.content)
             if mark and (mark[1] == "not run") != bool(mark[2]):
-                raise ValueError(f"{page}: write <!-- not run: REASON -->, or another mark without a reason")
+                raise ValueError(f"{page}: only <!-- not run: REASON --> takes a reason, and it requires one")
         if token.type == "fence" and token.map:
             name, reason = (mark[1], mark[2] or "") if mark else ("", "")
             words = token.info.split()
@@ -94,7 +94,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def blocks_in(language: str, *, page: Path | None = None, mark: str | None = None) -> list[Block]:
-    """The blocks of a language in one page or in all documents: those with a mark, else all that run."""
+    """Returns the blocks of a language in one page or in all documents.
+
+    With `mark` returns only the blocks with this mark, otherwise all blocks that run.
+    """
     return [
         block
         for one in (documents() if page is None else [page])
@@ -104,18 +107,18 @@ def blocks_in(language: str, *, page: Path | None = None, mark: str | None = Non
 
 
 def inline_code(page: Path) -> list[str]:
-    """What stands between back quotes in a page."""
+    """Returns the inline code of a page."""
     return [child.content for child in _children(page) if child.type == "code_inline"]
 
 
 def links(page: Path) -> list[str]:
-    """The targets of links and images in a page."""
+    """Returns the targets of the links and images in a page."""
     found = (child.attrs.get("href") or child.attrs.get("src") for child in _children(page))
     return [str(target) for target in found if target is not None]
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that name a heading of a page, as GitHub makes them."""
+    """Returns the URL fragments of the headings of a page, as GitHub generates them."""
     seen: Counter[str] = Counter()
     found = set()
     tokens = _tokens(page)
@@ -128,7 +131,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def slug(heading: str) -> str:
-    """The fragment of a heading: lower case, hyphens for spaces, no punctuation."""
+    """Returns the URL fragment of a heading: lower case, hyphens for spaces, no punctuation."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 

@@ -1,13 +1,13 @@
-"""Mutants: a module with one place of its source changed, to show that a test can fail."""
+"""Mutants: copies of a module with one change in the source, which show that a test can fail."""
 
 import inspect
 from types import ModuleType
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
-    """A copy of a module in which `old`, there exactly once, is `new`. The module itself stays as it is."""
+    """Returns a copy of a module in which `new` replaces `old`, which must occur exactly once."""
     source = inspect.getsource(module)
-    assert source.count(old) == 1, f"{old!r} is {source.count(old)} times in {module.__name__}"
+    assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in {module.__name__}"
     copy = ModuleType(f"{module.__name__}_mutated")
     exec(compile(source.replace(old, new), copy.__name__, "exec"), vars(copy))
     return copy

@@ -1,4 +1,4 @@
-"""What a process shows at its metrics endpoint."""
+"""Reads the metrics endpoint of a process."""
 
 from collections.abc import Iterable
 
@@ -8,13 +8,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from sluice.stack.patience import patient
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
-"""(name, values of its labels in the order of their names) → value."""
+"""(metric name, label values in the order of the label names) → value."""
 
 ANSWER_SECONDS = 10.0  # as long as Prometheus waits
 
 
 def scrape(port: int) -> Samples | None:
-    """All samples; None: nobody listens yet, or any more."""
+    """Returns all samples, or None if no process listens at the port."""
     try:
         with urllib3.PoolManager(timeout=patient(ANSWER_SECONDS), retries=False) as http:
             response = http.request("GET", f"http://127.0.0.1:{port}/metrics")
@@ -29,5 +29,5 @@ def scrape(port: int) -> Samples | None:
 
 
 def ours(samples: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
-    """Names of Sluice's own metrics among them."""
+    """Returns the names of Sluice's own metrics in the samples."""
     return {name for name, _ in samples if name.startswith("sluice_")}

@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline: the only way a test lets time pass."""
+"""Waiting for a condition with a deadline. Tests wait only in this way."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from sluice.stack.patience import patient
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
-# A passing test never waits until its deadline, and any machine may pause for some seconds.
+# A long deadline does not slow down a test that passes, and any machine may pause for some seconds.
 LEAST_SECONDS = 30.0
 
 WAITING_BACKENDS = """
@@ -17,21 +17,21 @@ WAITING_BACKENDS = """
         SELECT FROM pg_locks AS own JOIN pg_database ON pg_database.oid = own.database
         WHERE own.pid = waiting.pid AND datname = current_database())
 """
-"""The backends of this database that wait for a lock: other tests use the same server."""
+"""Selects the backends of this database that wait for a lock. Other tests use the same server."""
 
 ADVISORY_LOCKS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE locktype = 'advisory' AND datname = current_database()
 """
-"""How many advisory locks are held or waited for in this database."""
+"""Counts the advisory locks of this database that are held or waited for."""
 
 
 def wait_until(
     condition: Callable[[], T], *, timeout_seconds: float, what: str, poll_seconds: float = POLL_SECONDS
 ) -> T:
-    """The condition's first true value. Fails the test after the deadline, naming what was waited for.
+    """Returns the condition's first true value. After the deadline fails the test with `what` in the message.
 
-    The deadline is for an idle machine and moves with the load of this one.
+    `timeout_seconds` is meant for an idle machine; the load of this machine extends the deadline.
     """
     began = time.monotonic()
     while True:

@@ -1,1 +1,1 @@
-"""A deployment on this machine, to be harmed and checked: for tests, demo and bench."""
+"""Harness of tests, demo and bench: runs a deployment on this machine, causes faults and checks results."""

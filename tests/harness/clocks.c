@@ -1,5 +1,5 @@
-/* What libfaketime 0.9.10 lacks: it fails the call behind Python's `time.sleep` if the monotonic clock stays
-   right, and it shows librdkafka a wrong time but lets it wait by the right one. */
+/* Works around two defects of libfaketime 0.9.10 with a right monotonic clock: the system call of Python's
+   `time.sleep` fails, and librdkafka sees the wrong time, but waits by the right time. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -14,7 +14,7 @@ int clock_nanosleep(clockid_t clock, int flags, const struct timespec *wanted, s
     return syscall(SYS_clock_nanosleep, clock, flags, wanted, left) == 0 ? 0 : errno;
 }
 
-/* Waits for as long as the deadline is away by the clock that the caller sees. */
+/* Waits for the time between the clock that the caller sees and the deadline. */
 int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until) {
     struct timespec shown, deadline;
     clock_gettime(CLOCK_REALTIME, &shown);
@@ -28,7 +28,7 @@ int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until) 
         deadline.tv_nsec -= SECOND;
         deadline.tv_sec++;
     }
-    /* In glibc both kinds of conditions are the same. */
+    /* In glibc, cnd_t and pthread_cond_t have the same layout. */
     int problem = pthread_cond_clockwait(
         (pthread_cond_t *)condition, (pthread_mutex_t *)mutex, CLOCK_MONOTONIC, &deadline);
     return problem == 0 ? thrd_success : problem == ETIMEDOUT ? thrd_timedout : thrd_error;

@@ -1,4 +1,4 @@
-"""Clocks of processes that are wrong, or that are set while a process runs: by libfaketime."""
+"""Gives processes a wrong wall clock, or sets it while a process runs. Uses libfaketime."""
 
 import glob
 import shutil
@@ -24,14 +24,14 @@ class WallClock:
         self.set(seconds)
 
     def set(self, seconds: float) -> None:
-        """Sets the clock to so many seconds ahead of the real one; also that of processes that run."""
-        # Replaced whole: a process reads the file at each look at its clock.
+        """Sets the clock, also of running processes, to `seconds` ahead of the real clock."""
+        # The file is replaced atomically, because a process reads it each time it reads the clock.
         written = self._file.with_suffix(".new")
         written.write_text(f"{seconds:+.3f}s\n")
         written.rename(self._file)
 
     def environ(self) -> Mapping[str, str]:
-        """The environment of a new process: a forked one has loaded its libraries already."""
+        """Returns the environment for a new process. In a forked process it has no effect."""
         return {
             "LD_PRELOAD": self._libraries,
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -43,7 +43,7 @@ class WallClock:
 
 @contextmanager
 def clock_of(run: LocalRun, clock: WallClock) -> Iterator[None]:
-    """The processes that start within the block have this clock."""
+    """Gives this clock to the processes that start within the block."""
     before, run.environment = run.environment, {**run.environment, **clock.environ()}
     try:
         yield

@@ -1,13 +1,13 @@
-"""Header names that are no text, for producers of kafka-python."""
+"""Record header names that are not UTF-8, for producers of kafka-python."""
 
 
 class RawName(str):
-    """A name that goes into a record as these very bytes."""
+    """A header name that kafka-python writes into a record as the given bytes."""
 
     raw: bytes
 
     def __new__(cls, raw: bytes) -> "RawName":
-        """Makes the name; as text it is only as long."""
+        """Makes the name. Its text is a placeholder of the same length."""
         made = super().__new__(cls, "?" * len(raw))
         made.raw = raw
         return made

@@ -1,4 +1,4 @@
-"""Kafka brokers of one test: several, or one with an authorizer. Each is its own controller as well."""
+"""Kafka brokers of one test: several brokers, or one with an authorizer. Each is also a controller."""
 
 import signal
 import subprocess
@@ -22,20 +22,20 @@ REPLICATED = {
     "transaction.state.log.replication.factor": "3",
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
-    # Without these a broker that starts again gets its leadership back after 5 minutes.
+    # With the defaults, a restarted broker waits 5 minutes until it is leader again.
     "auto.leader.rebalance.enable": "true",
     "leader.imbalance.check.interval.seconds": "5",
 }
 WITH_AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    # All clients are User:ANONYMOUS: a right is denied by an ACL.
+    # All clients are User:ANONYMOUS; a test denies a right with an ACL.
     "allow.everyone.if.no.acl.found": "true",
     "super.users": "User:nobody",
 }
 
 
 class KafkaCluster:
-    """Nodes count from 1. They keep their ports and data when they start again."""
+    """A cluster whose node numbers begin with 1. A restarted node keeps its ports and data."""
 
     def __init__(self, folder: Path, nodes: int, settings: Mapping[str, str]) -> None:
         self._folder = folder
@@ -59,11 +59,11 @@ class KafkaCluster:
             )
 
     def kafka_bootstrap_servers(self) -> str:
-        """All brokers, as a stack names its one."""
+        """Returns the addresses of all brokers, in the same form as `Stack.kafka_bootstrap_servers`."""
         return ",".join(f"{LOOPBACK}:{self._ports[f'broker{node}']}" for node in self.nodes)
 
     def start(self, *nodes: int) -> None:
-        """These brokers, or all without a name, answer afterwards."""
+        """Starts these brokers, by default all, and waits until they answer."""
         chosen = nodes or tuple(self.nodes)
         for node in chosen:
             home = self._folder / str(node)
@@ -86,7 +86,7 @@ class KafkaCluster:
             )
 
     def stop(self, node: int, how: signal.Signals = signal.SIGTERM) -> None:
-        """This broker has ended afterwards. Idempotent."""
+        """Stops this broker and waits for its end. Idempotent."""
         process = self._processes.pop(node, None)
         if process is None:
             return
@@ -121,7 +121,7 @@ class KafkaCluster:
 
 @contextmanager
 def kafka_cluster(folder: Path, nodes: int, settings: Mapping[str, str]) -> Iterator[KafkaCluster]:
-    """A running cluster. All its processes and data are gone afterwards."""
+    """Runs a cluster. Ends all its processes afterwards."""
     cluster = KafkaCluster(folder, nodes, settings)
     try:
         cluster.start()

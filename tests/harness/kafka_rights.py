@@ -1,4 +1,4 @@
-"""Rights that a test takes from all users of a broker with an authorizer."""
+"""Denies rights to all users of a broker with an authorizer."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ from tests.harness.kafka_cluster import KafkaCluster
 
 
 def build_admin(cluster: KafkaCluster) -> Any:
-    """An administration client of librdkafka that does not log brokers that a test stops."""
+    """Returns an admin client of librdkafka that does not log the failures of brokers that a test stops."""
     return AdminClient(
         {"bootstrap.servers": cluster.kafka_bootstrap_servers(), "log_level": LOG_LEVEL_CRITICAL}
     )
 
 
 class Right:
-    """One operation on one resource that all users are denied; the others are allowed. Give it back."""
+    """Denies all users one operation on one resource and allows the other operations, until `give_back`."""
 
     def __init__(self, admin: Any, kind: ResourceType, name: str, operation: AclOperation) -> None:
         self._admin = admin
@@ -43,6 +43,6 @@ class Right:
             future.result()
 
     def give_back(self) -> None:
-        """All operations are allowed again."""
+        """Allows all operations again."""
         for future in self._admin.delete_acls([self._filter]).values():
             future.result()

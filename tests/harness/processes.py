@@ -1,4 +1,4 @@
-"""Starts of Python programs by a fork of a process that has imported everything."""
+"""Starts Python programs by forking a process that has already imported their modules."""
 
 import os
 import select
@@ -40,7 +40,7 @@ class ForkedChild:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0) from None
 
     def send_signal(self, sig: int) -> None:
-        """Sends a signal; does nothing once the process has ended."""
+        """Sends a signal. Does nothing if the process has ended."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, sig)
@@ -72,7 +72,7 @@ class ForkedChild:
 
 
 class Zygote:
-    """A running `tests.harness.zygote`; `start` may be called from several threads."""
+    """A running `tests.harness.zygote`. `start` is thread-safe."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,4 +1,4 @@
-"""One server of the world outside as a child process, on ports that it keeps over restarts."""
+"""Runs one external server of the shop example as a child process that keeps its ports over restarts."""
 
 import json
 import os
@@ -15,20 +15,20 @@ from sluice.testing.servers.local_run import RunningProcess
 from sluice.testing.servers.processes import Start, start_new
 from tests.harness.processes import PROJECT
 
-ANSWER_SECONDS = 10.0  # for a request of ours: far more than a loaded machine needs
+ANSWER_SECONDS = 10.0  # timeout of a control request; far more than a loaded machine needs
 
 
 class NotListening(Exception):
-    """The child ended before it listened; the text is what it said."""
+    """The child process ended before it listened. The text is the child's log."""
 
 
 class ProviderProcess:
-    """One server in a process of its own. Its ports, free ones at first, stay the same over restarts."""
+    """One server in a separate process. The first start chooses free ports; restarts use the same ports."""
 
     def __init__(
         self, module: str, folder: Path, options: Sequence[str] = (), *, start: Start = start_new
     ) -> None:
-        """`python -m <module> <options>`, with journal and log in `folder`; not started yet."""
+        """Prepares `python -m <module> <options>`, with journal and log in `folder`, without starting it."""
         self.name = module.rpartition(".")[2]
         self.journal = folder / f"{self.name}.jsonl"
         self._module, self._words, self._start = module, ["--log", str(self.journal), *options], start
@@ -39,22 +39,25 @@ class ProviderProcess:
 
     @property
     def process(self) -> RunningProcess:
-        """The latest process: for `kill`, `stop`, and `signal`."""
+        """The latest process, for `kill`, `stop` and `signal`. Raises NotListening before the first start."""
         if self._process is None:
             raise NotListening(f"{self.name} was not started")
         return self._process
 
     def port(self, name: str = "port") -> int:
-        """A port by the name under which the child told it."""
+        """Returns a port by the name under which the child reported it."""
         return self._ports[name]
 
     @property
     def control_url(self) -> str:
-        """Where `/faults` is."""
+        """The base URL of `/faults`."""
         return f"http://127.0.0.1:{self.port('port')}"
 
     def start(self) -> None:
-        """It listens when this returns. After a kill: again, from its journal. Raises NotListening."""
+        """Starts the server and waits until it listens. After a kill, the server restores its journal.
+
+        Raises NotListening.
+        """
         ports = [w for name, port in self._ports.items() for w in (f"--{name.replace('_', '-')}", str(port))]
         read, write = os.pipe()
         with (
@@ -79,21 +82,21 @@ class ProviderProcess:
         self._ports = json.loads(line)
 
     def end(self) -> None:
-        """Ends it if it runs."""
+        """Ends the server if it runs."""
         if self._process is not None:
             self._process.stop()
 
     def set_faults(self, *faults: Fault) -> None:
-        """From now on these faults and no other; none: it behaves."""
+        """Replaces all faults of the server with these. Without arguments, removes all faults."""
         self.control("PUT", "/faults", msgspec.to_builtins(FaultsRequest(list(faults))))
 
     def faults_left(self) -> list[Fault]:
-        """Faults that have not struck yet."""
+        """Returns the faults that have not occurred yet."""
         answer = self.control("GET", "/faults")
         return msgspec.convert(answer, FaultsRequest).faults
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
-        """One JSON request to the admin side; returns the JSON answer. Raises ValueError for a refusal."""
+        """Sends a JSON request to the control URL. Returns the JSON answer. Raises ValueError if refused."""
         with urllib3.PoolManager(timeout=patient(ANSWER_SECONDS), retries=False) as http:
             response = http.request(method, self.control_url + path, json=body)
         if response.status != 200:

@@ -1,4 +1,4 @@
-"""The payment provider and the mail server, started, harmed and read by tests and the demo."""
+"""The payment provider and the mail server, which tests and the demo start, disturb and read."""
 
 from pathlib import Path
 from types import TracebackType
@@ -26,15 +26,15 @@ class PaymentProvider(ProviderProcess):
         )
 
     def forget_keys(self) -> None:
-        """All idempotency keys, now."""
+        """Deletes all idempotency keys immediately."""
         self.control("DELETE", "/keys")
 
     def captures(self) -> list[Capture]:
-        """What it really captured, from its journal: also while it is dead."""
+        """Returns the captures in the provider's journal, also while the provider does not run."""
         return [line for line in self._lines() if isinstance(line, Capture)]
 
     def requests(self) -> list[Request]:
-        """Every request for a capture and how it was answered, in the order of the answers."""
+        """Returns every capture request with its answer, in the order of the answers."""
         return [line for line in self._lines() if isinstance(line, Request)]
 
     def _lines(self) -> list[Line]:
@@ -49,16 +49,16 @@ class MailServer(ProviderProcess):
 
     @property
     def control_url(self) -> str:
-        """Where `/faults` and `/messages` are."""
+        """The base URL of `/faults` and `/messages`."""
         return f"http://127.0.0.1:{self.port('control_port')}"
 
     def messages(self) -> list[Message]:
-        """What it really accepted, from its journal: also while it is dead."""
+        """Returns the messages in the server's journal, also while the server does not run."""
         return [msgspec.json.decode(line, type=Message) for line in _whole_lines(self.journal)]
 
 
 class Providers:
-    """Both, for as long as the `with` block lasts."""
+    """Runs both servers within a `with` block."""
 
     def __init__(
         self, folder: Path, *, key_lifetime_seconds: float = 86_400, start: Start = start_new
@@ -82,12 +82,12 @@ class Providers:
         self.end()
 
     def end(self) -> None:
-        """Ends both."""
+        """Ends both servers."""
         self.payments.end()
         self.mail.end()
 
     def environ(self) -> dict[str, str]:
-        """What the processes that make calls need in their environment."""
+        """Returns the environment variables that the processes that make calls need."""
         return {
             PROVIDER_URL: self.payments.control_url,
             SMTP_URL: f"smtp://127.0.0.1:{self.mail.port()}",
@@ -96,6 +96,6 @@ class Providers:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    # The last one may be under way.
+    # The server may be writing the last line.
     content = path.read_bytes() if path.exists() else b""
     return content[: content.rfind(b"\n") + 1].splitlines()

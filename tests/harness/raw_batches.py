@@ -1,4 +1,4 @@
-"""Record batches that no producer makes: written to the broker as bytes, or damaged in its files."""
+"""Record batches that no producer makes: the test writes raw bytes, or damages the broker's files."""
 
 import struct
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _CODEC_MASK = 0x07
 
 
 def build_batch(records: Iterable[tuple[str, bytes]], *, codec: str = "none") -> bytes:
-    """Returns one batch with these keys and values, which must get smaller by the codec."""
+    """Returns one batch with these keys and values. The codec must make the batch smaller."""
     builder = MemoryRecordsBuilder(2, CODECS[codec], _LARGEST_BATCH)
     for key, value in records:
         assert builder.append(None, key.encode(), value, []) is not None
@@ -33,7 +33,7 @@ def build_batch(records: Iterable[tuple[str, bytes]], *, codec: str = "none") ->
 
 
 def produce_batch(servers: str, place: Place, batch: bytes) -> int:
-    """Writes a batch to its partition as it is. Returns the offset of its first record."""
+    """Writes a batch to a partition without changes. Returns the offset of its first record."""
     topic, partition = place
     with closing(KafkaConsumer(bootstrap_servers=servers)) as client:
         client.partitions_for_topic(topic)
@@ -79,25 +79,28 @@ def flip_last_byte(batch: bytearray) -> None:
 
 
 def damage_payload(batch: bytearray) -> None:
-    """Makes what is compressed in the batch something that no codec unpacks."""
+    """Damages the compressed records of the batch, so that no codec can decompress them."""
     for at in range(_HEADER_BYTES + 4, len(batch)):
         batch[at] ^= 0x5A
     _sign(batch)
 
 
 def set_unknown_codec(batch: bytearray) -> None:
-    """Makes the batch one of a codec that does not exist."""
+    """Sets a codec number that does not exist."""
     batch[_ATTRIBUTES_AT + 1] |= 0x07
     _sign(batch)
 
 
 def set_unknown_format(batch: bytearray) -> None:
-    """Makes the batch one of a format that does not exist."""
+    """Sets a format version that does not exist."""
     batch[_FORMAT_AT] = 3
 
 
 def damage_second_record(batch: bytearray) -> None:
-    """Makes the second record of an uncompressed batch longer than the batch. It has 64 bytes or more."""
+    """Sets a length of the second record that exceeds the batch.
+
+    The batch must be uncompressed, and the record must have 64 bytes or more.
+    """
     first_bytes, first_at = decode_varint(batch, _HEADER_BYTES)
     second_at = first_at + first_bytes
     batch[second_at : second_at + 2] = b"\xfe\x7f"

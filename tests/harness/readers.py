@@ -1,4 +1,4 @@
-"""Somebody who reads all the while: what he saw, each time it changed."""
+"""A thread that repeats a query and records every change of the result."""
 
 import threading
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ class Readers:
     """Runs one query again and again, in a thread, for as long as the `with` block lasts."""
 
     def __init__(self, database_url: str, query: str, known: Mapping[str, Mapping[str, Any]]) -> None:
-        """`query` gives (key, value); `known` are the answers that have a name."""
+        """`query` returns (key, value) rows; `known` maps names to expected results."""
         self._database_url = database_url
         self._query = query
         self._known = known
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read)
         self.seen: list[str] = []
-        """Names of the answers, each time it was another one; what has no name is told in part."""
+        """The name of each changed result. For an unknown result, its first characters."""
         self.looks = 0
 
     def __enter__(self) -> "Readers":

@@ -1,4 +1,4 @@
-"""All processes of a deployment, killed and started anew at random, while the services are harmed, too."""
+"""Kills and restarts the processes of a deployment at random, and disturbs the services at the same time."""
 
 import random
 from collections import Counter
@@ -12,13 +12,13 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.providers import Providers
 
-REPEATED_SHARE = 0.1  # of all events come a second time, as producers' retries do
+REPEATED_SHARE = 0.1  # share of the events that are produced twice, as by a producer's retry
 KEYS = 50
-SLOW_SECONDS = 7.0  # beyond the effect's timeout
+SLOW_SECONDS = 7.0  # more than the effect's timeout
 
 
 def mixed_events(count: int, *, seed: int) -> Iterator[OutgoingRecord]:
-    """Events of all kinds, interleaved, some of them twice; the same seed gives the same events."""
+    """Yields events of all kinds, interleaved, some of them twice. The same seed yields the same events."""
     rng = random.Random(seed)
     each = count // len(KINDS)
     sources = [generate(name, count=each, seed=seed, keys=KEYS) for name in KINDS]
@@ -34,7 +34,7 @@ def mixed_events(count: int, *, seed: int) -> Iterator[OutgoingRecord]:
 
 
 class Storm:
-    """The processes, all started; `turn` does one harm, `done` counts them."""
+    """A deployment with all processes started. `turn` causes one fault; `done` counts the faults by name."""
 
     def __init__(
         self, deployment: Deployment, providers: Providers, stack: Stack, rng: random.Random
@@ -65,7 +65,7 @@ class Storm:
         }
 
     def turn(self) -> None:
-        """One harm."""
+        """Causes one random fault."""
         weights = (20, 3, 1, 1, 1, 4)
         (name,) = self._rng.choices(list(self._harms), weights)
         self.done[name] += 1
@@ -80,7 +80,7 @@ class Storm:
         self._deployment.wipe_redis()
 
     def _restart(self, service: ServiceName, signal: StopSignal) -> None:
-        # The storm's own connections: new ones are made when they are needed.
+        # Closes the storm's own connections. The deployment opens new ones when it needs them.
         self._deployment.close()
         self._stack.stop(service, signal=signal)
         self._stack.start(service)

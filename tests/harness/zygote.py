@@ -1,9 +1,9 @@
-"""A server that has imported everything and forks a process per request: a start without the imports.
+"""A server that has imported the modules and forks a process per request, so that processes start fast.
 
-`python -m tests.harness.zygote FD` with one end of a SOCK_SEQPACKET pair as FD. A request is one packet:
-the Request as JSON, and four file descriptors: standard input, output, error, and a pipe. The server writes
-to the pipe the process id, and after the end of the process its exit code, a line each. The server ends when
-the other end of the pair is closed; its children end with it.
+Start it with `python -m tests.harness.zygote FD`; FD is one end of a SOCK_SEQPACKET pair. A request is one
+packet: a Request as JSON, with four file descriptors: standard input, output, error, and a pipe. The server
+writes the process id to the pipe and, after the process has ended, its exit code; each is one line. When the
+other end of the pair is closed, the server and its children end.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ import msgspec
 
 LARGEST_REQUEST = 1 << 18
 _PR_SET_PDEATHSIG = 1
-# What `python -m` of a bridge, a Celery process and the command line import, and no module of an application.
+# The modules that the bridge, the Celery processes and the command line import; no module of an application.
 PRELOADED = (
     "celery.__main__",
     "celery.apps.beat",
@@ -50,12 +50,12 @@ PRELOADED = (
     "sluice.worker.startup",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
-# Only what goes to standard error is written line by line.
+# Only standard error is line-buffered.
 STANDARD_FILES = ((0, "stdin", "r", -1), (1, "stdout", "w", -1), (2, "stderr", "w", 1))
 
 
 class Request(msgspec.Struct):
-    """`python -m module words…` in `folder`, with `environ` as its whole environment."""
+    """A request to run `python -m module words…` in `folder`, with `environ` as the whole environment."""
 
     module: str
     words: list[str]
@@ -64,22 +64,22 @@ class Request(msgspec.Struct):
 
 
 def preload() -> None:
-    """Imports what processes import when they start."""
+    """Imports the modules that processes import when they start."""
     from sluice.cli.main import COMMANDS
 
     for name in (*PRELOADED, *(place.partition(":")[0] for place in COMMANDS.values())):
         importlib.import_module(name)
-    # A child runs these as `__main__`, and none of them may be there under its own name before.
+    # A child runs one of these modules as `__main__`, so none may be imported under its own name.
     for name in [name for name in sys.modules if name.endswith(".__main__")]:
         del sys.modules[name]
     del sys.modules["sluice.cli.main"]
-    # Else a child copies all of this memory when it collects garbage at its end: half a second of CPU.
+    # Without the freeze, a child's last garbage collection copies all this memory: half a second of CPU.
     gc.collect()
     gc.freeze()
 
 
 def serve(control: socket.socket) -> Request:
-    """Forks until there are no more requests. Returns only in a child, which is to run the request."""
+    """Forks a child per request until the socket is closed. Returns only in a child, with its request."""
     children: dict[int, int] = {}
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -120,7 +120,7 @@ def report_ended(children: dict[int, int]) -> None:
 
 
 def become(request: Request, descriptors: list[int]) -> Request:
-    """Gives this process the session, files, folder, environment and paths of the request."""
+    """Sets the session, files, folder, environment and paths of this process as the request states."""
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for target, number in enumerate(descriptors):
@@ -131,7 +131,7 @@ def become(request: Request, descriptors: list[int]) -> Request:
     os.environ.clear()
     os.environ.update(request.environ)
     time.tzset()
-    # As `python -m` makes it: the folder, PYTHONPATH, and what belongs to the interpreter.
+    # The same order as for `python -m`: the folder, PYTHONPATH, and the interpreter's own paths.
     given = [path for path in request.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [request.folder, *given, *sys.path[1:]]
     sys.argv[1:] = request.words
@@ -139,7 +139,7 @@ def become(request: Request, descriptors: list[int]) -> Request:
 
 
 def _open_standard_files() -> None:
-    # The files of the server are another kind of file: they can be sought in, for example.
+    # The file objects of the server do not fit: for example, they are seekable.
     for number, name, mode, buffering in STANDARD_FILES:
         old = getattr(sys, name)
         new = os.fdopen(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False)
