@@ -1,4 +1,4 @@
-"""A deployment per test: its own topics on the shared Kafka, its own database, its own Redis database."""
+"""Fixtures of deployments. Each deployment has its own topics, database and Redis database."""
 
 import itertools
 import os
@@ -40,7 +40,7 @@ topics = tuple(
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """What the processes of this pytest worker are forked from."""
+    """The zygote of this pytest worker, which forks the processes of its tests."""
     made = Zygote()
     yield made
     made.close()
@@ -48,7 +48,7 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest) -> Start:
-    """How a test starts processes: forked, or as new interpreters if it is marked `unforked`."""
+    """Starts processes for a test: forked, or as new interpreters if the test is marked `unforked`."""
     if request.node.get_closest_marker("unforked"):
         return start_new
     return cast("Zygote", request.getfixturevalue("zygote")).start
@@ -64,7 +64,7 @@ def make_deployment(
     monkeypatch: pytest.MonkeyPatch,
     start: Start,
 ) -> Iterator[MakeDeployment]:
-    """Makes deployments whose topics no other test uses; ends all their processes afterwards."""
+    """Makes deployments whose topics no other test uses. Ends all their processes afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     with making_deployments(kafka, postgres, redis_url, database_url, tmp_path, start) as make:
         yield make
@@ -74,7 +74,7 @@ def make_deployment(
 def making_deployments(
     kafka: Stack, postgres: Stack, redis_url: str, database_url: str, tmp_path: Path, start: Start
 ) -> Iterator[MakeDeployment]:
-    """Yields what makes deployments, whose modules are in `tmp_path`, and ends all their processes."""
+    """Yields a function that makes deployments with modules in `tmp_path`. Ends all processes afterwards."""
     made: list[Deployment] = []
     databases = ExitStack()
 
@@ -87,9 +87,10 @@ def making_deployments(
         shards: int = 0,
         **environment: str,
     ) -> Deployment:
-        """`beside`: another installation, whose topics and Redis this one uses, with a database of its own.
+        """Makes a deployment of the handlers in the module `base`.
 
-        `shards`: of every entity type; 0 for those that the base declares.
+        With `beside`, makes a second installation with its own database on the topics and the Redis of that
+        deployment. `shards` applies to every entity type; 0 keeps the numbers that `base` declares.
         """
         own_suffix = f"-{os.getpid()}-{next(_numbers)}"
         suffix = own_suffix if beside is None else beside.topic_suffix
@@ -124,6 +125,6 @@ def making_deployments(
 
 @pytest.fixture
 def providers(tmp_path: Path, start: Start) -> Iterator[Providers]:
-    """The payment provider and the mail server, of this test alone."""
+    """A payment provider and a mail server for this test only."""
     with Providers(tmp_path / "providers", start=start) as made:
         yield made

@@ -1,4 +1,4 @@
-"""All processes of a deployment that works, and the moment from which `doctor` knows them."""
+"""Starts the other processes of a deployment, and waits until `doctor` finds them alive."""
 
 from sluice.db.admin.server_facts import read_beat_silence
 from sluice.db.delivery.living_processes import read_living
@@ -7,7 +7,7 @@ from sluice.testing.servers.local_run import RunningProcess
 
 
 def start_beside(deployment: Deployment) -> dict[str, RunningProcess]:
-    """Starts relay, effects, rebuild and beat beside bridge and workers; returns them by name once alive."""
+    """Starts relay, effects, rebuild and beat, and waits until they are alive. Returns them by name."""
     run = deployment.run
     started = (run.start_relay(), run.start_effects(), run.start_rebuilds(), run.start_beat())
     wait_alive(deployment, *started)
@@ -15,7 +15,7 @@ def start_beside(deployment: Deployment) -> dict[str, RunningProcess]:
 
 
 def wait_alive(deployment: Deployment, *processes: RunningProcess) -> None:
-    """Waits until the processes have a heartbeat, and a beat schedules."""
+    """Waits until the processes have a heartbeat and a beat has scheduled a task."""
     pids = {process.pid for process in processes}
 
     def alive() -> bool:

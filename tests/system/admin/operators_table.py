@@ -1,4 +1,4 @@
-"""The operator's table of docs/operating.md, and a deployment in which its situations are played."""
+"""The operator's table of docs/operating.md, and a deployment in which tests simulate its situations."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ PATIENCE = "0.3"
 
 
 class Row(NamedTuple):
-    """One situation: the lines that are printed, and the cure, with "…" for whatever stands there."""
+    """One situation: the lines that the commands print, and the cure. "…" stands for any text."""
 
     situation: str
     status: str
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def read_table() -> dict[str, Row]:
-    """The rows of the documentation, by situation."""
+    """Returns the rows of the documentation, by situation."""
     text = (PROJECT / "docs" / "operating.md").read_text().partition(HEADING)[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
     rows = [Row(*(cell.strip() for cell in line.strip("|").split(" | "))) for line in lines]
@@ -44,7 +44,7 @@ def read_table() -> dict[str, Row]:
 
 
 def has_line(pattern: str, lines: list[str]) -> bool:
-    """Whether a line is as the table has it."""
+    """Returns True if a line matches the pattern of the table."""
     expected = re.compile(".*".join(map(re.escape, pattern.split("…"))))
     return any(expected.fullmatch(line.strip()) for line in lines)
 
@@ -56,7 +56,7 @@ class AtWork:
     deployment: Deployment
     processes: dict[str, RunningProcess] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
-    """What the commands get besides; for a situation that lies in their settings."""
+    """Additional environment of the commands, for a situation that the settings of the commands cause."""
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -64,7 +64,7 @@ class AtWork:
         return self.deployment.run.folder
 
     def start(self, *kinds: str) -> None:
-        """Starts processes, and waits until they are alive."""
+        """Starts processes and waits for their heartbeats, except that of the worker."""
         run = self.deployment.run
         starts = {
             "bridge": run.start_bridge,
@@ -82,7 +82,7 @@ class AtWork:
         self.processes.pop(kind).stop()
 
     def sluice(self, *words: str) -> list[str]:
-        """Runs a command in this process; the lines that it printed."""
+        """Runs a command in this process. Returns the lines that it printed."""
         environ = self.deployment.run.environ() | {"COLUMNS": "1000"} | self.environ
         result = CliRunner().invoke(app, words, env=environ)
         assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit), (
@@ -97,7 +97,7 @@ class AtWork:
         return self.sluice("doctor", "--patience", PATIENCE)
 
     def produce(self, *keys: str, **data: Any) -> None:
-        """Produces an event of each key; without keys one of a new key."""
+        """Produces one event for each key. Without keys, produces one event for a new key."""
         records = []
         for key in keys or (f"thing-{next(self.numbers)}",):
             number = next(self.numbers)
@@ -117,13 +117,13 @@ class AtWork:
         (self.folder / what).unlink()
 
     def ask(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Runs a statement of the server's administrator."""
+        """Runs a statement as the administrator of the server. Returns its rows."""
         url = make_url(self.deployment.urls.database_url)
         with closing(_connect(url.set(database=database or url.database), "admin")) as connection:
             return run_on(connection, statement)
 
     def open_psql(self, *statements: str) -> psycopg2.extensions.connection:
-        """Opens a session of another program, and runs statements on it."""
+        """Opens the session of another program, `psql`, and runs statements on it."""
         connection = _connect(make_url(self.deployment.urls.database_url), "psql")
         for statement in statements:
             run_on(connection, statement)
@@ -135,7 +135,7 @@ class AtWork:
             admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}})
 
     def assert_printed(self, row: Row) -> None:
-        """Waits until both commands print what the table says, and the cure below the finding."""
+        """Waits until both commands print the lines of the table, with the cure below the finding."""
 
         def is_printed() -> bool:
             print(*(lines := self.status()), sep="\n")
@@ -152,7 +152,10 @@ class AtWork:
         wait_until(is_found, timeout_seconds=60, what=f"doctor: {row.doctor} {row.cure}")
 
     def assert_cured(self, row: Row, environ: Mapping[str, str]) -> None:
-        """Waits until the finding is gone, and with the settings of the deployment all others are."""
+        """Waits until `doctor` no longer prints the finding.
+
+        Then waits until `doctor` with the settings of the deployment finds no problem.
+        """
 
         def is_gone() -> bool:
             print(*(lines := self.doctor()), sep="\n")
@@ -175,7 +178,7 @@ def _connect(url: Any, application_name: str) -> psycopg2.extensions.connection:
 
 
 def run_on(connection: psycopg2.extensions.connection, statement: str) -> list[tuple[Any, ...]]:
-    """Runs a statement, and returns its rows."""
+    """Runs a statement and returns its rows."""
     with connection.cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []

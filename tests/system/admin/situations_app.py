@@ -1,6 +1,7 @@
-"""An application in which everything can go wrong that an operator has to mend.
+"""An application whose handlers and effects fail when a test requests it.
 
-Files in the working folder say what is wrong now: a test that deletes one has deployed the corrected code.
+A file in the working folder activates the fault of its name. Deleting the file simulates a deployment of
+corrected code.
 """
 
 import os
@@ -51,7 +52,7 @@ def is_wrong(what: str) -> bool:
 
 @handles("thing.set")
 def set_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes a row, unless what is wrong now concerns the event."""
+    """Writes a row, unless an active fault concerns the event."""
     if event.data.get("crashes") and is_wrong("crashing"):
         os._exit(7)
     if is_wrong("dying"):
@@ -70,7 +71,7 @@ def project_thing(event: Event[dict[str, Any]]) -> Iterator[Upsert]:
 
 @effect("tell", on_unknown="ask", holds=True)
 def tell(_: EffectCall) -> JsonObject | None:
-    """Succeeds, unless the provider says no."""
+    """Succeeds, unless the fault `refusing` is active."""
     if is_wrong("refusing"):
         raise Refused("the provider says no")
     return None

@@ -1,4 +1,4 @@
-"""Each situation of the operator's table: both commands print it, and the cure that they name ends it."""
+"""Both commands print each situation of the operator's table, and the cure that they print ends it."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -11,7 +11,7 @@ from sluice.stack import Stack
 from tests.harness import stacks
 from tests.harness.processes import Zygote
 from tests.system.admin.operators_table import AtWork, read_table
-from tests.system.admin.plays import SITUATIONS, Play
+from tests.system.admin.simulations import SITUATIONS, Simulation
 from tests.system.conftest import making_deployments
 
 BASE = "tests.system.admin.situations_app"
@@ -26,14 +26,14 @@ SMOKE = frozenset(
         "the password is wrong",
     }
 )
-"""Those that every run of the tests plays; the matrix plays the others."""
+"""The situations that every test run simulates. The matrix simulates the others."""
 
 
 @pytest.fixture(scope="module")
 def at_work(
     shared_stack: Stack, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AtWork]:
-    """One process of each kind, on a Postgres and a Redis of their own, that work."""
+    """A deployment with one running process of each kind, on its own Postgres and its own Redis."""
     folder = tmp_path_factory.mktemp("operator")
     with stacks.own_stack() as own, pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
@@ -60,24 +60,24 @@ def at_work(
 )
 def test_a_situation_is_printed_and_its_cure_works(at_work: AtWork, name: str) -> None:
     row = TABLE[name]
-    play = SITUATIONS[name](at_work)
-    next(play)
+    simulation = SITUATIONS[name](at_work)
+    next(simulation)
     try:
         at_work.assert_printed(row)
     finally:
-        environ = _finish(play)
+        environ = _finish(simulation)
     at_work.assert_cured(row, environ or {})
 
 
-def _finish(play: Play) -> Mapping[str, str] | None:
+def _finish(simulation: Simulation) -> Mapping[str, str] | None:
     try:
-        next(play)
+        next(simulation)
     except StopIteration as ended:
         environ: Mapping[str, str] | None = ended.value
         return environ
-    raise AssertionError("a play stops once")
+    raise AssertionError("a simulation yields one time")
 
 
-def test_every_situation_is_played() -> None:
+def test_every_situation_has_a_simulation() -> None:
     assert set(TABLE) >= SMOKE
     assert set(SITUATIONS) == set(TABLE)

@@ -1,4 +1,4 @@
-"""How each situation of the operator's table comes about, and how its cure is carried out."""
+"""Simulations: each causes one situation of the operator's table and then applies the cure."""
 
 import os
 import re
@@ -21,28 +21,28 @@ from tests.system.admin.operators_table import AtWork, run_on
 from tests.system.serving import wait_alive
 from tests.waiting import wait_until
 
-DEAD = "127.0.0.1:1"  # where nobody listens
+DEAD = "127.0.0.1:1"  # no process listens at this port
 WHY = ("--reason", "a test")
 
-Play = Generator[None, None, Mapping[str, str] | None]
-"""Breaks something, is continued when it was seen, and carries out the cure.
+Simulation = Generator[None, None, Mapping[str, str] | None]
+"""Causes the situation, yields until the test has seen it, and applies the cure.
 
-Returns the environment in which the commands find nothing of it any more.
+Returns the environment in which the commands must no longer report the situation.
 """
-SITUATIONS: dict[str, Callable[[AtWork], Play]] = {}
+SITUATIONS: dict[str, Callable[[AtWork], Simulation]] = {}
 
 
-def situation(name: str) -> Callable[[Callable[[AtWork], Play]], Callable[[AtWork], Play]]:
-    """Registers the play of one row of the table."""
+def situation(name: str) -> Callable[[Callable[[AtWork], Simulation]], Callable[[AtWork], Simulation]]:
+    """Registers the simulation of one situation of the table."""
 
-    def register(play: Callable[[AtWork], Play]) -> Callable[[AtWork], Play]:
-        SITUATIONS[name] = play
-        return play
+    def register(simulation: Callable[[AtWork], Simulation]) -> Callable[[AtWork], Simulation]:
+        SITUATIONS[name] = simulation
+        return simulation
 
     return register
 
 
-def _restarted(kind: str, work: AtWork) -> Play:
+def _restarted(kind: str, work: AtWork) -> Simulation:
     work.stop(kind)
     yield
     work.start(kind)
@@ -59,7 +59,7 @@ for _name, _kind in {
 
 
 @situation("a worker is frozen")
-def frozen_worker(work: AtWork) -> Play:
+def frozen_worker(work: AtWork) -> Simulation:
     frozen = work.processes["worker"]
     frozen.signal(signal.SIGSTOP)
     yield
@@ -69,7 +69,7 @@ def frozen_worker(work: AtWork) -> Play:
 
 
 @situation("no worker fills a generation")
-def unfilled_generation(work: AtWork) -> Play:
+def unfilled_generation(work: AtWork) -> Simulation:
     work.stop("rebuild")
     work.sluice("rebuild", "start", "situation_totals", "--no-wait", *WHY)
     yield
@@ -78,7 +78,7 @@ def unfilled_generation(work: AtWork) -> Play:
 
 
 @situation("an outgoing topic is missing")
-def missing_outgoing(work: AtWork) -> Play:
+def missing_outgoing(work: AtWork) -> Simulation:
     topic = f"told{work.deployment.topic_suffix}"
     work.produce(emit=topic)
     yield
@@ -86,7 +86,7 @@ def missing_outgoing(work: AtWork) -> Play:
     return None
 
 
-def _refused_calls(work: AtWork, calls: int) -> Play:
+def _refused_calls(work: AtWork, calls: int) -> Simulation:
     work.set_wrong("refusing")
     for _ in range(calls):
         work.produce(f"told-{calls}", tell=True)
@@ -101,7 +101,7 @@ SITUATIONS["calls wait behind a failed one"] = partial(_refused_calls, calls=2)
 
 
 @situation("events die in numbers")
-def dying_events(work: AtWork) -> Play:
+def dying_events(work: AtWork) -> Simulation:
     work.set_wrong("dying")
     for _ in range(4):
         work.produce(*(f"thing-{next(work.numbers)}" for _ in range(30)))
@@ -113,13 +113,13 @@ def dying_events(work: AtWork) -> Play:
 
 
 @situation("an event ends its worker")
-def crashing_event(work: AtWork) -> Play:
+def crashing_event(work: AtWork) -> Simulation:
     work.stop("worker")
     work.set_wrong("crashing")
     supervisor = work.deployment.run.start_supervised_worker(name="crashing")
     work.produce("crash", crashes=True)
     wait_until(
-        lambda: work.ask("SELECT * FROM sluice.handler_deaths"), timeout_seconds=60, what="a death is noted"
+        lambda: work.ask("SELECT * FROM sluice.handler_deaths"), timeout_seconds=60, what="a crash is noted"
     )
     supervisor.kill()
     yield
@@ -129,14 +129,14 @@ def crashing_event(work: AtWork) -> Play:
 
 
 def _terminate(work: AtWork) -> None:
-    """Runs the statement that `doctor` names."""
+    """Runs the statements that `doctor` advises."""
     named = re.findall(r"SELECT pg_terminate_backend\(\d+\)", "\n".join(work.doctor()))
     for statement in set(named):
         work.ask(statement)
 
 
 @situation("another session holds a row")
-def held_row(work: AtWork) -> Play:
+def held_row(work: AtWork) -> Simulation:
     work.produce("held")
     work.deployment.wait_settled()
     with closing(work.open_psql("BEGIN", "SELECT FROM situation_things WHERE thing_id = 'held' FOR UPDATE")):
@@ -147,7 +147,7 @@ def held_row(work: AtWork) -> Play:
 
 
 @situation("a queue does not move")
-def queue_that_stands(work: AtWork) -> Play:
+def queue_that_stands(work: AtWork) -> Simulation:
     with closing(work.open_psql("BEGIN", "SELECT FROM sluice.queues FOR UPDATE")):
 
         def messages_wait() -> bool:
@@ -161,7 +161,7 @@ def queue_that_stands(work: AtWork) -> Play:
 
 
 @situation("an old transaction")
-def old_transaction(work: AtWork) -> Play:
+def old_transaction(work: AtWork) -> Simulation:
     with closing(work.open_psql("BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1")):
         yield
         _terminate(work)
@@ -174,7 +174,7 @@ def _set(work: AtWork, setting: str) -> None:
 
 
 @situation("a synchronous standby is away")
-def absent_standby(work: AtWork) -> Play:
+def absent_standby(work: AtWork) -> Simulation:
     _set(work, "synchronous_standby_names = 'absent'")
     yield
     _set(work, "synchronous_standby_names = ''")
@@ -182,7 +182,7 @@ def absent_standby(work: AtWork) -> Play:
 
 
 @situation("Redis is full")
-def full_redis(work: AtWork) -> Play:
+def full_redis(work: AtWork) -> Simulation:
     with Redis.from_url(work.deployment.urls.redis_url) as redis:
         redis.config_set("maxmemory", "1mb")
         yield
@@ -191,7 +191,7 @@ def full_redis(work: AtWork) -> Play:
 
 
 @situation("a clock is wrong")
-def wrong_clock(work: AtWork) -> Play:
+def wrong_clock(work: AtWork) -> Simulation:
     run = work.deployment.run
     clock = WallClock(Path(run.folder), "clock", 5.2)
     before, run.start = run.start, start_new
@@ -205,7 +205,7 @@ def wrong_clock(work: AtWork) -> Play:
 
 
 @situation("a topic is missing")
-def missing_topic(work: AtWork) -> Play:
+def missing_topic(work: AtWork) -> Simulation:
     run = work.deployment.run
     module = f"{run.handlers}_more"
     text = (work.folder / f"{run.handlers}.py").read_text()
@@ -218,14 +218,14 @@ def missing_topic(work: AtWork) -> Play:
 
 
 @situation("Kafka is not reached")
-def dead_kafka(work: AtWork) -> Play:
+def dead_kafka(work: AtWork) -> Simulation:
     work.environ = {"SLUICE_KAFKA_BOOTSTRAP_SERVERS": DEAD}
     yield
     return None
 
 
 @situation("the password is wrong")
-def wrong_password(work: AtWork) -> Play:
+def wrong_password(work: AtWork) -> Simulation:
     work.ask("CREATE ROLE outsider LOGIN PASSWORD 'right'")
     ((path,),) = work.ask("SHOW hba_file")
     file = Path(str(path))
@@ -241,7 +241,7 @@ def wrong_password(work: AtWork) -> Play:
 
 
 @situation("Postgres can only be read")
-def read_only(work: AtWork) -> Play:
+def read_only(work: AtWork) -> Simulation:
     database = make_url(work.deployment.urls.database_url).database
     work.ask(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on', "postgres")
     yield
@@ -250,8 +250,8 @@ def read_only(work: AtWork) -> Play:
 
 
 @situation("a disk of Postgres is full")
-def full_disk(work: AtWork) -> Play:
-    assert os.geteuid() == 0, "run it as root: a small disk is mounted, and nothing else is ever full"
+def full_disk(work: AtWork) -> Simulation:
+    assert os.geteuid() == 0, "run this test as root: it mounts a small disk and fills it"
     disk = Path(tempfile.mkdtemp(prefix="sluice-small-disk-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
     try:
@@ -279,7 +279,7 @@ def full_disk(work: AtWork) -> Play:
 
 
 @situation("the database is a copy")
-def copied_database(work: AtWork) -> Play:
+def copied_database(work: AtWork) -> Simulation:
     url = make_url(work.deployment.urls.database_url)
     work.ask(f'CREATE DATABASE copied TEMPLATE "{TEMPLATE}"', "postgres")
     with closing(work.open_psql()) as original:
