@@ -1,4 +1,4 @@
-"""The shop without its other topics: a bridge that has nothing else to read."""
+"""The shop with the topic `payments` only, so that a bridge reads no other topic."""
 
 from examples.shop import topics as shop
 from examples.shop.handlers.payments import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Where the bridge finds a message: on the list, in hand of a worker that lives, or nowhere."""
+"""The bridge finds a message on the Redis list, or held by a connected worker, or not at all."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -40,18 +40,18 @@ def test_a_message_is_found_until_its_holder_is_gone(redis: PrefixedRedis, redis
     holder = Holder(redis_url, PREFIX, QUEUE)
     wait_until(lambda: holder.turn().held, timeout_seconds=30, what="a message is taken")
     taken = Whereabouts(frozenset({"second"}), frozenset({"first"}))
-    # It begins to listen in the same turns of its loop.
+    # The holder's event loop also starts to listen in these turns.
     wait_until(lambda: holder.turn() and find() == taken, timeout_seconds=30, what="the message is in hand")
     assert publisher.probe([OTHER], [OTHER]).found[OTHER].on_list == {"other"}
     holder.vanish()
     wait_until(
         lambda: find() == Whereabouts(on_list=frozenset({"second"})),
         timeout_seconds=30,
-        what="nobody holds the message",
+        what="no worker holds the message",
     )
 
 
-def test_what_others_wrote_is_no_message_in_hand(redis: PrefixedRedis) -> None:
+def test_foreign_data_in_redis_is_not_a_held_message(redis: PrefixedRedis) -> None:
     publisher = RedisPublisher(TaskSender(redis, NO_KEYS))
     redis.lpush(QUEUE, b"", b"5", b"\xff" * 300)
     for tag in ("", "|", f"{QUEUE}|", f"{QUEUE}|.", f"{QUEUE}|x.y", QUEUE, "%d|x.y"):
@@ -63,7 +63,7 @@ def test_what_others_wrote_is_no_message_in_hand(redis: PrefixedRedis) -> None:
     assert probe.waiting[QUEUE].messages == 3
 
 
-def test_the_bytes_of_a_list_are_known(redis: PrefixedRedis) -> None:
+def test_the_size_of_a_queue_is_reported_in_bytes(redis: PrefixedRedis) -> None:
     publisher = RedisPublisher(TaskSender(redis, NO_KEYS))
     assert publisher.probe([QUEUE], []).waiting[QUEUE] == Waiting(0, 0)
     redis.lpush(QUEUE, *[b"x" * 700_000] * 3)

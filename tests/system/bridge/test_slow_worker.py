@@ -1,4 +1,4 @@
-"""A message in hand of a worker: while the worker lives the bridge waits, then it publishes again."""
+"""The bridge waits while a running worker holds a message, and publishes it again after the worker's end."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ def test_a_message_in_hand_is_found_until_its_worker_is_killed(make_deployment: 
         found = publisher.probe([], queues).found.values()
         return frozenset(message for one in found for message in one.in_hand)
 
-    # It stands still in its first batch, and its connections stay.
+    # The worker stops in its first batch and keeps its connections open.
     worker = deployment.run.start_worker(queues, faults="apply.begun:1:stop")
     deployment.produce(mixed_events(EVENTS, seed=1))
     deployment.wait_until(lambda: len(in_hand()) == 1, timeout_seconds=60, what="a message is in hand")
     worker.kill()
-    deployment.wait_until(lambda: not in_hand(), timeout_seconds=60, what="no living worker holds it")
+    deployment.wait_until(lambda: not in_hand(), timeout_seconds=60, what="no running worker holds it")
     deployment.run.start_worker(queues, name="worker-2")
-    # Before the visibility timeout: the bridge publishes it again.
+    # The bridge publishes the message again before the visibility timeout.
     deployment.wait_settled()
     assert_as_the_oracle_says(deployment)

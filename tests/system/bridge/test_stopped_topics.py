@@ -1,4 +1,4 @@
-"""Situations in which reading on would skip records: the topic stops with a reason, the others go on."""
+"""If reading on would skip records, the bridge stops the topic with a reason and reads the other topics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ EVENTS = 500
 STOPPED = "partition is not read"
 
 
-def test_a_topic_created_anew_stops_alone(make_deployment: MakeDeployment) -> None:
+def test_a_recreated_topic_stops_and_the_others_continue(make_deployment: MakeDeployment) -> None:
     deployment, bridge, topic = _with_applied_payments(make_deployment)
     assert bridge.stop() == 0
     _create_anew(deployment, topic)
@@ -29,12 +29,12 @@ def test_a_topic_created_anew_stops_alone(make_deployment: MakeDeployment) -> No
     assert dict(deployment.outcomes("payments")) == {"applied": EVENTS}
 
 
-def test_the_only_topic_created_anew_ends_the_bridge_before_its_records_are_applied(
+def test_a_bridge_exits_when_its_only_topic_is_recreated(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment, bridge, topic = _with_applied_payments(make_deployment, "tests.system.bridge.payments_app")
     _create_anew(deployment, topic)
-    # So many that the positions in the old one lie amid them.
+    # So many events that the applied offsets of the old topic also exist in the new topic.
     deployment.produce(generate("payments", count=4 * EVENTS, seed=2))
     deployment.wait_until(
         lambda: bridge.exit_code is not None, timeout_seconds=60, what="the bridge ends by itself"
@@ -58,7 +58,7 @@ def test_records_deleted_before_they_were_applied_stop_the_topic(make_deployment
     assert bridge.stop() == 0
 
 
-def test_a_lane_above_the_end_stops_its_topic_in_running_bridges_until_it_is_accepted(
+def test_an_applied_offset_above_the_log_end_stops_the_topic_until_accepted(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment, first, topic = _with_applied_payments(make_deployment)
@@ -82,7 +82,7 @@ def test_a_lane_above_the_end_stops_its_topic_in_running_bridges_until_it_is_acc
         assert bridge.exit_code is None
 
 
-def test_a_takeover_with_messages_queued_stops_no_topic(make_deployment: MakeDeployment) -> None:
+def test_a_takeover_with_queued_messages_stops_no_topic(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     killed = deployment.run.start_bridge(name="killed")
     queues = deployment.queues("payment")
@@ -104,7 +104,7 @@ def test_a_takeover_with_messages_queued_stops_no_topic(make_deployment: MakeDep
 def _with_applied_payments(
     make_deployment: MakeDeployment, base: str = "examples.shop.handlers"
 ) -> tuple[Deployment, RunningProcess, str]:
-    """Payments applied; the bridge, and the topic's name."""
+    """Returns a deployment with applied payments, its bridge, and the topic's name."""
     deployment = make_deployment(base)
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker()
@@ -129,7 +129,7 @@ def _create_anew(deployment: Deployment, topic: str) -> None:
             lambda: topic not in admin.list_topics(), timeout_seconds=30, what="the topic is deleted"
         )
         admin.create_topics({topic: {"num_partitions": 4, "replication_factor": 1}})
-    # The producer would go on with the old one for a while.
+    # Closes the producer, which would use the old topic for a while.
     deployment.close()
 
 
