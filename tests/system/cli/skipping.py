@@ -1,4 +1,4 @@
-"""Payments in one partition, and batches between them that no producer makes."""
+"""Payments in one partition, and between them batches that no normal producer makes."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ PER_BATCH = 5
 
 
 def deploy(make_deployment: MakeDeployment, **environment: str) -> Deployment:
-    """A bridge and a worker that have applied payments, ALREADY of them."""
+    """Returns a deployment whose bridge and worker have applied ALREADY payments."""
     deployment = make_deployment(partitions=1, **environment)
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("payment"))
@@ -26,12 +26,12 @@ def deploy(make_deployment: MakeDeployment, **environment: str) -> Deployment:
 
 
 def place_of(deployment: Deployment) -> tuple[str, int]:
-    """The partition of the payments."""
+    """Returns the topic and partition of the payments."""
     return f"payments{deployment.topic_suffix}", 0
 
 
 def wait_applied(deployment: Deployment, count: int) -> None:
-    """Until so many payments are applied, and no other record has an outcome."""
+    """Waits until `count` payments are applied and no record has another outcome."""
     deployment.wait_until(
         lambda: deployment.outcomes("payments") == {"applied": count},
         timeout_seconds=60,
@@ -40,7 +40,7 @@ def wait_applied(deployment: Deployment, count: int) -> None:
 
 
 def payment_records(first: int, count: int) -> list[tuple[str, bytes]]:
-    """Keys and values of so many payments, from this number on."""
+    """Returns the keys and values of `count` payments, numbered from `first`."""
     return [(f"pay-{n}", json.dumps(payment(n).value).encode()) for n in range(first, first + count)]
 
 
@@ -53,7 +53,7 @@ def produce_records(
 
 
 def skip_document(deployment: Deployment, offset: int, *words: str) -> Any:
-    """The document of `sluice skip`."""
+    """Returns the JSON document of `sluice skip`."""
     topic, number = place_of(deployment)
     done = sluice(deployment, "skip", f"{topic}:{number}:{offset}", *WHY, "--json", *words)
     assert done.returncode == 0, done.stderr.decode()
@@ -61,7 +61,7 @@ def skip_document(deployment: Deployment, offset: int, *words: str) -> Any:
 
 
 def assert_commands_read(make_deployment: MakeDeployment, **environment: str) -> None:
-    """Bridge, `verify`, `trace` and `status` read batches of every codec."""
+    """Checks that the bridge, `verify`, `trace` and `status` read batches of every codec."""
     deployment = deploy(make_deployment, **environment)
     topic, _ = place_of(deployment)
     offsets = []

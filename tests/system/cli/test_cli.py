@@ -1,4 +1,4 @@
-"""The command line on real services: each command as a process of its own, judged by what it prints."""
+"""The command line on real services. Each command runs as a process; the tests check its output."""
 
 import json
 import subprocess
@@ -20,24 +20,24 @@ from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 
 WHY = ("--reason", "a test")
-DEAD = "127.0.0.1:1"  # where nobody listens
+DEAD = "127.0.0.1:1"  # no process listens at this port
 
 
 def sluice(
     deployment: Deployment, *words: str, given: bytes | None = None, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """One command of this deployment, ended. `given` comes through a pipe."""
+    """Runs a command of this deployment to its end. `given` is its standard input."""
     return deployment.run.sluice(*words, given=given, environ=environ)
 
 
 def document(done: subprocess.CompletedProcess[bytes]) -> Any:
-    """Its standard output, which must be one JSON document."""
+    """Returns the command's standard output, which must be one JSON document."""
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     return json.loads(done.stdout)
 
 
 def errors(deployment: Deployment) -> list[str]:
-    """The problems that `doctor` finds; its exit code must agree."""
+    """Returns the problems that `doctor` finds, and checks that its exit code agrees."""
     done = sluice(deployment, "doctor", "--json")
     found = [one["problem"] for one in document(done)["findings"] if one["severity"] == "error"]
     assert done.returncode == (1 if found else 0)
@@ -45,7 +45,7 @@ def errors(deployment: Deployment) -> list[str]:
 
 
 def generated(kind: str, **options: Any) -> bytes:
-    """The output of `python -m examples.shop.generate`, for a pipe."""
+    """Returns the output of `python -m examples.shop.generate`."""
     return "".join(f"{line}\n" for line in lines(kind, seed=1, **options)).encode()
 
 
@@ -53,7 +53,7 @@ def line(key: str | None, value: object, **more: object) -> str:
     return json.dumps({"key": key, "value": value, **more})
 
 
-def test_init_makes_what_is_missing_and_the_second_time_nothing(make_deployment: MakeDeployment) -> None:
+def test_init_creates_missing_tables_and_topics_and_is_idempotent(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     module, suffix = deployment.run.handlers, deployment.topic_suffix
     source = (deployment.run.folder / f"{module}.py").read_text()
@@ -76,7 +76,7 @@ def test_init_makes_what_is_missing_and_the_second_time_nothing(make_deployment:
 
 
 @pytest.mark.unforked
-def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) -> None:
+def test_sent_events_are_applied_and_counted(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
@@ -156,10 +156,10 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["rebuild", "status"],
         ["stack", "status"],
     )
-    # Other tests start the processes, which do not end by themselves, and make a new project.
+    # Other tests cover `new` and the commands that run until they are stopped.
     assert {words[0] for words in commands} == set(COMMANDS) - {*NAMES, "dev", "new"}
     ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
-    # No bridge has read the topic, and the folder has no stack of its own.
+    # `trace`, `accept` and `skip` fail without a bridge that has read the topic; `stack` without a stack.
     refused = {name for name, done in ended.items() if done.returncode}
     assert {name.split()[0] for name in refused} == {"trace", "accept", "skip", "stack"}, [
         ended[name] for name in refused
@@ -185,7 +185,7 @@ def test_an_event_typed_by_hand_is_applied(make_deployment: MakeDeployment) -> N
     assert b"Kafka has no topic nope" in unknown.stderr
 
 
-def test_what_waits_has_the_age_of_its_oldest_record(make_deployment: MakeDeployment) -> None:
+def test_status_reports_the_age_of_the_oldest_unapplied_record(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     users = "users" + deployment.topic_suffix
     assert sluice(deployment, "send", "-", given=generated("users", count=40, topic=users)).returncode == 0
@@ -203,7 +203,7 @@ def test_what_waits_has_the_age_of_its_oldest_record(make_deployment: MakeDeploy
     assert (topic["log_end"], topic["watermark"], topic["lag"]) == (60, None, 60)
 
 
-def test_a_file_with_a_bad_line_sends_nothing_and_a_pipe_what_came_before_it(
+def test_a_file_with_a_bad_line_sends_nothing_and_a_pipe_sends_the_lines_before_it(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment()
@@ -249,7 +249,7 @@ def test_a_record_that_kafka_refuses_is_reported(make_deployment: MakeDeployment
         ("SLUICE_KAFKA_BOOTSTRAP_SERVERS", DEAD),
     ],
 )
-def test_with_one_service_away_the_others_are_shown(
+def test_status_and_doctor_show_the_other_services_when_one_is_unreachable(
     make_deployment: MakeDeployment, name: str, url: str
 ) -> None:
     deployment = make_deployment()
@@ -265,7 +265,7 @@ def test_with_one_service_away_the_others_are_shown(
     [topic] = [topic for topic in said["topics"] if topic["topic"] == users]
     assert topic["log_end"] == (None if "KAFKA" in name else 5)
     assert (topic["counters"] is None) == ("DATABASE" in name)
-    # The prefix of the lists in Redis is read from Postgres.
+    # Without Postgres, `status` does not know the prefix of the Redis lists.
     assert {queue["length"] for queue in said["queues"]} == ({0} if "KAFKA" in name else {None})
     assert sluice(deployment, "status", environ={name: url}).returncode == 1
 

@@ -1,4 +1,4 @@
-"""`sluice dev` as a process: all processes in one terminal, started again on a change, ended by a signal."""
+"""`sluice dev` starts all processes, restarts them when a file changes, and ends them on a signal."""
 
 import os
 import re
@@ -43,7 +43,7 @@ STARTED = re.compile(r"^dev +\| (\S+) starts, pid (\d+)$", re.MULTILINE)
 
 
 class DevRun:
-    """A running `sluice dev`, and the folder of its project."""
+    """A running `sluice dev` with its project folder."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], *words: str) -> None:
         self.folder, self.environ = folder, environ
@@ -72,7 +72,7 @@ class DevRun:
         wait_until(is_there, timeout_seconds=120, what=f"{text!r} {times} times in:\n{self.output}")
 
     def pids(self) -> dict[str, int]:
-        """The newest process id per name."""
+        """Returns the newest process id of each name."""
         return {name: int(pid) for name, pid in STARTED.findall(self.output)}
 
     def send(self, key: str, urls: StackUrls) -> None:
@@ -82,7 +82,7 @@ class DevRun:
         subprocess.run(command, cwd=self.folder, env=environ, check=True, capture_output=True)
 
     def end(self, number: signal.Signals) -> int:
-        """Signals it. Returns its exit code; none of its processes runs then."""
+        """Sends a signal and waits until `sluice dev` and its processes have ended. Returns the exit code."""
         processes = psutil.Process(self.process.pid).children(recursive=True)
         assert {one.pid for one in processes} >= set(self.pids().values())
         self.process.send_signal(number)
@@ -120,7 +120,7 @@ def wait_for_note(urls: StackUrls, key: str, note: str) -> None:
     )
 
 
-def test_it_starts_the_processes_applies_an_event_and_ends_all(
+def test_dev_starts_processes_applies_an_event_and_ends_the_processes(
     kafka: Stack, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
@@ -149,7 +149,7 @@ def test_it_starts_the_processes_applies_an_event_and_ends_all(
 
 
 @pytest.mark.matrix
-def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -> None:
+def test_dev_with_its_own_servers_restarts_changed_and_killed_processes(tmp_path: Path) -> None:
     stack = Stack(tmp_path / ".sluice/stack")
     port = choose_ports(("flower",), {}, set())["flower"]
     with running_dev(tmp_path, {}, f"--flower-port={port}") as dev:
@@ -162,7 +162,7 @@ def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -
 
         first = dev.pids()
         assert set(first) == set(NAMES)
-        # A process that has not imported the handlers yet would fail at the broken ones.
+        # A process that has not imported the handlers yet would import the broken handlers and fail.
         dev.wait_for("all processes are ready")
         dev.set_note("'first' +")
         dev.wait_for("SyntaxError")
@@ -176,7 +176,7 @@ def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -
         wait_until(
             lambda: {name for name in NAMES if first[name] == dev.pids()[name]} == {"flower"},
             timeout_seconds=60,
-            what="all processes but Flower have started again",
+            what="all processes except Flower have started again",
         )
         dev.wait_for("all processes are ready", times=2)
         assert " ended with " not in dev.output
@@ -206,7 +206,7 @@ def answers(port: int) -> bool:
 )
 def test_handlers_that_cannot_be_imported_start_nothing(tmp_path: Path, handlers: str, said: str) -> None:
     with running_dev(tmp_path, {"SLUICE_HANDLERS": handlers}) as dev:
-        wait_until(lambda: dev.process.poll() is not None, timeout_seconds=60, what="it ends")
+        wait_until(lambda: dev.process.poll() is not None, timeout_seconds=60, what="sluice dev ends")
         assert dev.process.wait() == 2
         assert said in dev.output
         assert dev.pids() == {}

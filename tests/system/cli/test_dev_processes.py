@@ -1,4 +1,4 @@
-"""The processes of `sluice dev`: nothing that they print is lost, and none is left."""
+"""`sluice dev` shows all output of its processes and leaves no process running."""
 
 import os
 import subprocess
@@ -30,12 +30,12 @@ children.pump(600)
 
 
 class Shown:
-    """The lines that were shown."""
+    """Records the lines that were shown, and sends signals after given lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.signals_after: dict[str, int] = {}
-        """Line → signals that arrive once it is shown."""
+        """Line → number of signals that arrive after the line was shown."""
         self.children = Children(self.show)
 
     def show(self, _name: str, line: str) -> None:
@@ -67,7 +67,7 @@ def python(code: str) -> Command:
         ("import os; os.write(1, b'\\xff\\n' + b'x' * 200_000)", 0, ["\ufffd", "x" * 200_000]),
     ],
 )
-def test_what_a_process_prints_before_its_end_is_shown(
+def test_all_output_of_an_ended_process_is_shown(
     shown: Shown, code: str, exit_code: int, lines: list[str]
 ) -> None:
     environ = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -85,7 +85,7 @@ def test_a_process_that_does_not_end_is_killed_at_the_second_signal(shown: Shown
     assert shown.lines == ["ready", "no"]
 
 
-def test_a_parent_that_is_killed_takes_its_processes_with_it() -> None:
+def test_the_processes_of_a_killed_parent_end() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
@@ -95,29 +95,29 @@ def test_a_parent_that_is_killed_takes_its_processes_with_it() -> None:
         wait_until(lambda: not child.is_running(), timeout_seconds=30, what="the child has ended")
 
 
-def test_a_process_that_dies_again_and_again_is_reported_and_waited_for(shown: Shown, tmp_path: Path) -> None:
+def test_a_process_that_keeps_failing_is_restarted_with_backoff(shown: Shown, tmp_path: Path) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
-    loop.start(python("print('why it died'); raise SystemExit(3)"))
+    loop.start(python("print('reason'); raise SystemExit(3)"))
 
-    def has_died_twice() -> bool:
+    def has_failed_twice() -> bool:
         shown.children.pump(0.05)
         loop.start_again()
         return any("2 times in a row" in line for line in reports)
 
-    wait_until(has_died_twice, timeout_seconds=60, what="it has died twice")
+    wait_until(has_failed_twice, timeout_seconds=60, what="the process has failed twice")
     ended = [line.partition(" after ")[2] for line in reports if "ended with exit code 3" in line]
     assert [line.partition(";")[2] for line in ended] == [
         " it starts again in 1 s",
         " it starts again in 2 s",
     ]
-    assert shown.lines == ["why it died"] * 2
+    assert shown.lines == ["reason"] * 2
 
 
-def test_processes_are_ready_once_each_has_touched_its_health_file(shown: Shown, tmp_path: Path) -> None:
+def test_processes_are_ready_when_each_has_touched_its_health_file(shown: Shown, tmp_path: Path) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
-    (tmp_path / "python.alive").touch()  # of an earlier run
+    (tmp_path / "python.alive").touch()  # left by an earlier run
     loop.start(python("import time; time.sleep(600)"))
     loop.start(Command("flower", ("-c", "import time; time.sleep(600)"), imports_handlers=False))
     loop.report_ready()
@@ -129,9 +129,7 @@ def test_processes_are_ready_once_each_has_touched_its_health_file(shown: Shown,
     loop.end()
 
 
-def test_a_process_that_is_ordered_to_end_starts_again_without_waiting_for_others(
-    shown: Shown, tmp_path: Path
-) -> None:
+def test_a_restarted_process_does_not_wait_for_the_end_of_others(shown: Shown, tmp_path: Path) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
     stubborn, quick = python(STUBBORN), Command("quick", ("-c", "import time; time.sleep(600)"))
@@ -145,7 +143,7 @@ def test_a_process_that_is_ordered_to_end_starts_again_without_waiting_for_other
         loop.start_again()
         return sum(line.startswith("quick starts") for line in reports) == 2
 
-    wait_until(has_started_again, timeout_seconds=60, what="the quick one has started again")
+    wait_until(has_started_again, timeout_seconds=60, what="the quick process has started again")
     assert sum(line.startswith("python starts") for line in reports) == 1
     assert not [line for line in reports if "ended with" in line]
     shown.signals_after["no"] = 2

@@ -1,4 +1,4 @@
-"""`sluice dlq`, `sluice audit` and `sluice verify` on real services, with events flowing all the while."""
+"""`sluice dlq`, `sluice audit` and `sluice verify` on real services, while events are applied."""
 
 import itertools
 import json
@@ -20,13 +20,13 @@ from tests.system.faults.load import assert_as_the_oracle_says
 
 WHY = ("--reason", "test")
 POISONED = "product-3"
-# Of one product no shelf holds so much; the generator's sums stay far below.
+# The constraint's limit per product; the sums of the generated events stay far below.
 SHELF = 1_000_000
 
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """Everything that applies runs, and Postgres refuses more than a shelf holds."""
+    """A deployment with bridge, worker, relay and beat. Postgres refuses a stock of SHELF or more."""
     made = make_deployment()
     made.session.command(f"ALTER TABLE public.stock ADD CONSTRAINT shelf CHECK (on_hand < {SHELF})")
     made.run.start_bridge()
@@ -42,7 +42,7 @@ def received(key: str, quantity: int, number: int) -> OutgoingRecord:
 
 
 def poisoned_stock(count: int) -> list[OutgoingRecord]:
-    """Stock events with one in the middle that Postgres refuses; others of its product come after it."""
+    """Returns stock events. Postgres refuses the middle event; events of the same product follow it."""
     made = list(generate("stock", count=count, seed=7, keys=5))
     middle = count // 2
     return [*made[:middle], received(POISONED, SHELF, 1), *made[middle:]]
@@ -65,7 +65,7 @@ def verified(deployment: Deployment, *, exit_code: int = 0) -> Any:
     return document(done)
 
 
-def test_a_failed_event_is_found_blocks_and_is_redriven_while_others_flow(deployment: Deployment) -> None:
+def test_a_failed_event_is_listed_and_redriven_while_other_events_are_applied(deployment: Deployment) -> None:
     produced = poisoned_stock(200)
     behind = sum(record.key == POISONED for record in produced[101:])
     deployment.produce([*produced, *generate("payments", count=100, seed=1)])
@@ -112,7 +112,7 @@ def test_a_failed_event_is_found_blocks_and_is_redriven_while_others_flow(deploy
     assert verified(deployment)["ok"]
 
 
-def test_a_failed_event_is_dropped_and_those_behind_it_are_applied(deployment: Deployment) -> None:
+def test_dropping_a_failed_event_applies_the_events_behind_it(deployment: Deployment) -> None:
     produced = [received("p", 10, 1), received("p", SHELF, 2), received("p", 5, 3), received("p", 6, 4)]
     deployment.produce(produced)
     deployment.wait_settled()
@@ -132,7 +132,7 @@ def test_a_failed_event_is_dropped_and_those_behind_it_are_applied(deployment: D
     assert verified(deployment)["ok"]
 
 
-def test_a_conflict_is_resolved_and_what_failed_is_exported_and_sent_again(deployment: Deployment) -> None:
+def test_a_conflict_is_resolved_and_a_dead_event_is_exported_and_sent_again(deployment: Deployment) -> None:
     bad = received("p", SHELF, 1)
     assert bad.value is not None
     other = {**received("q", 2, 2).value, "event_id": "same"}  # type: ignore[dict-item]
@@ -159,7 +159,7 @@ def test_a_conflict_is_resolved_and_what_failed_is_exported_and_sent_again(deplo
     exported = {json.loads(line).get("key"): json.loads(line) for line in lines}
     assert exported["p"]["value"] == bad.value
     assert exported[None]["value_base64"] == "/3s="
-    # Sent with the cause away: the event is the same, so it dies with the first, and is done once.
+    # The cause is removed, so the redriven event is applied. The sent copy is a duplicate.
     deployment.session.command("ALTER TABLE public.stock DROP CONSTRAINT shelf")
     redriven = document(sluice(deployment, "dlq", "redrive", dead, *WHY, "--yes", "--json"))
     assert redriven["redriven"][0]["outcomes"] == {"applied": 1}
@@ -172,9 +172,9 @@ def test_a_conflict_is_resolved_and_what_failed_is_exported_and_sent_again(deplo
     assert audits(deployment) == {"dlq resolve": 1, "dlq redrive": 1}
 
 
-def test_counters_that_were_changed_by_hand_are_found(deployment: Deployment) -> None:
+def test_verify_finds_counters_that_were_changed_by_hand(deployment: Deployment) -> None:
     deployment.produce(mixed_events(600, seed=3))
-    # Also before all is applied.
+    # The counters must also agree with the log before all events are applied.
     assert verified(deployment)["ok"]
     deployment.wait_settled()
     found = verified(deployment)
@@ -193,7 +193,7 @@ def test_counters_that_were_changed_by_hand_are_found(deployment: Deployment) ->
     assert b"partitions whose counters differ from the log: 1" in sluice(deployment, "verify").stdout
 
 
-def test_where_records_were_deleted_verify_says_so_and_is_no_error(deployment: Deployment) -> None:
+def test_verify_reports_deleted_records_and_succeeds(deployment: Deployment) -> None:
     topic = f"payments{deployment.topic_suffix}"
     deployment.produce(generate("payments", count=100, seed=1))
     deployment.wait_settled()

@@ -8,7 +8,7 @@ from tests.system.conftest import MakeDeployment
 from tests.system.serving import start_beside
 
 
-def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment: MakeDeployment) -> None:
+def test_doctor_finds_no_problem_and_then_each_caused_problem(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
@@ -67,7 +67,7 @@ def test_doctor_finds_a_redis_that_evicts(make_deployment: MakeDeployment) -> No
     assert errors(deployment) == []
 
 
-def test_doctor_before_init_says_to_run_it(make_deployment: MakeDeployment) -> None:
+def test_doctor_before_init_advises_to_run_init(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.session.command("DROP SCHEMA sluice CASCADE")
     assert errors(deployment) == ["The database has none of Sluice's tables."]

@@ -1,4 +1,4 @@
-"""`sluice erase` on real services: late and newer records, a rebuild, `trace` and `audit` afterwards."""
+"""`sluice erase` on real services, followed by late and new records, a rebuild, `trace` and `audit`."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ WHY = ("--reason", f"request of {KEY}")
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """Ten payments are applied. Bridge, relay, rebuilds and beat run, and no worker."""
+    """A deployment with ten applied payments. Bridge, relay, rebuilds and beat run, but no worker."""
     made = make_deployment(partitions=2)
     made.run.start_bridge()
     worker = made.run.start_worker(made.queues("payment"))
@@ -31,7 +31,7 @@ def deployment(make_deployment: MakeDeployment) -> Deployment:
 
 
 def paid(number: int) -> OutgoingRecord:
-    """One more payment of the entity, which its table takes only if there is none."""
+    """Returns another payment event of the entity. The handler inserts its row only if none exists."""
     data = {"account_id": "acc", "amount_cents": 1_000 + number}
     return OutgoingRecord(
         "payments", KEY, {"event_id": f"{number} of {KEY}", "type": "payment.received", "data": data}
@@ -42,8 +42,8 @@ def document(deployment: Deployment, *words: str) -> Any:
     return json.loads(deployment.run.run_sluice(*words, "--json"))
 
 
-def test_what_is_erased_does_not_come_back_and_what_is_new_does(deployment: Deployment) -> None:
-    # In Kafka, and applied by no worker yet.
+def test_erased_events_are_not_applied_again_and_new_events_are_applied(deployment: Deployment) -> None:
+    # These records are in Kafka, but no worker has applied them.
     deployment.produce([paid(1), OutgoingRecord("payments", KEY, {"about": KEY})])
     planned = deployment.run.run_sluice("erase", "payment", KEY, *WHY, "--dry-run")
     assert "payment would be erased" in planned
@@ -77,7 +77,7 @@ def test_what_is_erased_does_not_come_back_and_what_is_new_does(deployment: Depl
 
 
 def _place(deployment: Deployment) -> str:
-    """Where the last record is that was erased."""
+    """Returns the topic, partition and offset of an erased record."""
     topic = f"payments{deployment.topic_suffix}"
     with deployment.session.connection.cursor() as cursor:
         cursor.execute(
@@ -87,7 +87,7 @@ def _place(deployment: Deployment) -> str:
     return f"{topic}:{partition}:{offset}"
 
 
-def test_kafka_away_erases_nothing(deployment: Deployment) -> None:
+def test_erase_changes_nothing_when_kafka_is_unreachable(deployment: Deployment) -> None:
     environ = {"SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     done = deployment.run.sluice("erase", "payment", KEY, *WHY, "--yes", environ=environ)
     assert (done.returncode, b"Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS)" in done.stderr) == (2, True)

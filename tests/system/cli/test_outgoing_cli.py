@@ -1,4 +1,4 @@
-"""`sluice outbox` and `sluice effects` on real services: what went wrong is found, decided, and goes on."""
+"""`sluice outbox` and `sluice effects` on real services: an operator finds failed calls and records."""
 
 import json
 import random
@@ -25,7 +25,7 @@ WHY = ("--reason", "test")
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment, providers: Providers) -> Deployment:
-    """Everything runs."""
+    """A deployment on which bridge, worker, relay, beat and effects run."""
     made = make_deployment(**providers.environ())
     made.run.start_bridge()
     made.run.start_worker(made.queues("payment", "order"))
@@ -52,7 +52,7 @@ def listed(deployment: Deployment, *words: str) -> Any:
 
 
 def changed(deployment: Deployment, *words: str, exit_code: int = 0) -> dict[str, str | None]:
-    """Effect key → the state it came to, or None."""
+    """Runs a command of `effects`. Returns effect key → new state, or None if the call was not changed."""
     done = sluice(deployment, "effects", *words, *WHY, "--json")
     assert done.returncode == exit_code, done.stderr.decode()
     return {one["effect_key"]: one["after"] for one in document(done)["calls"]}
@@ -68,9 +68,7 @@ def received(providers: Providers) -> Counter[str]:
     return Counter(to for message in providers.mail.messages() for to in message.to)
 
 
-def test_emails_nobody_knows_of_are_found_or_sent_by_reconciling(
-    deployment: Deployment, providers: Providers
-) -> None:
+def test_reconcile_finds_uncertain_emails_or_sends_them(deployment: Deployment, providers: Providers) -> None:
     providers.mail.set_faults(
         Fault("before", "drop", times=1, matching="cust-1@example.org"),
         Fault("after", "drop", times=1, matching="cust-2@example.org"),
@@ -102,7 +100,7 @@ def test_emails_nobody_knows_of_are_found_or_sent_by_reconciling(
     assert changed(deployment, "reconcile", keys["order-1"], exit_code=1) == {keys["order-1"]: None}
 
 
-def test_where_the_provider_is_away_a_call_stays_uncertain_until_somebody_says(
+def test_a_call_stays_uncertain_without_the_provider_until_an_operator_decides(
     deployment: Deployment, providers: Providers
 ) -> None:
     providers.mail.set_faults(
@@ -130,7 +128,7 @@ def test_where_the_provider_is_away_a_call_stays_uncertain_until_somebody_says(
     }
     deployment.wait_called()
     assert deployment.calls() == {"succeeded": 2}
-    # As was said: done twice.
+    # The warning before the retry was right: the second e-mail was sent twice.
     assert received(providers) == {"cust-1@example.org": 1, "cust-2@example.org": 2}
     whole = document(sluice(deployment, "effects", "show", keys["order-1"], "--json"))
     assert whole["response"] == {"told": "by phone"}
@@ -138,7 +136,7 @@ def test_where_the_provider_is_away_a_call_stays_uncertain_until_somebody_says(
 
 
 @pytest.mark.unforked
-def test_paused_calls_wait_and_are_made_once_resumed(deployment: Deployment, providers: Providers) -> None:
+def test_paused_calls_wait_and_are_made_after_resume(deployment: Deployment, providers: Providers) -> None:
     assert document(sluice(deployment, "effects", "pause", *WHY, "--json"))["changed"]
     again = document(sluice(deployment, "effects", "pause", "--reason", "other", "--json"))
     assert (again["changed"], again["paused"]) == (False, "test")
@@ -162,7 +160,7 @@ def test_paused_calls_wait_and_are_made_once_resumed(deployment: Deployment, pro
     assert audits(deployment) == {"effects pause": 1, "effects resume": 1}
 
 
-def test_a_refused_record_is_shown_and_tried_again_or_dropped(make_deployment: MakeDeployment) -> None:
+def test_a_refused_record_is_listed_and_retried_or_dropped(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     topic = f"small{deployment.topic_suffix}"
     deployment.registry.outgoing_topics.add(topic)

@@ -1,4 +1,4 @@
-"""`sluice rebuild` on the command line: what each command says, changes, and refuses."""
+"""`sluice rebuild` on the command line: what each command prints, changes and refuses."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ WHY = ("--reason", "the tax was wrong")
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """Some lines with the wrong tax; the fix is deployed, and no process runs."""
+    """A deployment with LINES rows with the wrong tax and the corrected code, on which no process runs."""
     made = deploy_wrong(make_deployment, partitions=1)
     made.run.start_bridge()
     made.run.start_worker(made.queues("payment"))
@@ -31,16 +31,16 @@ def deployment(make_deployment: MakeDeployment) -> Deployment:
 
 
 def said(deployment: Deployment, *words: str) -> str:
-    """What `sluice rebuild …` says to people."""
+    """Returns the text output of `sluice rebuild …`."""
     return deployment.run.run_sluice("rebuild", *words)
 
 
 def states(deployment: Deployment) -> dict[int, str]:
-    """Generation → state."""
+    """Returns generation → state."""
     return {one["generation"]: one["state"] for one in sluice(deployment, "status", PROJECTION)}
 
 
-def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
+def test_every_rebuild_command_works_from_plan_to_drop(deployment: Deployment) -> None:
     plan = said(deployment, "plan", PROJECTION)
     assert "generation 1 is live, of revision 1; the code has revision 2" in plan
     assert f"{LINES} records to read" in plan
@@ -104,7 +104,7 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     )  # fmt: skip
 
 
-def test_a_truncated_topic_needs_a_checkpoint_that_reaches_its_start(deployment: Deployment) -> None:
+def test_a_rebuild_of_a_truncated_topic_requires_a_checkpoint(deployment: Deployment) -> None:
     assert "kept" in said(deployment, "checkpoint", PROJECTION, "monday", *WHY)
     assert (
         "has a checkpoint monday already"
@@ -137,7 +137,7 @@ def test_a_truncated_topic_needs_a_checkpoint_that_reaches_its_start(deployment:
     )
 
 
-def test_what_depends_on_the_live_generation_itself_is_named(deployment: Deployment) -> None:
+def test_start_names_the_objects_that_depend_on_the_live_generation(deployment: Deployment) -> None:
     deployment.session.command(
         "CREATE VIEW public.taxes AS SELECT tax_cents FROM public.billing_line_items_g1"
     )

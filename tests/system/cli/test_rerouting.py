@@ -1,4 +1,4 @@
-"""Accept, reshard and pause on real services: nothing is lost, nothing comes twice, each entity in order."""
+"""Accept, reshard and pause on real services lose and repeat no event and keep the order per entity."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ LOAD_RECORDS = 20
 LOAD_EVERY_SECONDS = 0.05
 
 
-def test_a_topic_created_anew_is_read_from_its_beginning_once_accepted(
+def test_a_recreated_topic_is_read_from_its_beginning_after_accept(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment, topic = _with_applied_payments(make_deployment)
@@ -44,7 +44,7 @@ def test_a_topic_created_anew_is_read_from_its_beginning_once_accepted(
             _accept(deployment, topic, "--yes")
         assert f"Kafka has no topic {topic}" in refused.value.stderr
         admin.create_topics({topic: {"num_partitions": PARTITIONS - 1, "replication_factor": 1}})
-    # The producer would go on with the partitions it knows, and wait for the one that is gone.
+    # Closes the producer, which would wait for the partition that no longer exists.
     deployment.close()
     _assert_loud_stop(deployment)
     again = list(generate("payments", count=100, seed=1))
@@ -58,12 +58,12 @@ def test_a_topic_created_anew_is_read_from_its_beginning_once_accepted(
     assert done["topic_id"] != done["topic_id_before"]
     deployment.run.start_bridge()
     deployment.wait_settled()
-    # What the old topic held, too, is known by its own id.
+    # The events of the old topic that are sent again have the same event ids.
     assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS, "duplicate": len(again)}
     _assert_new_rows_as_the_oracle_says(deployment)
 
 
-def test_records_deleted_before_they_were_applied_are_given_up_once_accepted(
+def test_accept_gives_up_records_that_were_deleted_before_they_were_applied(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment, topic = _with_applied_payments(make_deployment)
@@ -79,7 +79,7 @@ def test_records_deleted_before_they_were_applied_are_given_up_once_accepted(
     assert again > 0
     deployment.run.start_bridge()
     deployment.wait_settled()
-    assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS - 10}, "one was counted again"
+    assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS - 10}, "a record counted twice"
     _assert_new_rows_as_the_oracle_says(deployment)
 
 
@@ -96,12 +96,14 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
         deployment.wait_until(
             lambda: deployment.outcomes()["waiting"] > 5 and len(read_outgoing(deployment.session)) > 5,
             timeout_seconds=60,
-            what="an entity is parked, and outgoing events wait: there is no relay yet",
+            what="an entity is parked, and outgoing events wait because no relay runs",
         )
         with ThreadPoolExecutor() as pool:
             resharding = pool.submit(_reshard, deployment, 16)
             deployment.wait_until(
-                lambda: bool(read_paused_topics(deployment.session)), timeout_seconds=30, what="it is paused"
+                lambda: bool(read_paused_topics(deployment.session)),
+                timeout_seconds=30,
+                what="the topic is paused",
             )
             deployment.run.start_relay()
             deployment.run.start_beat()
@@ -116,12 +118,12 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
                 deployment.outcomes()["applied"] > applied + 400 and _queues_with(deployment, epoch=2) >= 12
             ),
             timeout_seconds=60,
-            what="the new queues are served",
+            what="the events of the new queues are applied",
         )
         done = _reshard(deployment, 4)
         assert done["unused_queues"] == [queue_name("stock", shard) for shard in range(4, 16)]
         deployment.wait_until(
-            lambda: _queues_with(deployment, epoch=3) == 4, timeout_seconds=60, what="the old ones are, again"
+            lambda: _queues_with(deployment, epoch=3) == 4, timeout_seconds=60, what="the old queues work"
         )
     deployment.wait_settled()
     deployment.wait_sent()
@@ -129,7 +131,7 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
     assert_as_the_oracle_says(deployment)
 
 
-def test_nothing_of_a_paused_topic_is_applied_while_others_flow(make_deployment: MakeDeployment) -> None:
+def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDeployment) -> None:
     deployment, topic = _with_applied_payments(make_deployment)
     deployment.run.start_worker(deployment.queues("balance"), name="worker-balance")
     bridge = deployment.run.start_bridge()
@@ -137,14 +139,14 @@ def test_nothing_of_a_paused_topic_is_applied_while_others_flow(make_deployment:
     _wait_says(deployment, bridge, "topic paused by an operator")
     deployment.produce(_renamed(generate("payments", count=EVENTS, seed=2)))
     deployment.produce(generate("balances", count=100, seed=1))
-    # One that starts meanwhile must not read a single record of it, either.
+    # A bridge that starts during the pause must not read the topic either.
     assert bridge.stop() == 0
     bridge = deployment.run.start_bridge()
     deployment.produce(generate("balances", count=100, seed=2))
     deployment.wait_until(
         lambda: sum(deployment.outcomes("balances").values()) == 200,
         timeout_seconds=60,
-        what="the other topic flows",
+        what="the events of the other topic are applied",
     )
     assert dict(deployment.outcomes("payments")) == {"applied": EVENTS}
     assert json.loads(deployment.run.run_sluice("doctor", "--json"))["findings"]
@@ -155,7 +157,7 @@ def test_nothing_of_a_paused_topic_is_applied_while_others_flow(make_deployment:
 
 
 def _with_applied_payments(make_deployment: MakeDeployment) -> tuple[Deployment, str]:
-    """Payments applied, the bridge stopped; and the topic's name."""
+    """Returns a deployment with applied payments and a stopped bridge, and the topic's name."""
     deployment = make_deployment(partitions=PARTITIONS)
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("payment"))
@@ -166,7 +168,7 @@ def _with_applied_payments(make_deployment: MakeDeployment) -> tuple[Deployment,
 
 
 def _renamed(records: Iterator[OutgoingRecord]) -> list[OutgoingRecord]:
-    """The same of other entities."""
+    """Returns the records with the keys of other entities."""
     return [record._replace(key=f"new-{record.key}") for record in records]
 
 
@@ -192,7 +194,10 @@ def _reshard(deployment: Deployment, shards: int) -> dict[str, Any]:
 
 
 def _assert_new_rows_as_the_oracle_says(deployment: Deployment) -> None:
-    """Of the old ones the log no longer holds all: of them no oracle knows but that they are there."""
+    """Compares the new rows with the oracle, and only counts the old rows.
+
+    The log no longer contains all events of the old rows, so the oracle cannot compute them.
+    """
     complaints = differences(deployment.session, deployment.expectation(), [tables.transactions])
     assert not [line for line in complaints if line.startswith("transactions new-")]
     found = deployment.rows(tables.transactions)
@@ -215,7 +220,7 @@ def _look(deployment: Deployment, query: str) -> list[tuple[Any, ...]]:
 
 
 def _wait_says(deployment: Deployment, process: RunningProcess, words: str) -> None:
-    deployment.wait_until(lambda: words in process.tail(100), timeout_seconds=30, what=f"it says {words!r}")
+    deployment.wait_until(lambda: words in process.tail(100), timeout_seconds=30, what=f"{words!r} is logged")
 
 
 @contextmanager
@@ -229,7 +234,7 @@ def _admin(deployment: Deployment) -> Iterator[KafkaAdminClient]:
 
 @contextmanager
 def _load(deployment: Deployment, events: Iterator[OutgoingRecord]) -> Iterator[None]:
-    """Events come all the while, some twice."""
+    """Produces events, some of them twice, until the block ends."""
     stop = threading.Event()
 
     def produce() -> None:

@@ -1,4 +1,4 @@
-"""`sluice skip` on real services: what no client can open is passed by all that reads the log, and alone."""
+"""`sluice skip` on real services: every reader of the log skips this batch and reads all other records."""
 
 import subprocess
 
@@ -19,18 +19,18 @@ from tests.system.conftest import MakeDeployment
 from tests.system.tasks import rebuilding
 from tests.system.tasks.rebuilding import PROJECTION, payments, wait_ready
 
-BOMB_BYTES = 110_000_000  # more than librdkafka unpacks of zstd
+BOMB_BYTES = 110_000_000  # librdkafka does not decompress so large a zstd batch
 AFTER = 2
 
 
 def refusal(done: subprocess.CompletedProcess[bytes]) -> str:
-    """What the command refused, in one sentence."""
+    """Returns the error message of a command that was refused."""
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     return done.stderr.decode()
 
 
-def test_a_batch_that_unpacks_to_too_much_is_skipped_alone(make_deployment: MakeDeployment) -> None:
+def test_only_the_batch_that_is_too_large_when_unpacked_is_skipped(make_deployment: MakeDeployment) -> None:
     deployment = deploy(make_deployment)
     topic, _ = place_of(deployment)
     bomb = produce_records(deployment, [("k", b"\0" * BOMB_BYTES)], codec="zstd")
@@ -63,15 +63,15 @@ def test_a_batch_that_unpacks_to_too_much_is_skipped_alone(make_deployment: Make
     deployment.wait_until(
         lambda: not [one for one in errors(deployment) if topic in one],
         timeout_seconds=60,
-        what="doctor finds nothing wrong with the topic",
+        what="doctor finds no problem of the topic",
     )
 
 
-def test_a_bridge_and_a_rebuild_that_start_later_pass_what_was_skipped(
+def test_a_bridge_and_a_rebuild_that_start_later_pass_the_skipped_batch(
     make_deployment: MakeDeployment, kafka: Stack
 ) -> None:
     deployment = deploy(make_deployment)
-    # A bridge that runs would read the batch before it is damaged.
+    # A running bridge would read the batch before the test damages it.
     deployment.run.stop_all()
     first = produce_records(deployment, [("k", b"x" * 50)] * 3, codec="lz4")
     damage_batch(kafka, place_of(deployment), first, damage_payload)

@@ -1,4 +1,4 @@
-"""`sluice trace` on real services: an event that was applied, a repeat, a dead one and one that waits."""
+"""`sluice trace` on real services: for an applied event, a repeat, a dead event and a waiting event."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def traced(deployment: Deployment, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_an_event_is_followed_to_all_that_came_of_it(make_deployment: MakeDeployment) -> None:
+def test_trace_shows_the_outcome_rows_emits_and_calls_of_an_event(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(partitions=1)
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("order"))
@@ -55,7 +55,7 @@ def test_an_event_is_followed_to_all_that_came_of_it(make_deployment: MakeDeploy
     assert [emit["state"] for emit in waiting["emitted"]] == ["not written"]
 
 
-def test_what_cannot_be_found_is_said_in_a_sentence(make_deployment: MakeDeployment) -> None:
+def test_trace_reports_a_record_that_it_cannot_find(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(partitions=1)
     deployment.run.start_bridge()
     deployment.produce([order("e-1", "order-1")])

@@ -1,4 +1,4 @@
-"""What `status` and `doctor` report of partitions that are not read, and of open transactions."""
+"""The reports of `status` and `doctor` about unread partitions and open transactions."""
 
 from confluent_kafka import Producer
 
@@ -23,7 +23,7 @@ def test_records_behind_an_open_transaction_are_counted_until_it_ends(
     producer.begin_transaction()
     producer.produce(users, b"v", partition=2)
     producer.flush(60)
-    # Committed by themselves, but behind the other one.
+    # This record is not part of the transaction, but it is behind the open transaction in the log.
     deployment.producer.send(users, b"w", partition=2).get(60)
 
     def held() -> tuple[int, int, int]:
@@ -36,11 +36,11 @@ def test_records_behind_an_open_transaction_are_counted_until_it_ends(
     lines = " ".join(sluice(deployment, "status").stdout.decode().split())
     assert f"{users}: up to 2 records wait behind an open transaction of a producer ({users}[2] 2)" in lines
     producer.commit_transaction(60)
-    # The commit is a record of its own.
+    # The commit marker counts as a record.
     deployment.wait_until(lambda: held() == (3, 0, 0), timeout_seconds=30, what="the transaction has ended")
 
 
-def test_partitions_that_no_bridge_reads_are_named_with_the_reason_and_for_how_long(
+def test_partitions_that_no_bridge_reads_are_shown_with_reason_and_duration(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment()

@@ -1,4 +1,4 @@
-"""`sluice workers`, and what `status` and `doctor` know by it: a real worker that was told no queues."""
+"""`sluice workers`, `status` and `doctor` with a real worker that was started without `--queues`."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ from tests.system.conftest import MakeDeployment
 from tests.system.serving import start_beside
 
 
-def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deployment: MakeDeployment) -> None:
+def test_a_worker_is_shown_with_its_queues_and_last_batch(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     queues = sorted(deployment.queues())
     nobody = sluice(deployment, "workers")
@@ -33,7 +33,7 @@ def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deploym
             one.last_records and None not in one.leases.values() for one in found.workers
         )
 
-    deployment.wait_until(told, timeout_seconds=30, what="the worker told of its queues and its last batch")
+    deployment.wait_until(told, timeout_seconds=30, what="the worker reports its queues and its last batch")
     said = document(sluice(deployment, "workers", "--json"))
     [one] = said["workers"]
     assert (one["node"], one["process_id"]) == (node, worker.pid)
@@ -54,6 +54,6 @@ def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deploym
     assert document(sluice(deployment, "doctor", "--json"))["findings"] == []
 
     worker.stop()
-    # Its session ended with it, in order.
+    # The worker has removed itself at its regular end.
     after: Any = document(sluice(deployment, "workers", "--json"))
     assert (after["workers"], sorted(after["queues_without_worker"])) == ([], queues)
