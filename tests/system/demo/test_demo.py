@@ -1,4 +1,4 @@
-"""`make demo FAST=1` as a process: what it reports, and that nothing of it is left."""
+"""`make demo FAST=1` as a process: its report, and the end of its processes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.matrix
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """The demo, in a folder of its own."""
+    """Starts the demo in a folder."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
     with (folder / "report").open("wb") as output, (folder / "progress").open("wb") as errors:
         return subprocess.Popen(
@@ -29,7 +29,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
         )
 
 
-def test_the_fast_demo_holds_and_reports_json(tmp_path: Path) -> None:
+def test_the_fast_demo_passes_and_reports_json(tmp_path: Path) -> None:
     demo = start(tmp_path, "--json")
     code = demo.wait()
     progress = (tmp_path / "progress").read_text()
@@ -41,14 +41,14 @@ def test_the_fast_demo_holds_and_reports_json(tmp_path: Path) -> None:
     assert "1a  A worker is killed" in progress
 
 
-def test_an_interrupted_demo_reports_what_it_played_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_demo_reports_its_scenarios_and_leaves_no_process(tmp_path: Path) -> None:
     demo = start(tmp_path)
     progress = tmp_path / "progress"
-    wait_until(lambda: "1a  " in progress.read_text(), timeout_seconds=120, what="the first scenario plays")
+    wait_until(lambda: "1a  " in progress.read_text(), timeout_seconds=120, what="the first scenario runs")
     started = psutil.Process(demo.pid).children(recursive=True)
     demo.send_signal(signal.SIGTERM)
     assert demo.wait() == 130
-    # An ended process that init has not reaped yet is left to init.
+    # Zombies do not count: init reaps them later.
     _, left = psutil.wait_procs(started, timeout=0)
     assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []
     report = (tmp_path / "report").read_text()
