@@ -10,12 +10,12 @@ from pathlib import Path
 from sluice.runtime.settings import PREFIX
 from tests.waiting import wait_until
 
-# Everything that was started in the background ends with the shell.
+# At its end the shell ends all its background processes.
 PROLOGUE = "set -e; trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n"
 
 
 class Shell:
-    """A bash that gets blocks one after another, as a person types them."""
+    """A bash that receives blocks one after another, as if a person typed them."""
 
     def __init__(self, bash: "subprocess.Popen[str]", log: Path) -> None:
         self._bash = bash
@@ -24,13 +24,13 @@ class Shell:
 
     @property
     def printed(self) -> str:
-        """Everything that the commands have printed."""
+        """The whole output of the commands so far."""
         return self._log.read_text(errors="replace")
 
     def type(self, script: str, *, until: str = "", seconds: float = 120.0) -> str:
-        """Types a block. Waits until its commands in the foreground have ended, or have printed a text.
+        """Types a block. Waits until its foreground commands have ended, or until they have printed a text.
 
-        Returns what the block printed. Fails the test if the shell ends, as it does when a command fails.
+        Returns the output of the block. Fails the test if the shell ends, which happens if a command fails.
         """
         self._blocks += 1
         begin, end = len(self.printed), until or f"end of block {self._blocks}"
@@ -45,7 +45,7 @@ class Shell:
         return printed.partition(end)[0]
 
     def interrupt(self) -> None:
-        """Sends SIGINT to the shell and to its command, as Ctrl-C does. Waits for the end of both."""
+        """Sends SIGINT to the shell and its command, as Ctrl-C does, and waits for the end of both."""
         os.killpg(self._bash.pid, signal.SIGINT)
         assert self._bash.stdin is not None
         self._bash.stdin.close()
@@ -59,7 +59,7 @@ class Shell:
 
 @contextmanager
 def shell(environ: Mapping[str, str], folder: Path, log: Path) -> Iterator[Shell]:
-    """Starts a bash. On leaving, the bash has ended with all that it started."""
+    """Starts a bash. At the end of the block, ends the bash and all processes that the bash started."""
     with (
         log.open("w") as output,
         subprocess.Popen(
@@ -79,11 +79,11 @@ def shell(environ: Mapping[str, str], folder: Path, log: Path) -> Iterator[Shell
             yield started
         finally:
             if bash.poll() is None:
-                os.killpg(bash.pid, signal.SIGINT)  # a command that still runs, after a failure
+                os.killpg(bash.pid, signal.SIGINT)  # after a failure, a command may still run
 
 
 def user_environ() -> dict[str, str]:
-    """The environment of a person who has not set up anything for Sluice."""
+    """Returns the environment of a person who has not set up Sluice."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL"):
         environ.pop(name, None)

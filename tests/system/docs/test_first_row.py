@@ -1,4 +1,4 @@
-"""README's way to a first row, typed as it stands there, in a copy of the clone without an environment."""
+"""The commands of README up to the first row, typed in a copy of the clone without a virtual environment."""
 
 import os
 import shutil
@@ -14,11 +14,11 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.matrix
 
-# Found by a build, an environment or a run; a fresh clone has none of them.
+# Files that a build, an environment or a run makes. A fresh clone does not have them.
 NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv", ".sluice", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
 )
-RUNS = "all processes are ready"  # what README waits for
+RUNS = "all processes are ready"  # README waits for this line
 INSTALL_SECONDS = 600.0
 
 
@@ -28,7 +28,7 @@ def test_the_steps_of_readme_lead_to_rows(tmp_path: Path) -> None:
     readme = ROOT / "README.md"
     _demo, make_project, send = [block.text for block in blocks_in("sh", page=readme)]
     environ = user_environ()
-    own = Path(sys.executable).parent  # has a `sluice` of this clone
+    own = Path(sys.executable).parent  # contains the `sluice` of this clone
     environ["PATH"] = os.pathsep.join(
         folder for folder in environ["PATH"].split(os.pathsep) if folder != str(own)
     )
@@ -49,10 +49,10 @@ def test_the_steps_of_readme_lead_to_rows(tmp_path: Path) -> None:
 
 
 def has_rows(printed: str) -> bool:
-    """Whether both orders are shown, one of them shipped."""
+    """Returns True if both orders are printed, the first one as shipped."""
     return "order_id=o-1 customer=ann status=SHIPPED" in printed and "order_id=o-2 customer=bob" in printed
 
 
 def assert_servers_have_ended(bash: Shell) -> None:
-    """Ctrl-C ends the servers that `make dev` started."""
+    """Checks that Ctrl-C has ended the servers that `make dev` started."""
     assert "running" not in bash.type(".venv/bin/sluice stack status || true")

@@ -1,4 +1,4 @@
-"""The shell blocks that the documents mark with `servers`, typed into one shell on real servers."""
+"""The shell blocks with the mark `servers` in the documents, typed into one shell on real servers."""
 
 import os
 import sys
@@ -22,11 +22,11 @@ APPLIED = (
 def test_the_sessions_of_the_documents_apply_their_events(
     kafka: Stack, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    # Beside a clone, not in it: the block that stops servers must not meet those of a developer.
+    # The folder is outside the clone, so the block that stops servers cannot stop those of a developer.
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # `sluice stack up` starts no servers where the environment names some.
+    # `sluice stack up` starts no server whose address is in the environment.
     environ = user_environ() | urls.environ() | {"PATH": path}
     start, look, end = blocks_in("sh", page=ROOT / "docs/installing.md", mark="servers")
     with shell(environ, tmp_path, tmp_path / "shell.log") as bash:
@@ -39,6 +39,6 @@ def test_the_sessions_of_the_documents_apply_their_events(
 
 
 def applied(database_url: str) -> tuple[int, ...]:
-    """How many rows the events made: payments, orders, and users of the name Ann."""
+    """Returns the number of payments, of orders, and of users with the name Ann."""
     with create_engine(database_url, poolclass=NullPool).connect() as connection:
         return tuple(connection.execute(text(APPLIED)).one())
