@@ -1,4 +1,4 @@
-"""A TCP proxy to Postgres that loses the answer to a COMMIT: before the server got it, or after."""
+"""A TCP proxy to Postgres that cuts a connection at a COMMIT: before or after the server receives it."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ When = Literal["before", "after"]
 
 
 class CuttingProxy:
-    """Passes everything on, and cuts the first connections whose COMMIT comes by while it is armed."""
+    """Forwards all data. While the proxy is armed, cuts each connection that sends a COMMIT."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -25,20 +25,20 @@ class CuttingProxy:
         self._start(self._accept)
 
     def arm(self, *cuts: When) -> None:
-        """These are done to the next COMMITs, one each."""
+        """Requests these cuts, one for each of the next COMMITs."""
         with self._lock:
             self._armed += cuts
 
     @property
     def left(self) -> int:
-        """Cuts not done yet."""
+        """The number of requested cuts that have not happened yet."""
         return len(self._armed)
 
     def close(self) -> None:
         """Ends all connections and threads."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        # First who accepts: what it accepted last is among the sockets then.
+        # Ends the accepting thread first, so that no further socket is added.
         self._threads[0].join(patient(30))
         for one in self._sockets:
             _end(one)
@@ -68,7 +68,7 @@ class CuttingProxy:
                 if cut == "before":
                     break
                 if cut == "after":
-                    # Nobody will hear the answer.
+                    # The client does not receive the answer.
                     _end(source)
                 target.sendall(data)
                 if cut == "after":

@@ -1,4 +1,4 @@
-"""Events that come all the while, and the one question asked after each fault."""
+"""A steady load of events, and the comparison with the oracle after a fault."""
 
 import threading
 import time
@@ -8,17 +8,20 @@ from dataclasses import replace
 from sluice.testing.servers.deployment import Deployment, Outgoing
 from tests.waiting import wait_until
 
-PAUSE_SECONDS = 0.1  # between two sendings of what is due
+PAUSE_SECONDS = 0.1  # pause before the next batch of due events
 
 
 def assert_as_the_oracle_says(deployment: Deployment) -> None:
-    """Tables equal the oracle's fold of the log; outcomes equal its outcomes, and add up to the records."""
+    """Checks that the tables and outcomes equal the oracle's, and that the outcomes add up to the records."""
     complaints = deployment.complaints(deployment.tables())
     assert not complaints, "\n".join(complaints[:20])
 
 
 class SteadyLoad:
-    """So many events a second while the `with` block lasts. `records`: count, number of the first."""
+    """Produces `rate` events a second within a `with` block.
+
+    `records` is called with the number of events and the number of the first event.
+    """
 
     def __init__(
         self, deployment: Deployment, records: Callable[[int, int], Iterable[Outgoing]], *, rate: int
@@ -37,15 +40,15 @@ class SteadyLoad:
         self._thread.join()
 
     def wait_more(self, seconds: int) -> None:
-        """So many seconds' events more are sent."""
+        """Waits until the load has sent further events for `seconds`."""
         wanted = self.sent + seconds * self._rate
         wait_until(lambda: self.sent >= wanted, timeout_seconds=120, what=f"{wanted} events are sent")
 
     def look(self, deployment: Deployment) -> None:
-        """After each sending; by the load's own connections."""
+        """Hook that runs after each batch. `deployment` has the load's own connections."""
 
     def _send(self) -> None:
-        # Connections of its own: those of the deployment are the test's.
+        # This thread has its own connections, because the test uses those of the deployment.
         mine = replace(self._deployment)
         began = time.monotonic()
         while not self._over.wait(PAUSE_SECONDS):

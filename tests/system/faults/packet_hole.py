@@ -1,4 +1,4 @@
-"""Connections whose packets are swallowed, both ways: as when the machine behind them is gone."""
+"""Drops all packets of existing connections in both directions, as if the server's machine had vanished."""
 
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,10 @@ CHAIN = "sluice-hole"
 
 @contextmanager
 def packet_hole(pids: Iterable[int], port: int) -> Iterator[int]:
-    """Of the connections that these processes have to the port now; new ones are well. Their number.
+    """Drops all packets of the connections that these processes have to the port now.
 
-    Needs root and iptables. Raises CalledProcessError.
+    New connections work. Yields the number of affected connections. Requires root and iptables; raises
+    CalledProcessError.
     """
     own = [
         connection.laddr.port

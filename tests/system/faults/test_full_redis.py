@@ -1,4 +1,4 @@
-"""A Redis that answers and refuses to store: what publishes waits, workers apply, and no process ends."""
+"""While Redis refuses writes, publishers wait, workers apply the stored messages, and no process ends."""
 
 import pytest
 from redis import Redis
@@ -23,7 +23,7 @@ def has_logged(process: RunningProcess, words: str) -> bool:
 
 
 def start_all(deployment: Deployment, suffix: str = "") -> list[RunningProcess]:
-    """All kinds of processes but the bridge."""
+    """Starts all kinds of processes except the bridge."""
     run = deployment.run
     return [
         run.start_worker(name=f"sharing{suffix}"),
@@ -43,7 +43,7 @@ def assert_all_is_done(deployment: Deployment) -> None:
 
 
 @pytest.mark.own("redis")
-def test_a_full_redis_is_emptied_by_workers_and_ends_no_process(
+def test_workers_empty_a_full_redis_and_no_process_ends(
     make_deployment: MakeDeployment, providers: Providers
 ) -> None:
     deployment = make_deployment(**providers.environ())
@@ -55,11 +55,11 @@ def test_a_full_redis_is_emptied_by_workers_and_ends_no_process(
         what="batches wait in Redis",
     )
     with Redis.from_url(deployment.urls.redis_url) as redis:
-        # Whatever frees memory: it stays full.
+        # A limit of 1 byte keeps Redis full even when workers free memory.
         redis.config_set("maxmemory", 1)
         started = [bridge, *start_all(deployment)]
         deployment.wait_until(
-            lambda: waiting(deployment) == 0, timeout_seconds=60, what="workers apply what is there"
+            lambda: waiting(deployment) == 0, timeout_seconds=60, what="workers apply the stored messages"
         )
         deployment.produce(mixed_events(EVENTS, seed=2))
         for process in (bridge, started[1], started[-1]):
@@ -74,5 +74,5 @@ def test_a_full_redis_is_emptied_by_workers_and_ends_no_process(
     assert_all_is_done(deployment)
     assert [process.exit_code for process in started] == [None] * len(started)
     for process in started:
-        assert process.log.read_text().count(FULL) <= 3, "a line a minute"
+        assert process.log.read_text().count(FULL) <= 3, "more than one line a minute"
         assert "Traceback" not in process.log.read_text()

@@ -1,4 +1,4 @@
-"""Several installations on one Redis number and one Kafka, with the same topics, under a storm of kills."""
+"""Several installations with the same topics, Redis database and Kafka, whose processes are killed."""
 
 import os
 import random
@@ -19,7 +19,7 @@ SHARDS = (4, 8, 3)
 
 
 class Processes:
-    """The processes of one installation, of which one at a time is killed and started anew."""
+    """The processes of one installation."""
 
     def __init__(self, deployment: Deployment) -> None:
         run = deployment.run
@@ -33,7 +33,7 @@ class Processes:
         self._running = {name: make() for name, make in self._makers.items()}
 
     def kill(self, name: str) -> None:
-        """Kills one and starts its successor."""
+        """Kills a process and starts it again."""
         self._running[name].kill()
         self._running[name] = self._makers[name]()
 
@@ -42,7 +42,7 @@ class Processes:
 
 
 def play(make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Callable[[int], bool]) -> None:
-    """Runs so many installations; each is judged by its own oracle at the end."""
+    """Runs `count` installations while processes are killed. Compares each with its own oracle at the end."""
     rng = random.Random(seed)
     first = make_deployment(shards=SHARDS[0])
     others = [make_deployment(beside=first, shards=shards) for shards in SHARDS[1:count]]
@@ -60,18 +60,18 @@ def play(make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Cal
         deployment.wait_settled(timeout_seconds=180)
         deployment.wait_sent()
         assert_as_the_oracle_says(deployment)
-        # Not even met: a message of another installation would be dropped, and said so.
+        # No process received a message of another installation, because it would log the drop.
         logs = [process.log.read_text(errors="replace") for process in deployment.run.processes]
         assert not any("messages dropped" in log for log in logs)
 
 
-def test_two_installations_on_one_redis_and_one_kafka_never_mix(make_deployment: MakeDeployment) -> None:
+def test_two_installations_on_one_redis_and_one_kafka_do_not_mix(make_deployment: MakeDeployment) -> None:
     play(make_deployment, 2, seed=1, keep_on=lambda turn: turn < TURNS)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
-def test_three_installations_in_a_storm_of_kills(make_deployment: MakeDeployment) -> None:
+def test_three_installations_survive_repeated_kills(make_deployment: MakeDeployment) -> None:
     given = os.environ.get("SOAK_SEED", "random")
     seed = random.randrange(10**6) if given == "random" else int(given)
     print(f"SOAK_SEED={seed}")

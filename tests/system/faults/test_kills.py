@@ -1,4 +1,4 @@
-"""kill -9, SIGSTOP and restarts of our own processes: tables equal the oracle, counters the records."""
+"""After kill -9, SIGSTOP and restarts of Sluice's processes, the results equal those of the oracle."""
 
 import random
 import signal
@@ -16,7 +16,7 @@ EVENTS = 4_000
 
 
 @pytest.mark.parametrize("point", ["apply.begun:2", "apply.before_commit:2", "apply.committed:2"])
-def test_a_worker_killed_at_any_point_costs_nothing(make_deployment: MakeDeployment, point: str) -> None:
+def test_a_worker_killed_at_any_point_loses_nothing(make_deployment: MakeDeployment, point: str) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     doomed = deployment.run.start_worker(deployment.queues(), faults=f"{point}:kill")
@@ -30,7 +30,7 @@ def test_a_worker_killed_at_any_point_costs_nothing(make_deployment: MakeDeploym
 @pytest.mark.parametrize(
     "point", ["bridge.half_published:2", "bridge.published:3", "bridge.before_progress:3"]
 )
-def test_a_bridge_killed_at_any_point_costs_nothing(make_deployment: MakeDeployment, point: str) -> None:
+def test_a_bridge_killed_at_any_point_loses_nothing(make_deployment: MakeDeployment, point: str) -> None:
     deployment = make_deployment()
     doomed = deployment.run.start_bridge(faults=f"{point}:kill")
     deployment.run.start_worker(deployment.queues())
@@ -42,12 +42,12 @@ def test_a_bridge_killed_at_any_point_costs_nothing(make_deployment: MakeDeploym
 
 
 @pytest.mark.matrix
-def test_a_worker_suspended_past_the_visibility_timeout_and_woken_changes_nothing(
+def test_a_worker_suspended_past_the_visibility_timeout_changes_no_result(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(SLUICE_VISIBILITY_TIMEOUT_SECONDS="5")
     deployment.run.start_bridge()
-    # It stops inside its transaction, and holds the queue's lock until Postgres ends the idle session.
+    # The worker stops inside its transaction and holds the queue's lock until Postgres ends its session.
     asleep = deployment.run.start_worker(
         deployment.queues(), name="asleep", faults="apply.before_commit:3:stop"
     )
@@ -63,11 +63,13 @@ def test_a_worker_suspended_past_the_visibility_timeout_and_woken_changes_nothin
     assert_as_the_oracle_says(deployment)
 
 
-def test_two_bridges_killed_and_started_in_turns_under_load(make_deployment: MakeDeployment) -> None:
+def test_two_bridges_killed_in_turns_under_load_lose_nothing(make_deployment: MakeDeployment) -> None:
     play_bridges_in_turns(make_deployment(), seed=5, keep_on=lambda turn: turn < 4)
 
 
-def test_a_worker_told_to_stop_finishes_its_batch_and_exits_cleanly(make_deployment: MakeDeployment) -> None:
+def test_a_worker_that_is_stopped_finishes_its_batch_and_exits_with_0(
+    make_deployment: MakeDeployment,
+) -> None:
     deployment = make_deployment()
     bridge = deployment.run.start_bridge()
     worker = deployment.run.start_worker(deployment.queues())
@@ -84,20 +86,20 @@ def test_a_worker_told_to_stop_finishes_its_batch_and_exits_cleanly(make_deploym
 
 
 def play_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callable[[int], bool]) -> None:
-    """One of two bridges is killed and started anew, again and again, while events arrive."""
+    """Repeatedly kills and restarts one of two bridges while events arrive."""
     rng = random.Random(seed)
     bridges = [deployment.run.start_bridge(name=f"bridge-{n}") for n in (0, 1)]
     deployment.run.start_worker(deployment.queues("payment", "balance"), name="worker-a")
     deployment.run.start_worker(deployment.queues("stock", "order", "user"), name="worker-b")
     for turn in takewhile(keep_on, count()):
-        # Before: on a busy machine all of them may be applied by the time they are produced.
+        # Counts before producing, because all events may be applied before `produce` returns.
         before = sum(deployment.outcomes().values())
         deployment.produce(mixed_events(2_000, seed=seed * 1_000 + turn))
         victim = rng.randrange(2)
         deployment.wait_until(
             lambda before=before: sum(deployment.outcomes().values()) > before,  # type: ignore[misc]
             timeout_seconds=60,
-            what=f"events flow in turn {turn} of seed {seed}",
+            what=f"events are applied in turn {turn} of seed {seed}",
         )
         bridges[victim].kill()
         bridges[victim] = deployment.run.start_bridge(name=f"bridge-{victim}")

@@ -1,4 +1,4 @@
-"""Redis, Postgres and Kafka killed, wiped, restarted and moved back: nothing lost, nothing doubled."""
+"""Outages, data loss and restores of Redis, Postgres and Kafka lose no event and apply no event twice."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ EVENTS = 4_000
 
 
 @pytest.mark.own("redis")
-def test_redis_killed_and_restarted_empty_under_load(
+def test_nothing_is_lost_when_redis_is_killed_and_restarted_empty(
     make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = make_deployment()
@@ -37,7 +37,7 @@ def test_redis_killed_and_restarted_empty_under_load(
     assert_as_the_oracle_says(deployment)
 
 
-def test_redis_wiped_with_batches_waiting(make_deployment: MakeDeployment) -> None:
+def test_nothing_is_lost_when_redis_is_wiped_with_waiting_batches(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.produce(mixed_events(EVENTS, seed=3))
@@ -53,7 +53,7 @@ def test_redis_wiped_with_batches_waiting(make_deployment: MakeDeployment) -> No
     assert_as_the_oracle_says(deployment)
 
 
-def test_one_lanes_message_removed_while_others_of_its_queue_flow(make_deployment: MakeDeployment) -> None:
+def test_a_removed_message_of_one_lane_is_published_again(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     queue = "payment.0"
@@ -70,7 +70,7 @@ def test_one_lanes_message_removed_while_others_of_its_queue_flow(make_deploymen
 
 
 @pytest.mark.own("postgres")
-def test_postgres_stopped_at_once_and_restarted_under_load(
+def test_nothing_is_lost_when_postgres_is_stopped_immediately_and_restarted(
     make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = make_deployment()
@@ -90,7 +90,7 @@ def test_postgres_stopped_at_once_and_restarted_under_load(
 
 
 @pytest.mark.own("postgres")
-def test_postgres_moved_back_to_an_older_copy_under_a_living_bridge(
+def test_events_are_applied_again_after_postgres_is_restored_to_an_older_copy(
     make_deployment: MakeDeployment, own_stack: Stack, tmp_path: Path
 ) -> None:
     deployment = make_deployment()
@@ -116,7 +116,7 @@ def test_postgres_moved_back_to_an_older_copy_under_a_living_bridge(
 
 
 @pytest.mark.own("kafka")
-def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
+def test_a_bridge_survives_a_kafka_outage_while_it_runs_and_when_it_starts(
     make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = make_deployment()
@@ -131,7 +131,7 @@ def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
     own_stack.start("kafka")
     deployment.produce(mixed_events(EVENTS, seed=10))
     deployment.wait_settled(timeout_seconds=120)
-    # The one that started without Kafka works alone.
+    # The bridge that started without Kafka now works alone.
     bridge.kill()
     deployment.produce(mixed_events(EVENTS, seed=11))
     deployment.wait_settled(timeout_seconds=120)
@@ -140,7 +140,10 @@ def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
 
 
 def _wait_longer_than_a_topic_may_be_missing(deployment: Deployment, *bridges: RunningProcess) -> None:
-    """A broker that is away is no topic that is gone, for which the bridges would stop."""
+    """Waits longer than the time after which a bridge stops for a missing topic.
+
+    An unreachable broker does not count as a missing topic, so no bridge may stop.
+    """
     until = time.monotonic() + 1.5 * GONE_AFTER_SECONDS
     deployment.wait_until(
         lambda: any(one.exit_code is not None for one in bridges) or time.monotonic() >= until,
@@ -150,7 +153,7 @@ def _wait_longer_than_a_topic_may_be_missing(deployment: Deployment, *bridges: R
     assert [one.exit_code for one in bridges] == [None] * len(bridges), [one.tail() for one in bridges]
 
 
-def test_redis_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> None:
+def test_redis_is_empty_when_all_events_are_applied(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())

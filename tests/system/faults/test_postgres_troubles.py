@@ -1,4 +1,4 @@
-"""Postgres in trouble: nothing becomes a dead letter, nothing is lost, and it goes on by itself."""
+"""Failures of Postgres lose no event and make no dead letter. Processing continues without an operator."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ EVENTS = 3_000
 
 @pytest.fixture
 def admin(database_url: str) -> Iterator[psycopg2.extensions.connection]:
-    """A connection that is none of Sluice's."""
+    """A connection of the test, which no Sluice process uses."""
     made = _connect(database_url)
     yield made
     made.close()
@@ -53,7 +53,7 @@ WORKERS = "datname = current_database() AND application_name = 'sluice worker'"
 
 
 def terminate(admin: psycopg2.extensions.connection) -> None:
-    """All sessions of workers and bridges."""
+    """Terminates all sessions of workers and bridges."""
     _ask(
         admin,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -62,18 +62,18 @@ def terminate(admin: psycopg2.extensions.connection) -> None:
 
 
 def cancel(admin: psycopg2.extensions.connection) -> None:
-    """What the workers do right now, as a time-out would."""
+    """Cancels the running statements of the workers, as a timeout would."""
     _ask(admin, f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {WORKERS}")
 
 
 def start_retries(deployment: Deployment) -> None:
-    """Starts what has idle queues retry events that were set aside."""
+    """Starts the relay and the beat, which make idle queues retry the events that were set aside."""
     deployment.run.start_relay()
     deployment.run.start_beat()
 
 
 def play(deployment: Deployment, trouble: Callable[[], None], times: int) -> None:
-    """Load, and the trouble again and again while it is applied."""
+    """Produces events in turns and causes the trouble in each turn while workers apply the events."""
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
     start_retries(deployment)
@@ -83,7 +83,7 @@ def play(deployment: Deployment, trouble: Callable[[], None], times: int) -> Non
         deployment.wait_until(
             lambda before=before: sum(deployment.outcomes().values()) > before,  # type: ignore[misc]
             timeout_seconds=60,
-            what=f"events flow in turn {turn}",
+            what=f"events are applied in turn {turn}",
         )
         trouble()
     deployment.wait_settled(timeout_seconds=120)
@@ -98,7 +98,7 @@ def _assert_harmless(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("trouble", [terminate, cancel])
-def test_sessions_ended_and_statements_cancelled(
+def test_terminated_sessions_and_cancelled_statements_make_no_dead_letter(
     make_deployment: MakeDeployment,
     admin: psycopg2.extensions.connection,
     trouble: Callable[[psycopg2.extensions.connection], None],
@@ -108,7 +108,7 @@ def test_sessions_ended_and_statements_cancelled(
 
 @pytest.mark.soak
 @pytest.mark.own("postgres")
-def test_a_backend_killed_takes_the_server_down_for_a_moment(
+def test_a_killed_backend_restarts_postgres_and_makes_no_dead_letter(
     make_deployment: MakeDeployment, database_url: str
 ) -> None:
     deployment = make_deployment()
@@ -117,8 +117,8 @@ def test_a_backend_killed_takes_the_server_down_for_a_moment(
         admin = _connect(database_url)
         for (pid,) in _ask(admin, f"SELECT pid FROM pg_stat_activity WHERE {WORKERS} LIMIT 1"):
             os.kill(int(str(pid)), signal.SIGKILL)
-        # The server ends all others, then recovers.
-        wait_until(lambda: _is_broken(admin), timeout_seconds=30, what="Postgres noticed")
+        # The server ends all other backends and then recovers.
+        wait_until(lambda: _is_broken(admin), timeout_seconds=30, what="Postgres ends the sessions")
         admin.close()
         deployment.session.close()
         wait_until(lambda: _answers(database_url), timeout_seconds=60, what="Postgres is back")
@@ -126,7 +126,7 @@ def test_a_backend_killed_takes_the_server_down_for_a_moment(
     play(deployment, kill, times=2)
 
 
-def test_a_row_locked_by_somebody_for_longer_than_the_lock_timeout(
+def test_a_row_locked_longer_than_the_lock_timeout_makes_no_dead_letter(
     make_deployment: MakeDeployment, admin: psycopg2.extensions.connection, database_url: str
 ) -> None:
     deployment = make_deployment()
@@ -140,7 +140,9 @@ def test_a_row_locked_by_somebody_for_longer_than_the_lock_timeout(
     _ask(holder, "SELECT FROM public.stock FOR UPDATE")
     deployment.produce(generate("stock", count=300, seed=2, keys=10))
     wait_until(
-        lambda: "lock timeout" in worker.log.read_text(), timeout_seconds=60, what="the worker gives way"
+        lambda: "lock timeout" in worker.log.read_text(),
+        timeout_seconds=60,
+        what="the worker reports the lock timeout",
     )
     _ask(holder, "COMMIT")
     holder.close()
@@ -150,7 +152,7 @@ def test_a_row_locked_by_somebody_for_longer_than_the_lock_timeout(
 
 @pytest.mark.soak
 @pytest.mark.own("postgres")
-def test_no_connection_is_left_for_us(
+def test_a_postgres_without_free_connections_makes_no_dead_letter(
     make_deployment: MakeDeployment, admin: psycopg2.extensions.connection, database_url: str
 ) -> None:
     deployment = make_deployment()
@@ -165,7 +167,9 @@ def test_no_connection_is_left_for_us(
         _take_all_connections(database_url, taken)
         deployment.produce(mixed_events(500, seed=2))
         wait_until(
-            lambda: "too many clients" in worker.log.read_text(), timeout_seconds=60, what="none is left"
+            lambda: "too many clients" in worker.log.read_text(),
+            timeout_seconds=60,
+            what="no connection is free",
         )
     deployment.session.close()
     deployment.wait_settled(timeout_seconds=120)
@@ -181,7 +185,7 @@ def _take_all_connections(database_url: str, taken: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_the_answer_to_a_commit_is_lost(
+def test_a_lost_answer_to_a_commit_makes_no_dead_letter(
     make_deployment: MakeDeployment, database_url: str, tmp_path: Path, when: When
 ) -> None:
     deployment = make_deployment()
@@ -212,8 +216,10 @@ def test_the_answer_to_a_commit_is_lost(
 
 @pytest.mark.soak
 @pytest.mark.own("postgres")
-def test_a_full_disk(make_deployment: MakeDeployment, admin: psycopg2.extensions.connection) -> None:
-    assert os.geteuid() == 0, "run the soak as root: a small disk is mounted, and nothing else is ever full"
+def test_a_full_disk_makes_no_dead_letter(
+    make_deployment: MakeDeployment, admin: psycopg2.extensions.connection
+) -> None:
+    assert os.geteuid() == 0, "run the soak as root: this test mounts a small disk and fills it"
     deployment = make_deployment()
     disk = Path(tempfile.mkdtemp(prefix="sluice-small-disk-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)

@@ -1,4 +1,4 @@
-"""Postgres runs a hundred times slower for minutes: nothing becomes a dead letter, and nothing is lost."""
+"""A Postgres that is a hundred times slower for minutes loses no event and makes no dead letter."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 SLOWER = 100
 RUN_SECONDS = 0.005
-"""The server's processes run for so long at a time, and then stand still for SLOWER - 1 times as long."""
-RATE = 20  # events a second: what a server that is so slow may fall behind of is applied afterwards
+"""The server's processes run for this time, and are then stopped for SLOWER - 1 times as long."""
+RATE = 20  # events a second; the events that the slow server does not apply in time are applied afterwards
 
 
 class SlowedServer:
-    """Lets the processes of one Postgres run for a hundredth of the time, by signals."""
+    """Stops and continues the processes of one Postgres by signals; they run 1/SLOWER of the time."""
 
     def __init__(self, postmaster: int) -> None:
         self._postmaster = postmaster
@@ -65,7 +65,7 @@ class SlowedServer:
 
 @contextmanager
 def slowed(deployment: Deployment) -> Iterator[SlowedServer]:
-    """The server of the deployment is slow until the block ends."""
+    """Slows the deployment's Postgres until the block ends."""
     with deployment.session.connection.cursor() as cursor:
         cursor.execute("SELECT pg_read_file('postmaster.pid')")
         ((text,),) = cursor.fetchall()

@@ -1,4 +1,4 @@
-"""For minutes, from a printed seed: processes killed, services wiped; then the data are asked."""
+"""Kills processes and disturbs services for minutes, from a printed seed, and then checks the data."""
 
 import os
 import random
@@ -21,14 +21,14 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 EVENTS_PER_TURN = 1_000
-TURNS_PER_SEED = 40  # so often the same events come: each new order brings a call, and calls take longest
+TURNS_PER_SEED = 40  # the same events repeat for 40 turns, because each new order makes a slow call
 CAPTURES_PER_TURN = 5
 LIVE_RATE = 1_000  # events a second beside a rebuild
 
 
 @pytest.fixture
 def seed() -> int:
-    """From SOAK_SEED, or drawn; printed, so that the same storm can come again."""
+    """The seed from SOAK_SEED, or a random one. It is printed, so that the run can be repeated."""
     given = os.environ.get("SOAK_SEED", "random")
     chosen = random.randrange(10**6) if given == "random" else int(given)
     print(f"SOAK_SEED={chosen}")
@@ -37,17 +37,19 @@ def seed() -> int:
 
 @pytest.fixture
 def until() -> float:
-    """The end of the storm, on the monotonic clock; SOAK_MINUTES from now."""
+    """The end of the run on the monotonic clock, SOAK_MINUTES from now."""
     return time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "10"))
 
 
-def test_two_bridges_killed_in_turns(make_deployment: MakeDeployment, seed: int, until: float) -> None:
+def test_two_bridges_killed_in_turns_for_minutes_lose_nothing(
+    make_deployment: MakeDeployment, seed: int, until: float
+) -> None:
     deployment = make_deployment()
     play_bridges_in_turns(deployment, seed=seed, keep_on=lambda _: time.monotonic() < until)
 
 
 @pytest.mark.own("kafka", "postgres", "redis")
-def test_a_storm_of_kills_outages_and_faults(
+def test_kills_outages_and_faults_lose_nothing(
     make_deployment: MakeDeployment, providers: Providers, own_stack: Stack, seed: int, until: float
 ) -> None:
     rng = random.Random(seed)
@@ -114,8 +116,8 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
         wait_until(lambda: looking.seen[-1] == "wrong", timeout_seconds=60, what="the old lines are read")
     deployment.wait_settled(timeout_seconds=300)
     print(
-        f"{count} events rebuilt in {took:.0f} s beside {live.sent} live ones; most live events unapplied at"
-        f" once: {live.most_behind}; readers looked {looking.looks} times"
+        f"{count} events rebuilt in {took:.0f} s beside {live.sent} new events; most new events unapplied at"
+        f" the same time: {live.most_behind}; {looking.looks} reads"
     )
     assert looking.seen == ["wrong", "right", "wrong"]
     everything = range(count + live.sent)
@@ -127,7 +129,7 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
 
 
 class LivePayments(SteadyLoad):
-    """A thousand payments a second; how far behind live ever was."""
+    """Produces a thousand payments a second and records the largest number of unapplied payments."""
 
     def __init__(self, deployment: Deployment, first: int) -> None:
         super().__init__(
@@ -137,6 +139,6 @@ class LivePayments(SteadyLoad):
         self.most_behind = 0
 
     def look(self, deployment: Deployment) -> None:
-        """How many live events are not applied."""
+        """Updates `most_behind` with the current number of unapplied events."""
         behind = self._first + self.sent - sum(deployment.outcomes("payments").values())
         self.most_behind = max(self.most_behind, behind)
