@@ -1,4 +1,7 @@
-"""`python -m tests.system.harness.mirror [CODE]`: prints what it is, ends with CODE or waits for a signal."""
+"""A program that prints its environment, and exits with CODE or waits for a signal.
+
+Usage: `python -m tests.system.harness.mirror [CODE]`.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A forked process is like a new one: what it sees, how it ends, and that it ends with the test."""
+"""A forked process behaves as a new process: its environment, its exit code, and its end with the test."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 MIRROR = "tests.system.harness.mirror"
 END_SECONDS = 60.0
-# A test run that is killed while its process waits.
+# A simulated test run. The test kills it while its child process waits.
 PARENT = f"""
 import os, signal, sys
 from pathlib import Path
@@ -37,7 +37,7 @@ signal.pause()
 
 @pytest.fixture(params=["new", "forked"])
 def start(request: pytest.FixtureRequest, zygote: Zygote) -> Start:
-    """Both ways to start a process."""
+    """Starts a process: as a new interpreter, or forked."""
     return start_new if request.param == "new" else zygote.start
 
 
@@ -45,7 +45,7 @@ def start(request: pytest.FixtureRequest, zygote: Zygote) -> Start:
 def mirrored(
     start: Start, folder: Path, *words: str, given: bytes = b""
 ) -> Iterator[tuple[Child, IO[bytes]]]:
-    """A mirror and its output; the input comes through a pipe."""
+    """Runs the mirror with `given` as its standard input. Yields the process and its output file."""
     read, write = os.pipe()
     os.write(write, given)
     os.close(write)
@@ -66,13 +66,13 @@ def seen(start: Start, folder: Path) -> dict[str, Any]:
         assert child.wait(patient(END_SECONDS)) == 7
         output.seek(0)
         lines = output.read().decode().splitlines()
-    # Standard error is written line by line, standard output at the end.
+    # Standard error is line-buffered; standard output is written at the end.
     assert lines[0] == "an error"
     found: dict[str, Any] = json.loads(lines[1])
     return found
 
 
-def test_a_forked_process_sees_what_a_new_one_sees(zygote: Zygote, tmp_path: Path) -> None:
+def test_a_forked_process_has_the_same_environment_as_a_new_process(zygote: Zygote, tmp_path: Path) -> None:
     new, forked = seen(start_new, tmp_path), seen(zygote.start, tmp_path)
     assert new["random"] != forked["random"] != seen(zygote.start, tmp_path)["random"]
     assert {**new, "random": None} == {**forked, "random": None}
@@ -81,20 +81,22 @@ def test_a_forked_process_sees_what_a_new_one_sees(zygote: Zygote, tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signal_is_the_exit_code_as_ever(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_determines_the_exit_code(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     with mirrored(start, tmp_path) as (child, output):
-        wait_until(lambda: os.fstat(output.fileno()).st_size, timeout_seconds=END_SECONDS, what="it waits")
+        wait_until(
+            lambda: os.fstat(output.fileno()).st_size, timeout_seconds=END_SECONDS, what="the mirror waits"
+        )
         assert child.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.01)
         child.send_signal(number)
         assert child.wait(patient(END_SECONDS)) == child.poll() == -number
         assert start_time(child.pid) is None
-        child.send_signal(number)  # too late, and no error
+        child.send_signal(number)  # the process has ended, so this does nothing
 
 
 @pytest.mark.parametrize("how", ["new", "forked"])
-def test_it_ends_with_a_test_run_that_is_killed(how: str) -> None:
+def test_a_process_ends_with_its_killed_test_run(how: str) -> None:
     command = [sys.executable, "-c", PARENT, how]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
         assert run.stdout is not None
