@@ -1,4 +1,4 @@
-"""A topic and a producer of the test's own."""
+"""Fixtures: a topic and a producer for one test."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def topic(kafka: Stack) -> str:
-    """Two partitions, empty."""
+    """The name of an empty topic with two partitions."""
     name = f"consumed-{os.getpid()}-{next(_numbers)}"
     with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
         admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
@@ -24,7 +24,7 @@ def topic(kafka: Stack) -> str:
 
 @pytest.fixture
 def producer(kafka: Stack) -> Iterator[KafkaProducer]:
-    """One that waits for every acknowledgement."""
+    """A producer with `acks=all`."""
     made = KafkaProducer(bootstrap_servers=kafka.kafka_bootstrap_servers(), acks="all", linger_ms=20)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""Both consumers of the bridge, and how tests give them records and take them."""
+"""Helpers for tests of both consumers of the bridge: producing and polling records."""
 
 from typing import TypeAlias
 
@@ -17,18 +17,18 @@ CLIENTS: tuple[type[AnyConsumer], ...] = (ConfluentConsumer, KafkaPythonConsumer
 
 
 def produce(producer: KafkaProducer, topic: str, partition: int, count: int) -> None:
-    """Sends records, acknowledged when this returns."""
+    """Sends records and waits for their acknowledgement."""
     for _ in range(count):
         producer.send(topic, b"value", partition=partition)
     producer.flush()
 
 
 def poll_until(consumer: Consumer, got: dict[Place, list[Record]], place: Place, count: int) -> None:
-    """Polls into `got` until so many records of the place are there."""
+    """Polls into `got` until it has `count` records of the partition."""
 
     def enough() -> bool:
         for found, records in consumer.poll(POLL_SECONDS).items():
             got.setdefault(found, []).extend(records)
         return len(got.get(place, ())) >= count
 
-    wait_until(enough, timeout_seconds=30, what=f"{count} records of {place}, {len(got.get(place, ()))} came")
+    wait_until(enough, timeout_seconds=30, what=f"{count} records of {place}")

@@ -1,4 +1,4 @@
-"""An error that a client reports concerns what it names: the rest is read on. On real brokers."""
+"""An error of a Kafka client affects only the topic, partition or group that it names. On real brokers."""
 
 import itertools
 import os
@@ -40,7 +40,7 @@ def admin(guarded: KafkaCluster) -> Any:
 
 @pytest.fixture
 def deny(admin: Any) -> Iterator[Denial]:
-    """Denies a right; all are given back afterwards."""
+    """Denies rights. Restores all of them afterwards."""
     denied: list[Right] = []
 
     def make(kind: ResourceType, name: str, operation: AclOperation) -> Right:
@@ -53,7 +53,7 @@ def deny(admin: Any) -> Iterator[Denial]:
 
 
 def create_topics(admin: Any) -> tuple[str, str]:
-    """Two topics with one partition each."""
+    """Creates two topics with one partition each."""
     number = next(_numbers)
     names = (f"good-{os.getpid()}-{number}", f"bad-{os.getpid()}-{number}")
     for future in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
@@ -76,7 +76,7 @@ def seek_when_assigned(consumer: Consumer, *places: Place) -> None:
 
 
 def wait_for_error(consumer: Consumer, is_it: Callable[[ClientError], bool], what: str) -> None:
-    """Polls until the consumer reports such an error."""
+    """Polls until the consumer reports an error for which `is_it` returns True."""
 
     def reported() -> bool:
         consumer.poll(POLL_SECONDS)
@@ -86,7 +86,7 @@ def wait_for_error(consumer: Consumer, is_it: Callable[[ClientError], bool], wha
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_denied_topic_is_known_as_denied_and_the_other_is_read(
+def test_a_denied_topic_is_reported_and_the_other_topic_is_read(
     guarded: KafkaCluster, admin: Any, deny: Denial, client: type[AnyConsumer]
 ) -> None:
     good, bad = create_topics(admin)
@@ -108,7 +108,7 @@ def test_a_denied_topic_is_known_as_denied_and_the_other_is_read(
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_right_that_is_taken_away_stops_its_topic_and_one_that_is_given_back_restarts_it(
+def test_a_revoked_right_stops_its_topic_and_a_restored_right_restarts_it(
     guarded: KafkaCluster, admin: Any, deny: Denial, client: type[AnyConsumer]
 ) -> None:
     good, bad = create_topics(admin)
@@ -124,7 +124,7 @@ def test_a_right_that_is_taken_away_stops_its_topic_and_one_that_is_given_back_r
         wait_for_error(
             consumer,
             lambda error: (error.action, error.topic) == (ErrorAction.NOT_AUTHORIZED, bad),
-            "the right that is missing is reported",
+            "the missing right is reported",
         )
         produce(producer, good, 0, 10)
         produce(producer, bad, 0, 10)
@@ -137,7 +137,7 @@ def test_a_right_that_is_taken_away_stops_its_topic_and_one_that_is_given_back_r
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_denied_group_is_reported_and_joined_once_it_is_allowed(
+def test_a_denied_group_is_reported_and_joined_when_it_is_allowed(
     guarded: KafkaCluster, admin: Any, deny: Denial, client: type[AnyConsumer]
 ) -> None:
     topics = create_topics(admin)
@@ -163,10 +163,10 @@ def test_a_group_that_is_denied_while_it_runs_is_reported(
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_partition_without_a_leader_is_known_and_the_others_are_read(
+def test_a_partition_without_a_leader_is_reported_and_the_others_are_read(
     tmp_path: Path, client: type[AnyConsumer]
 ) -> None:
-    """The only replica of a partition is on a broker that is gone for good."""
+    """The only replica of a partition is on a broker that does not restart."""
     with kafka_cluster(tmp_path / "kafka", 3, REPLICATED | {"min.insync.replicas": "1"}) as cluster:
         servers = cluster.kafka_bootstrap_servers()
         kept, lone = (f"{kind}-{os.getpid()}-{next(_numbers)}" for kind in ("kept", "lone"))
@@ -195,9 +195,9 @@ def test_a_partition_without_a_leader_is_known_and_the_others_are_read(
 
 
 def read_on(consumer: Consumer, place: Place, count: int) -> None:
-    """Until so many records came. Like a bridge, it seeks again where the consumer lost its position.
+    """Polls until `count` records were returned. Seeks again, as a bridge does, after a lost position.
 
-    A client that waits for the broker that is gone has no facts of the topics for a while.
+    A client that waits for the stopped broker has no topic metadata for a while.
     """
     came: list[Record] = []
 

@@ -1,4 +1,4 @@
-"""What the bridge relies on in a Kafka client, whichever it is: on a real broker."""
+"""Behaviour that the bridge requires of each Kafka client, on a real broker."""
 
 import functools
 import threading
@@ -18,14 +18,14 @@ from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
 from tests.waiting import wait_until
 
-GONE_SECONDS = 3.0  # longer than any fetch is put off after an error
-ROUNDS = 5  # one does not always meet the moment
-MANY = 3 * MAX_POLL_RECORDS  # more than one poll returns of what one fetch brought
+GONE_SECONDS = 3.0  # longer than a client delays a fetch after an error
+ROUNDS = 5  # one round does not always reach the race
+MANY = 3 * MAX_POLL_RECORDS  # one fetch returns more records than one poll
 
 
 @pytest.fixture(params=CLIENTS)
 def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterator[Consumer]:
-    """A member that has both partitions and stands at their beginnings."""
+    """A group member with both partitions, positioned at their beginnings."""
     made: Consumer = request.param(
         kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=None, topics=[topic]
     )
@@ -43,7 +43,7 @@ def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterat
     made.close()
 
 
-def test_a_partition_paused_with_records_in_hand_goes_on_when_it_is_resumed(
+def test_a_partition_paused_with_fetched_records_returns_them_after_resume(
     consumer: Consumer, producer: KafkaProducer, topic: str
 ) -> None:
     first, second = (topic, 0), (topic, 1)
@@ -51,17 +51,17 @@ def test_a_partition_paused_with_records_in_hand_goes_on_when_it_is_resumed(
     got: dict[Place, list[Record]] = {}
     poll_until(consumer, got, first, 1)
     consumer.pause_exactly([first])
-    # The client puts away what it has of the first, and reads all that there is of the second.
+    # The client keeps the fetched records of the first partition and reads all records of the second.
     produce(producer, topic, 1, 10)
     poll_until(consumer, got, second, 10)
     came = len(got[first])
-    assert came < MANY, "all came in one poll: this test shows nothing"
+    assert came < MANY, "one poll returned all records, so this test proves nothing"
     consumer.pause_exactly([])
     poll_until(consumer, got, first, MANY)
     assert [record.offset for record in got[first]] == list(range(MANY))
 
 
-def test_a_seek_drops_what_was_fetched_before(
+def test_a_seek_drops_the_records_fetched_before(
     consumer: Consumer, producer: KafkaProducer, topic: str
 ) -> None:
     place = (topic, 0)
@@ -74,7 +74,7 @@ def test_a_seek_drops_what_was_fetched_before(
     assert [record.offset for record in again[place]] == list(range(5, MANY))
 
 
-def test_a_seek_while_paused_counts_when_it_is_resumed(
+def test_a_seek_while_paused_takes_effect_after_resume(
     consumer: Consumer, producer: KafkaProducer, topic: str
 ) -> None:
     place = (topic, 0)
@@ -90,7 +90,7 @@ def test_a_seek_while_paused_counts_when_it_is_resumed(
     assert [record.offset for record in again[place]] == list(range(7, MANY))
 
 
-def test_the_position_is_at_the_end_once_all_is_polled(
+def test_the_position_is_the_log_end_when_all_records_are_polled(
     consumer: Consumer, producer: KafkaProducer, topic: str
 ) -> None:
     place = (topic, 0)
@@ -108,7 +108,7 @@ def test_the_position_is_at_the_end_once_all_is_polled(
     assert consumer.topics()[topic].partitions == 2
 
 
-def test_a_position_beyond_the_log_is_a_change(
+def test_a_position_beyond_the_log_is_reported_as_a_change(
     consumer: Consumer, producer: KafkaProducer, topic: str
 ) -> None:
     place = (topic, 0)
@@ -119,25 +119,28 @@ def test_a_position_beyond_the_log_is_a_change(
         assert not consumer.poll(POLL_SECONDS)
         return place in consumer.take_changes()
 
-    wait_until(changed, timeout_seconds=30, what="the lost position is noted")
+    wait_until(changed, timeout_seconds=30, what="the lost position is reported")
 
 
-def test_a_partition_that_is_not_there_has_no_range(consumer: Consumer, topic: str) -> None:
+def test_a_missing_partition_has_no_log_range(consumer: Consumer, topic: str) -> None:
     assert consumer.log_ranges([(topic, 0), (topic, 2)]) == {(topic, 0): LogRange(0, 0)}
     assert consumer.log_ranges([(topic, 2)]) == {}
     assert consumer.log_ranges([]) == {}
 
 
 def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threading.Event | None) -> None:
-    """With so many records that positions up to 50 lie amid them. `missed` ends the time without it."""
+    """Recreates the topic with 100 records, so that earlier positions are valid in the new topic.
+
+    With `missed`, waits for it, at most GONE_SECONDS, between deletion and creation.
+    """
     with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
         old = _topic_id(admin, topic)
         admin.delete_topics([topic])
         if missed is not None:
-            # Not every client notices while nothing is there.
+            # Not every client notices the missing topic.
             missed.wait(GONE_SECONDS)
         admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}})
-        # The controller answers before the broker follows it: until then, records go to the old topic.
+        # The controller answers before the broker has the new topic. Until then, records go to the old topic.
         wait_until(
             lambda: _topic_id(admin, topic) not in (None, old),
             timeout_seconds=30,
@@ -152,20 +155,24 @@ def _topic_id(admin: KafkaAdminClient, topic: str) -> str | None:
 
 
 def _is_told(consumer: Consumer, place: Place, old: str, missed: threading.Event | None = None) -> bool:
-    """Polls. Records with the old id beside them would be taken for the old topic's."""
+    """Polls, and returns True if the consumer reports the new topic.
+
+    Fails the test if a poll returns records while the consumer still reports the old id: the bridge would
+    take them for records of the old topic.
+    """
     polled = consumer.poll(POLL_SECONDS)
     if place in consumer.take_truncated():
-        return True  # which stops the topic as well
+        return True  # a truncation also stops the topic
     facts = consumer.topics().get(place[0])
     if facts is None and missed is not None:
         missed.set()
     known = None if facts is None else facts.topic_id
-    assert not (known == old and place in polled), "its records pass for those of the old one"
+    assert not (known == old and place in polled), "new records were returned under the old topic id"
     return known not in (None, old)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_topic_created_anew_is_told_before_its_records(
+def test_a_recreated_topic_is_reported_before_its_records(
     consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str, at_once: bool
 ) -> None:
     place = (topic, 0)
@@ -183,10 +190,10 @@ def test_a_topic_created_anew_is_told_before_its_records(
         recreating.result()
 
 
-def test_a_topic_created_anew_while_paused_is_told_before_its_records(
+def test_a_topic_recreated_while_paused_is_reported_before_its_records(
     consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str
 ) -> None:
-    """No fetch of the partition fails meanwhile, but one of the other: the client goes by the new topic."""
+    """No fetch of the paused partition fails, but a fetch of the other partition does."""
     place = (topic, 0)
     for _ in range(ROUNDS):
         old = consumer.topics()[topic].topic_id
@@ -202,7 +209,7 @@ def test_a_topic_created_anew_while_paused_is_told_before_its_records(
 
 
 def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None:
-    """So the client of a deployment may be changed bridge by bridge."""
+    """An operator can therefore change the client of a deployment bridge by bridge."""
     members: list[Consumer] = [
         client(kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=f"m-{n}", topics=[topic])
         for n, client in enumerate(CLIENTS)
@@ -220,6 +227,6 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_without_a_broker_there_is_no_consumer(client: type[AnyConsumer]) -> None:
+def test_a_consumer_without_a_broker_raises(client: type[AnyConsumer]) -> None:
     with pytest.raises(ConsumerBroken):
         client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"])

@@ -1,4 +1,4 @@
-"""A consumer that another one of its name has fenced: it is broken, and never silent. On a real broker."""
+"""A consumer that a second member with the same instance id has fenced raises. On a real broker."""
 
 from contextlib import closing
 
@@ -12,7 +12,7 @@ from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
 from tests.waiting import wait_until
 
-# A heartbeat, three a session, reports it: room for a busy machine.
+# A heartbeat reports the fencing, and a session has three heartbeats. Five sessions allow for a busy machine.
 FENCED_SECONDS = 5 * SESSION_TIMEOUT_MS / 1_000
 
 
@@ -26,10 +26,10 @@ def _is_broken(consumer: Consumer) -> bool:
 
 @pytest.mark.parametrize("heard_by", ["heartbeat", "commit"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_member_fenced_by_its_namesake_is_broken_at_every_poll(
+def test_every_poll_of_a_fenced_member_raises(
     kafka: Stack, producer: KafkaProducer, topic: str, client: type[AnyConsumer], heard_by: str
 ) -> None:
-    """The client reports the fatal error once, or not at all, and then polls without records for ever."""
+    """The client library reports the fatal error at most one time. Later polls return no records."""
     places = {(topic, 0), (topic, 1)}
 
     def join() -> Consumer:
@@ -50,7 +50,7 @@ def test_a_member_fenced_by_its_namesake_is_broken_at_every_poll(
     fenced = join()
     wait_until(lambda: has_joined(fenced), timeout_seconds=30, what="the first member has the partitions")
     with closing(join()) as second:
-        wait_until(lambda: has_joined(second), timeout_seconds=30, what="its namesake has the partitions")
+        wait_until(lambda: has_joined(second), timeout_seconds=30, what="the second member has joined")
         wait_until(is_fenced, timeout_seconds=FENCED_SECONDS, what="the first member is broken")
         assert _is_broken(fenced), "the error is forgotten"
         fenced.close()
@@ -61,5 +61,5 @@ def test_a_member_fenced_by_its_namesake_is_broken_at_every_poll(
 
 
 def is_rejoining(member: Consumer) -> bool:
-    """Returns True if a client of kafka-python is about to send a join request: its answer is an error."""
+    """Returns True if a kafka-python client is about to send a join request, whose answer is an error."""
     return isinstance(member, KafkaPythonConsumer) and member._consumer._coordinator.need_rejoin()

@@ -1,4 +1,4 @@
-"""Both clients: header names that are no text, and records above the bound, beside ordinary ones."""
+"""Both clients read records with header names that are not UTF-8, and records above the size limit."""
 
 from contextlib import closing
 from hashlib import sha256
@@ -30,10 +30,13 @@ LARGE = bytes(BOUND + 1)
 
 
 def produce(kafka: Stack, topic: str) -> list[Record]:
-    """One record for each of HEADERS, a large one, and one without value; as a bridge must read them."""
+    """Produces records with each of HEADERS, a large record and a record without value.
+
+    Returns the records as a bridge must read them.
+    """
     expected = []
     with closing(KafkaProducer(bootstrap_servers=kafka.kafka_bootstrap_servers(), linger_ms=100)) as producer:
-        # So many that the interpreter specialises what it runs for each of them.
+        # ROUNDS repetitions, so that the interpreter specialises the code for each kind of record.
         for number, headers in enumerate(HEADERS * ROUNDS):
             producer.send(topic, key=b"k", value=b"v", partition=0, headers=headers, timestamp_ms=1)
             readable: Headers = [
@@ -50,7 +53,7 @@ def produce(kafka: Stack, topic: str) -> list[Record]:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_bridge_reads_on_behind_records_that_no_message_can_carry(
+def test_a_consumer_reads_flawed_records_and_the_records_behind_them(
     kafka: Stack, topic: str, client: type[AnyConsumer]
 ) -> None:
     expected = produce(kafka, topic)
@@ -71,7 +74,7 @@ def test_a_bridge_reads_on_behind_records_that_no_message_can_carry(
     assert got[place] == expected
 
 
-def test_commands_and_rebuilds_read_them_as_a_bridge_does(kafka: Stack, topic: str) -> None:
+def test_commands_and_rebuilds_read_flawed_records_as_a_bridge_does(kafka: Stack, topic: str) -> None:
     expected = produce(kafka, topic)
     servers, place = kafka.kafka_bootstrap_servers(), (topic, 0)
     found: list[Record] = []
@@ -83,7 +86,7 @@ def test_commands_and_rebuilds_read_them_as_a_bridge_does(kafka: Stack, topic: s
         assert looking.read_record(place, 1) == expected[1]
 
 
-def test_a_record_is_read_whole_as_long_as_kafka_has_it(kafka: Stack, topic: str) -> None:
+def test_a_large_record_is_read_completely_until_kafka_deletes_it(kafka: Stack, topic: str) -> None:
     large = produce(kafka, topic)[-2]
     servers, place = kafka.kafka_bootstrap_servers(), (topic, 0)
     found = read_whole_record(servers, place, large.offset)

@@ -1,4 +1,4 @@
-"""What a bridge commits with its offsets reads back, with both clients."""
+"""The metadata that a bridge commits with its offsets can be read back, with both clients."""
 
 from contextlib import closing
 
@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_metadata_of_a_commit_reads_back(
+def test_the_metadata_of_a_commit_is_read_back(
     client: type[AnyConsumer], kafka: Stack, topic: str, producer: KafkaProducer
 ) -> None:
     servers, group = kafka.kafka_bootstrap_servers(), f"group-{topic}"
@@ -26,7 +26,7 @@ def test_metadata_of_a_commit_reads_back(
 
         def committed(places: list[int], expected: set[str]) -> None:
             def reads() -> bool:
-                # Again and again, like a bridge: a commit may meet a rebalance.
+                # Repeats the commit, as a bridge does, because a rebalance may reject a commit.
                 consumer.commit({(topic, number): 0 for number in places})
                 consumer.poll(POLL_SECONDS)
                 return reader.read() == expected

@@ -1,4 +1,4 @@
-"""What the commands learn of logs: both ends, times and records, also where a record cannot be read."""
+"""The commands read ranges, times and records of logs, also of logs with an unreadable record."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -35,7 +35,7 @@ def reader(kafka: Stack) -> Iterator[LogReader]:
 
 
 def read_all(reader: PartitionReader, end: int) -> list[int]:
-    """The offsets of all records before this end."""
+    """Returns the offsets of all records before the end."""
     found: list[int] = []
     with closing(reader):
         while reader.read_through + 1 < end:
@@ -66,13 +66,13 @@ def test_records_behind_an_open_transaction_are_counted(kafka: Stack, reader: Lo
     )
 
 
-def test_without_a_broker_the_reason_is_that_of_the_client() -> None:
+def test_without_a_broker_the_error_names_the_reason_of_the_client() -> None:
     reader = LogReader(NOWHERE, request_timeout_ms=1_000)
     with closing(reader), pytest.raises(LogsUnavailable, match=r"refused|Timed out"):
         reader.read_ranges(["orders"])
 
 
-def test_a_record_that_cannot_be_read_keeps_no_other_from_being_read(
+def test_an_unreadable_record_does_not_hide_other_records(
     kafka: Stack, reader: LogReader, topic: str, producer: KafkaProducer
 ) -> None:
     place = (topic, 0)
@@ -92,12 +92,12 @@ def test_a_record_that_cannot_be_read_keeps_no_other_from_being_read(
     servers = kafka.kafka_bootstrap_servers()
     skipped = [SkippedRange(bad, bad + 2)]
     assert read_all(PartitionReader(servers, place, 0, skipped=skipped), bad + 4) == [0, 1, bad + 3]
-    # From within the batch, and of records that can be read after all.
+    # The reader starts within the batch; the skipped range contains a readable record.
     assert read_all(PartitionReader(servers, place, bad + 1, skipped=skipped), bad + 4) == [bad + 3]
     assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(1, 1)]), 2) == [0]
 
 
-def test_a_malformed_record_is_found_although_the_client_reports_nothing(
+def test_a_malformed_record_that_the_client_does_not_report_is_found(
     kafka: Stack, topic: str, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition_reader, "STALLED_SECONDS", 1.0)

@@ -1,4 +1,4 @@
-"""A partition read by itself: every record once, in order, while others come; and where the log is cut."""
+"""A partition reader returns every record one time, in order, and reports deleted records."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def topic(kafka: Stack) -> str:
-    """One partition, empty."""
+    """The name of an empty topic with one partition."""
     name = f"read-{os.getpid()}-{next(_numbers)}"
     admin = KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())
     admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
@@ -29,7 +29,7 @@ def topic(kafka: Stack) -> str:
 
 
 def produce(servers: str, topic: str, count: int, reader: PartitionReader | None = None) -> None:
-    """So many records; a reader meets the end again and again."""
+    """Produces `count` records. With a reader, waits again and again until it has reached the log end."""
     producer = KafkaProducer(bootstrap_servers=servers, acks="all")
     for number in range(count):
         producer.send(topic, key=b"k", value=b"%d" % number)
@@ -44,7 +44,7 @@ def _has_read(reader: PartitionReader, offset: int) -> bool:
     return reader.read_through >= offset
 
 
-def test_every_record_comes_once_while_others_come(kafka: Stack, topic: str) -> None:
+def test_every_record_is_read_one_time_while_others_are_produced(kafka: Stack, topic: str) -> None:
     servers = kafka.kafka_bootstrap_servers()
     reader = PartitionReader(servers, (topic, 0), 0)
     producing = threading.Thread(target=produce, args=(servers, topic, MANY, reader))
@@ -53,13 +53,15 @@ def test_every_record_comes_once_while_others_come(kafka: Stack, topic: str) -> 
     deadline = time.monotonic() + 60
     while len(found) < MANY and time.monotonic() < deadline:
         found += [record.offset for record in reader.read(0.2)]
-        assert reader.read_through == (found[-1] if found else -1), "what is said to be read was returned"
+        assert reader.read_through == (found[-1] if found else -1), (
+            "read_through differs from the last offset"
+        )
     producing.join()
     reader.close()
     assert found == list(range(MANY))
 
 
-def test_it_begins_anywhere_and_says_where_the_log_ends(kafka: Stack, topic: str) -> None:
+def test_a_reader_begins_at_any_offset_and_reports_the_log_end(kafka: Stack, topic: str) -> None:
     servers = kafka.kafka_bootstrap_servers()
     produce(servers, topic, 10)
     reader = PartitionReader(servers, (topic, 0), 7)
@@ -72,7 +74,7 @@ def test_it_begins_anywhere_and_says_where_the_log_ends(kafka: Stack, topic: str
     reader.close()
 
 
-def test_a_log_that_begins_later_is_said_to_be_incomplete(kafka: Stack, topic: str) -> None:
+def test_a_reader_below_the_log_start_raises_log_incomplete(kafka: Stack, topic: str) -> None:
     servers = kafka.kafka_bootstrap_servers()
     produce(servers, topic, 10)
     admin = KafkaAdminClient(bootstrap_servers=servers)
