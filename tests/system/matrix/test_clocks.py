@@ -1,4 +1,4 @@
-"""Every process with every wrong clock, from its start or set while it runs."""
+"""Every process with every wrong clock, which is wrong from the start or is set while the process runs."""
 
 import pytest
 
@@ -17,7 +17,9 @@ OFFSETS = (-3_600.0, -3.0, 3.0, 3_600.0)
 
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("process", PROCESSES)
-def test_one_clock_is_wrong(make_deployment: MakeDeployment, process: str, offset: float) -> None:
+def test_events_are_applied_if_one_clock_is_wrong(
+    make_deployment: MakeDeployment, process: str, offset: float
+) -> None:
     deployment = make_deployment()
     clocks = start_with_clocks(deployment, {process: offset})
     assert_events_are_applied(deployment, seed=1)
@@ -27,7 +29,9 @@ def test_one_clock_is_wrong(make_deployment: MakeDeployment, process: str, offse
 
 
 @pytest.mark.parametrize("ahead", PROCESSES)
-def test_one_clock_is_ahead_and_all_others_are_behind(make_deployment: MakeDeployment, ahead: str) -> None:
+def test_events_are_applied_if_one_clock_is_ahead_and_the_others_behind(
+    make_deployment: MakeDeployment, ahead: str
+) -> None:
     deployment = make_deployment()
     offsets = {name: 3_600.0 if name == ahead else -3_600.0 for name in PROCESSES}
     start_with_clocks(deployment, offsets)

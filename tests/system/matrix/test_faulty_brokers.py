@@ -1,4 +1,4 @@
-"""Bridges beside brokers that are absent, restart or refuse: what can be read is read, the rest is named."""
+"""Bridges with brokers that are down, restart or refuse. They read what they can and report the rest."""
 
 import time
 from collections.abc import Iterator, Set
@@ -27,18 +27,18 @@ pytestmark = [pytest.mark.matrix, pytest.mark.unforked, pytest.mark.timeout(1_80
 
 CLIENTS = ("confluent", "kafka-python")
 RATE = 100
-SETTLE_SECONDS = 5  # of events between two restarts
+SETTLE_SECONDS = 5  # seconds of load between two restarts
 
 
 @pytest.fixture
 def brokers() -> tuple[int, dict[str, str]]:
-    """How many brokers, and their settings."""
+    """The number of brokers, and their settings."""
     return 3, REPLICATED
 
 
 @pytest.fixture
 def kafka(brokers: tuple[int, dict[str, str]], tmp_path: Path) -> Iterator[KafkaCluster]:
-    """In place of the run's broker."""
+    """A cluster that replaces the broker of the test run."""
     with kafka_cluster(tmp_path / "kafka", *brokers) as cluster:
         yield cluster
 
@@ -63,7 +63,7 @@ def test_two_bridges_read_on_through_a_rolling_restart_of_three_brokers(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_partitions_without_a_leader_are_named_and_the_others_are_read(
+def test_partitions_without_a_leader_are_reported_and_the_others_are_read(
     make_deployment: MakeDeployment, kafka: KafkaCluster, client: str
 ) -> None:
     deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
@@ -89,7 +89,7 @@ def test_partitions_without_a_leader_are_named_and_the_others_are_read(
 
 @pytest.mark.parametrize("brokers", [(1, WITH_AUTHORIZER)])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_denied_topic_and_a_denied_group_are_named_until_they_are_allowed(
+def test_a_denied_topic_and_a_denied_group_are_reported_until_allowed(
     make_deployment: MakeDeployment, kafka: KafkaCluster, client: str
 ) -> None:
     deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
@@ -104,7 +104,7 @@ def test_a_denied_topic_and_a_denied_group_are_named_until_they_are_allowed(
         _wait_for_reads(deployment, places - of_denied, problems)
         deployment.produce(generate("users", count=100, seed=1))
         deployment.wait_until(
-            lambda: deployment.outcomes("users").total() == 100, timeout_seconds=60, what="others are read"
+            lambda: deployment.outcomes("users").total() == 100, timeout_seconds=60, what="users are applied"
         )
         assert _is_healthy(deployment, bridge)
     _wait_for_reads(deployment, places, {})
@@ -131,7 +131,7 @@ def _denied(kafka: KafkaCluster, kind: ResourceType, name: str, operation: AclOp
 
 
 def _leaders(deployment: Deployment, kafka: KafkaCluster) -> dict[Place, int]:
-    """The broker that leads each partition of the topics that are read."""
+    """Returns the leader of each partition of the topics that the bridge reads."""
     topics = sorted(deployment.registry.topics)
     admin = build_admin(kafka)
     described = admin.describe_topics(TopicCollection(topics))
@@ -143,7 +143,7 @@ def _leaders(deployment: Deployment, kafka: KafkaCluster) -> dict[Place, int]:
 
 
 def _wait_for_reads(deployment: Deployment, read: Set[Place], problems: dict[Place, ProblemKind]) -> None:
-    """Until these partitions are read by a bridge, and these are not and have these problems."""
+    """Waits until bridges read exactly the partitions in `read` and report exactly these problems."""
 
     def as_wanted() -> bool:
         rows: dict[Place, PartitionRead] = {

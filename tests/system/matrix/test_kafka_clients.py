@@ -1,4 +1,4 @@
-"""The whole pipeline with each Kafka client of the bridge, in new interpreters."""
+"""The whole pipeline with each Kafka client of the bridge. Processes start as new interpreters."""
 
 from contextlib import closing
 
@@ -31,7 +31,7 @@ def test_events_are_applied_and_emitted(make_deployment: MakeDeployment, client:
 
 @pytest.mark.own("kafka")
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_bridge_goes_on_after_kafka_was_killed(
+def test_a_bridge_continues_after_kafka_was_killed(
     make_deployment: MakeDeployment, own_stack: Stack, client: str
 ) -> None:
     deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
@@ -65,7 +65,7 @@ def test_a_bridge_of_one_client_takes_over_from_the_other(
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_bridge_whose_member_was_fenced_reads_on(make_deployment: MakeDeployment, client: str) -> None:
-    """Another member takes its name, as a new session of its own does after a broker's restart."""
+    """A second member joins with the bridge's instance id, which also happens after a broker's restart."""
     deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker()

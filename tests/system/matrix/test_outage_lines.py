@@ -1,4 +1,4 @@
-"""What each process logs while a server is away: one line, in the chosen format."""
+"""During the outage of a server each process logs one line, in the configured format."""
 
 import json
 import time
@@ -17,19 +17,19 @@ from tests.system.conftest import MakeDeployment
 pytestmark = pytest.mark.matrix
 
 OUTAGE_SECONDS = 30.0  # below the minute after which a second line is due
-MOST_INFO_LINES = 8  # of changes of state: leases, a lead, partitions
+MOST_INFO_LINES = 8  # for changes of state: leases, the leading beat, partitions
 PROCESSES_OF: dict[str, set[str]] = {
     "postgres": {"bridge", "celery-worker", "sluice-worker", "relay", "effects", "rebuild", "beat"},
     "redis": {"bridge", "celery-worker", "sluice-worker", "relay", "effects", "rebuild", "beat"},
     "kafka": {"bridge"},
 }
-"""Those that must have noticed the outage at its end."""
+"""Server → processes that must have logged its outage."""
 
 
 @pytest.mark.own("postgres", "redis", "kafka")
 @pytest.mark.parametrize("server", ["postgres", "redis", "kafka"])
 @pytest.mark.parametrize("client", ["confluent", "kafka-python"])
-def test_an_outage_is_one_line_of_each_process(
+def test_each_process_logs_one_line_for_an_outage(
     server: ServiceName, client: str, make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
@@ -48,7 +48,7 @@ def test_an_outage_is_one_line_of_each_process(
         deployment.wait_until(
             lambda process=process: has_begun(process),  # type: ignore[misc]
             timeout_seconds=60,
-            what=f"{process.name} has begun",
+            what=f"{process.name} works",
         )
     processes.append(bridge)
     deployment.produce(generate("payments", count=100, seed=1))
@@ -70,18 +70,18 @@ def test_an_outage_is_one_line_of_each_process(
         assert len(grave) == 1 or name not in PROCESSES_OF[server], name
         assert len(lines) <= MOST_INFO_LINES, (name, [line["event"] for line in lines])
     own_stack.start(server)
-    deployment.session.close()  # the test's own, which the outage has ended
+    deployment.session.close()  # the outage has ended the test's own session
     deployment.produce(generate("payments", count=100, seed=2))
     deployment.wait_settled()
 
 
 def has_begun(process: RunningProcess) -> bool:
-    """Whether it serves: its log, or its metrics, say so."""
+    """Returns True if the log shows that the process works."""
     text = process.log.read_text()
     return "ready." in text or "this beat leads" in text or "queue leases acquired" in text
 
 
 def lines_of(process: RunningProcess, start: int) -> Iterator[dict[str, Any]]:
-    """The lines written since its log had this size, each of which is JSON."""
+    """Yields the log lines after this position. Each must be JSON."""
     for line in process.log.read_bytes()[start:].decode().splitlines():
         yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Commands on a standby and on a server that refuses writes: those that read work, the others say why not."""
+"""Commands on a standby and on a read-only server. Reading commands work; writing commands report why not."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -38,7 +38,7 @@ READING = {
     "redis ls": (0,),
     "audit ls": (0,),
 }
-"""Command → the exit codes that it may have."""
+"""Command → the exit codes that are allowed."""
 WRITING = (
     "init",
     "pause --topic TOPIC --reason test",
@@ -63,7 +63,7 @@ Run = Callable[[str], tuple[int, str]]
 
 @pytest.fixture(params=["standby", "refuses writes"])
 def run(request: pytest.FixtureRequest, make_deployment: MakeDeployment, postgres: Stack) -> Iterator[Run]:
-    """Runs `sluice …` in this process on such a server; its exit code and what it printed."""
+    """Runs `sluice …` in this process on the read-only server. Returns the exit code and the output."""
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
@@ -91,7 +91,7 @@ def _runner(deployment: Deployment, database_url: str) -> Run:
     return run
 
 
-def test_commands_that_read_work_and_others_are_refused_in_one_sentence(run: Run) -> None:
+def test_reading_commands_work_and_writing_commands_fail_with_one_sentence(run: Run) -> None:
     failed = {}
     for command, codes in READING.items():
         exit_code, output = run(command)

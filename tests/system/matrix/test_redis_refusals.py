@@ -1,4 +1,4 @@
-"""A Redis that refuses every write, also a BRPOP: all processes wait, and go on when it takes them again."""
+"""All processes wait while Redis refuses every write, also BRPOP, and continue when Redis accepts writes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def become_a_replica(redis: Redis, _: Path) -> Callable[[], object]:
 
 
 def fail_to_save(redis: Redis, data: Path) -> Callable[[], object]:
-    """It refuses PING, too."""
+    """Makes the snapshot fail. Redis then also refuses PING."""
     (data / "blocked.rdb").mkdir()
     redis.config_set("dbfilename", "blocked.rdb")
     redis.config_set("save", "3600 1000000")

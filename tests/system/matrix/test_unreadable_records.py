@@ -1,4 +1,4 @@
-"""Every codec, and every damage that keeps a batch from being opened, with each client of the bridge."""
+"""Every codec, and every damage that makes a batch unreadable, with each Kafka client of the bridge."""
 
 from collections.abc import Callable
 
@@ -26,13 +26,13 @@ from tests.system.tasks.rebuilding import payment
 
 pytestmark = pytest.mark.matrix
 
-# Codec, damage, and how many of the three records the client returns all the same.
+# Codec, damage, and how many of the three records the client still returns.
 DAMAGES: tuple[tuple[str, Callable[[bytearray], None], int], ...] = (
     *((codec, damage_payload, 0) for codec in ("gzip", "snappy", "lz4", "zstd")),
     ("zstd", set_unknown_codec, 0),
     ("none", damage_second_record, 1),
 )
-# kafka-python reads every later format as format 2, and librdkafka does not compare checksums.
+# kafka-python reads every later format as format 2, and librdkafka does not check checksums.
 ONLY: dict[str, tuple[tuple[str, Callable[[bytearray], None], int], ...]] = {
     "confluent": (("none", set_unknown_format, 0),),
     "kafka-python": (("none", flip_last_byte, 0),),
@@ -40,11 +40,13 @@ ONLY: dict[str, tuple[tuple[str, Callable[[bytearray], None], int], ...]] = {
 
 
 @pytest.mark.parametrize("client", ONLY)
-def test_every_damage_is_skipped(make_deployment: MakeDeployment, kafka: Stack, client: str) -> None:
+def test_a_batch_with_any_damage_can_be_skipped(
+    make_deployment: MakeDeployment, kafka: Stack, client: str
+) -> None:
     deployment = make_deployment(partitions=1, SLUICE_KAFKA_CLIENT=client)
     damages = [*DAMAGES, *ONLY[client]]
     deployment.produce([payment(9)])
-    # A bridge that runs would read a batch before it is damaged.
+    # No bridge runs yet, because it would read a batch before the test damages it.
     firsts = []
     for number, (codec, damage, _) in enumerate(damages, start=1):
         first = produce_records(deployment, payment_records(10 * number, 3), codec=codec)
