@@ -1,4 +1,4 @@
-"""On a copied database nothing starts until an operator has decided; a promoted standby starts at once."""
+"""On a copied database no process starts until an operator decides. A promoted standby needs no decision."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ STEP_SECONDS = 120.0
 
 
 def program(name: str, version: int | None = None) -> str:
-    """A program of Postgres; the test is skipped where it is not installed."""
+    """Returns the path of a Postgres program. Skips the test if the program is not installed."""
     found = find_programs(version).bin / name
     if not found.exists():
         raise ComponentMissing(f"{name} is not installed beside Postgres")
@@ -42,7 +42,7 @@ def program(name: str, version: int | None = None) -> str:
 
 
 def run_as(user: str | None, *words: str) -> None:
-    """Runs a program of Postgres as a user."""
+    """Runs a Postgres program as a user."""
     subprocess.run(
         words,
         check=True,
@@ -90,7 +90,7 @@ WAYS: dict[str, Callable[[URL, str], None]] = {"dump": dump_and_restore, "templa
 def copied(
     request: pytest.FixtureRequest, make_deployment: MakeDeployment, tmp_path: Path
 ) -> Iterator[Deployment]:
-    """A deployment on a copy of another deployment's database, with the same services besides."""
+    """A deployment on a copy of another deployment's database, with the same Redis and Kafka."""
     original = make_deployment(partitions=1)
     original.close()
     url = make_url(original.urls.database_url)
@@ -108,7 +108,7 @@ def copied(
 
 
 def require_all_refuse(run: LocalRun, sentence: str) -> None:
-    """Every kind of process ends by itself, with the sentence."""
+    """Checks that every kind of process exits with the sentence in its log."""
     processes = [run.start_bridge(), run.start_worker(), run.start_relay(), run.start_beat()]
     for process in processes:
         wait_until(
@@ -124,18 +124,18 @@ def require_all_refuse(run: LocalRun, sentence: str) -> None:
         assert sentence in done.stderr.decode(), words
 
 
-def test_nothing_starts_on_a_copy(copied: Deployment) -> None:
+def test_no_process_starts_on_a_copy(copied: Deployment) -> None:
     require_all_refuse(copied.run, COPIED)
 
 
-def test_nothing_starts_under_another_name(make_deployment: MakeDeployment) -> None:
+def test_no_process_starts_under_another_name(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(partitions=1)
     deployment.run.environment = {**deployment.run.environment, "SLUICE_NAME": "other"}
     require_all_refuse(deployment.run, "set SLUICE_NAME=sluice")
 
 
 @pytest.mark.parametrize("option", ["--moved", "--new-installation"])
-def test_an_operator_decides_and_the_copy_works(copied: Deployment, option: str) -> None:
+def test_a_copy_works_after_an_operator_has_decided(copied: Deployment, option: str) -> None:
     run = copied.run
     before = copied.installation
     run.run_sluice("init", option, "--yes")
@@ -151,7 +151,7 @@ def test_an_operator_decides_and_the_copy_works(copied: Deployment, option: str)
 
 
 @pytest.mark.own("postgres")
-def test_a_promoted_standby_passes_without_a_question(database_url: str, postgres: Stack) -> None:
+def test_a_promoted_standby_needs_no_decision(database_url: str, postgres: Stack) -> None:
     original = install(database_url)
     url = make_url(database_url)
     user = server_user()

@@ -1,6 +1,6 @@
-"""Installed in each way there is, beside a user's modules of the same names, Sluice applies an event.
+"""Sluice applies an event after each kind of installation, beside a user's modules with the same names.
 
-The dependencies are those of this environment: what is tried is Sluice's own installation, not the index.
+The tests use the dependencies of this environment, because they check only the installation of Sluice.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parents[3]
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 
-# Names that Sluice's own folders have, and that every Celery project may have.
+# Folders of Sluice have these names, and any Celery project may use the same names.
 USERS_MODULES = ("tasks.py", "bridge.py", "db/__init__.py", "worker/__init__.py")
 HANDLERS = """
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def set_balance(event: Event[JsonObject]) -> Iterator[Effect]:
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a wheel and a source distribution, as `make wheel` builds them."""
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    # A copy: the build leaves files beside the code, and other tests may build at the same time.
+    # Builds in a copy: a build leaves files beside the code, and other tests may build at the same time.
     for name in ("LICENSE", "NOTICE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     for name in ("bridge", "db", "sluice", "tasks", "worker"):
@@ -64,12 +64,12 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_environment(folder: Path, distribution: Path) -> Path:
-    """A fresh environment with Sluice from this distribution alone; its folder of programs."""
-    # Without pip and setuptools: all that is in it then is what is installed below.
+    """Makes an environment with only Sluice from this distribution. Returns its folder of programs."""
+    # Without pip and setuptools, so that the environment contains only what is installed below.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = str(folder / "bin/python")
     (site,) = folder.glob("lib/python*/site-packages")
-    # The dependencies and the build backend, found after what is installed here.
+    # Makes the dependencies and the build backend importable, after the environment's own packages.
     (site / "dependencies.pth").write_text(f"{SITE_PACKAGES}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
@@ -87,7 +87,7 @@ def make_environment(folder: Path, distribution: Path) -> Path:
     return folder / "bin"
 
 
-# Every other test runs in the clone.
+# All other tests run in the clone, so the layout `clone` is tested only in the matrix.
 @pytest.mark.parametrize(
     "layout",
     ["wheel", *(pytest.param(layout, marks=pytest.mark.matrix) for layout in ("clone", "image"))],
@@ -104,7 +104,7 @@ def test_an_event_is_applied_beside_modules_of_the_same_names(
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text('OF = "the user"\n')
     if layout == "image":
-        # Where the image works: the examples lie beside the user's modules.
+        # In the working folder of the image, the examples are beside the user's modules.
         shutil.copytree(ROOT / "examples", project / "examples")
     suffix = f"{layout}-{os.getpid()}"
     (project / "accounting.py").write_text(HANDLERS.format(suffix=suffix))
@@ -153,7 +153,7 @@ def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path:
     programs = make_environment(tmp_path / "environment", source)
     said = subprocess.run([programs / "sluice", "--help"], check=True, capture_output=True, text=True)
     assert "reshard" in said.stdout
-    # The fixtures come with it, without a setting.
+    # The fixtures are available without configuration.
     listing = [
         str(programs / "python"),
         "-m",
@@ -167,7 +167,7 @@ def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path:
     assert {"sluice_world", "sluice_stack"} <= set(re.findall(r"^sluice_\w+", listed, re.MULTILINE))
 
 
-def test_the_wheel_holds_the_package_alone(distributions: Path) -> None:
+def test_the_wheel_contains_only_the_package(distributions: Path) -> None:
     (wheel,) = distributions.glob("sluice_kafka-*.whl")
     listed = subprocess.run(
         [sys.executable, "-m", "zipfile", "-l", wheel], check=True, capture_output=True, text=True
@@ -181,7 +181,7 @@ def test_the_wheel_holds_the_package_alone(distributions: Path) -> None:
 
 
 def rows(database_url: str) -> list[tuple[str, int]]:
-    """What the handlers have written."""
+    """Returns the rows that the handlers have written."""
     url = make_url(database_url)
     connection = psycopg2.connect(host=url.host, port=url.port, user=url.username, dbname=url.database)
     try:

@@ -1,4 +1,4 @@
-"""A project that `sluice new` wrote: its own checks pass, and its events become rows, all by its Makefile."""
+"""A project that `sluice new` wrote: through its Makefile, its checks pass and its events become rows."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ UNKNOWN_QUEUE = ("-A", "sluice.runtime.app", "worker", "-P", "solo", "-Q", "rela
 
 
 class Project:
-    """The project, and how long each step took."""
+    """A project. Prints the duration of each command."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Project:
         self._begun = time.monotonic()
 
     def run(self, *words: str, code: int = 0) -> str:
-        """Runs a command in the project. Returns what it printed."""
+        """Runs a command in the project. Returns its output."""
         begun = time.monotonic()
         done = subprocess.run(
             words, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False
@@ -44,7 +44,7 @@ class Project:
 
     @contextmanager
     def running(self, commands: Sequence[Sequence[str]]) -> Iterator[None]:
-        """Runs processes in the project, and ends them as Ctrl-C does."""
+        """Runs processes in the project, ends them by SIGTERM, and checks that they exit with 0."""
         log = self.folder / "processes.log"
         with log.open("w") as output:
             started = [
@@ -67,12 +67,12 @@ class Project:
         assert codes == [0] * len(codes)
 
     def note(self, what: str) -> None:
-        """Prints the time since the beginning."""
-        print(f"{time.monotonic() - self._begun:5.1f} s  from the beginning: {what}")
+        """Prints the time since the start."""
+        print(f"{time.monotonic() - self._begun:5.1f} s  since the start: {what}")
 
 
 def clean_environ(urls: StackUrls, project: Path) -> dict[str, str]:
-    """The environment of a shell in the project, in which the services are named."""
+    """Returns the environment of a shell in the project, with the addresses of the services."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
     kept.pop("PYTHONPATH", None)
     settings = dict(line.split("=", 1) for line in (project / ".env").read_text().splitlines()[1:])
@@ -80,7 +80,7 @@ def clean_environ(urls: StackUrls, project: Path) -> dict[str, str]:
 
 
 def rename_topics(project: Path) -> None:
-    """Gives the topics names of their own: the tests share one Kafka."""
+    """Gives the topics unique names, because the tests share one Kafka."""
     suffix = f"-new-{os.getpid()}"
     for name in ("my_shop/handlers.py", "events.jsonl"):
         text = (project / name).read_text()
@@ -93,14 +93,14 @@ def rename_topics(project: Path) -> None:
 
 
 def make_environment(project: Path) -> None:
-    """What `make install` makes, with the dependencies of this environment: only Sluice is installed."""
+    """Makes the environment as `make install` does, but installs only Sluice and uses these dependencies."""
     environment = project / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (site,) = environment.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     python = str(environment / "bin/python")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install"]
-    # The lock names the wheel with its hash, which pip checks.
+    # pip checks the hash of the wheel, which the lock file contains.
     subprocess.run([*pip, "--quiet", "--no-index", "--no-deps", "-r", "sluice.lock"], cwd=project, check=True)
     assert (site / "sluice/__init__.py").exists()
     (environment / ".installed").touch()
@@ -118,7 +118,7 @@ def test_the_project_passes_its_checks_and_applies_its_events(
     project = Project(folder, clean_environ(urls, folder))
     if install == "by hand":
         make_environment(folder)
-        project.note("environment made, with the dependencies of this one")
+        project.note("environment made")
     else:
         project.run("make", "install")
     project.run("make", "check")
@@ -144,12 +144,12 @@ def test_the_project_passes_its_checks_and_applies_its_events(
 
 
 def shown(project: Project) -> list[str]:
-    """The rows that the project shows."""
+    """Returns the rows that the project prints."""
     return [line for line in project.run("make", "show").splitlines() if line.startswith("order_id=")]
 
 
 def doctor(project: Project) -> str:
-    """What `sluice doctor` prints, whether it finds an error or not."""
+    """Returns the output of `sluice doctor`, for any exit code."""
     command = [str(project.folder / ".venv/bin/sluice"), "doctor"]
     done = subprocess.run(command, env=project.environ, cwd=project.folder, capture_output=True)
     return done.stdout.decode()

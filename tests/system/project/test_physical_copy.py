@@ -1,4 +1,4 @@
-"""A physical copy of the database beside its original, and in its place."""
+"""A physical copy of the database, used beside its original or instead of it."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ LOUD_STOP_EXIT_CODE = 3
 REFUSED_EXIT_CODE = 2
 EVENTS = 200
 COPY_SECONDS = 120
-# The look at claims that are not renewed takes 30.
+# A process watches a claim that is not renewed for 30 seconds.
 TAKE_OVER_SECONDS = 90.0
 ADVICE = ("sluice init --new-installation", "sluice init --moved", "sluice init --original")
 
@@ -40,7 +40,7 @@ COUNT_CLAIMS = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 
 @contextmanager
 def physical_copy(postgres: Stack, *options: str) -> Iterator[Stack]:
-    """A running base backup of a running Postgres. `options`: further ones of pg_basebackup."""
+    """Yields a running base backup of a running Postgres. `options` are further options of pg_basebackup."""
     with stacks.own_stack() as copy:
         copy.start("postgres")
         copy.stop("postgres")
@@ -62,7 +62,7 @@ def physical_copy(postgres: Stack, *options: str) -> Iterator[Stack]:
 
 @contextmanager
 def run_on(copy: Stack, deployment: Deployment, redis_url: str = "") -> Iterator[LocalRun]:
-    """Processes of the deployment with the copied database."""
+    """Yields a runner that starts the deployment's processes on the copied database."""
     name = make_url(deployment.urls.database_url).database
     assert name is not None
     urls = replace(
@@ -75,7 +75,7 @@ def run_on(copy: Stack, deployment: Deployment, redis_url: str = "") -> Iterator
 
 
 def started(deployment: Deployment, run: LocalRun, *, timeout_seconds: float = 60) -> RunningProcess:
-    """A bridge that has opened its consumer."""
+    """Starts a bridge and waits until it has opened its consumer."""
     bridge = run.start_bridge()
     deployment.wait_until(
         lambda: "consumer opened" in bridge.log.read_text(),
@@ -141,7 +141,7 @@ def test_a_base_backup_beside_its_original_is_refused(
 
 @pytest.mark.matrix
 @pytest.mark.own("postgres")
-def test_a_copy_whose_original_is_gone_takes_over_though_the_last_claims_are_lost(
+def test_a_copy_takes_over_from_a_dead_original_although_the_last_claims_are_lost(
     make_deployment: MakeDeployment, postgres: Stack
 ) -> None:
     deployment = make_deployment()
@@ -172,7 +172,7 @@ def test_a_copy_whose_original_is_gone_takes_over_though_the_last_claims_are_los
         session.close()
 
 
-def test_forged_and_replayed_claims_delay_nobody(make_deployment: MakeDeployment) -> None:
+def test_forged_and_replayed_claims_do_not_delay_a_bridge(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     redis, key = deployment.redis, read_claim_key(deployment.session)
     bridge = started(deployment, deployment.run)
@@ -182,7 +182,7 @@ def test_forged_and_replayed_claims_delay_nobody(make_deployment: MakeDeployment
     writer = uuid4()
     foreign = Claim(9, uuid4(), writer, 2**40)
     forged: dict[str, Any] = {
-        # Replayed under another writer's name, altered, signed by another key or for another installation.
+        # In this order: replayed by another writer, altered, with a wrong key, for another installation.
         uuid4().hex: text,
         field.decode(): text.replace(b"1.0.", b"1.9.", 1),
         writer.hex: seal_claim(bytes(32), deployment.installation.id, foreign),
@@ -197,11 +197,11 @@ def test_forged_and_replayed_claims_delay_nobody(make_deployment: MakeDeployment
     wait_until(
         lambda: not forged.keys() & {name.decode() for name in look_at_claims(redis)} - {field.decode()},
         timeout_seconds=60,
-        what="the bridge deletes what is no claim",
+        what="the bridge deletes the invalid claims",
     )
     again.kill()
     redis.delete(CLAIMS_KEY)
-    redis.set(CLAIMS_KEY, "no hash")
+    redis.set(CLAIMS_KEY, "not a hash")
     last = started(deployment, deployment.run)
     wait_until(
         lambda: redis.type(CLAIMS_KEY) == b"hash", timeout_seconds=60, what="the bridge's claim is written"
@@ -242,7 +242,7 @@ def test_the_original_displaces_a_copy_that_was_started_while_it_was_down(
 
 
 @pytest.mark.own("postgres")
-def test_a_running_original_goes_on_beside_a_copy_and_doctor_reports_it(
+def test_a_running_original_continues_beside_a_copy_and_doctor_reports_it(
     make_deployment: MakeDeployment, postgres: Stack
 ) -> None:
     deployment = make_deployment()
@@ -253,7 +253,7 @@ def test_a_running_original_goes_on_beside_a_copy_and_doctor_reports_it(
     writer = uuid4()
 
     def renew() -> bool:
-        # As a copy of the same rank would, which was started by force.
+        # Renews a claim as a copy of the same rank would that was started by force.
         now = read_known_claims(deployment.session, []).now
         foreign = Claim(0, uuid4(), writer, now)
         deployment.redis.hset(CLAIMS_KEY, writer.hex, seal_claim(key, deployment.installation.id, foreign))

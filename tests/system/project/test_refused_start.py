@@ -1,4 +1,4 @@
-"""Processes whose settings a server refuses for good end with one sentence; for an outage they wait."""
+"""A process exits with one sentence if a server refuses its settings. During an outage it waits."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ MakeRun = Callable[[str, str], LocalRun]
 
 @pytest.fixture
 def make_run(tmp_path: Path, start: Start) -> Iterator[MakeRun]:
-    """Processes with these addresses of Postgres and Redis, and no Kafka."""
+    """Makes runners with these addresses of Postgres and Redis and without Kafka."""
     made: list[LocalRun] = []
 
     def make(database_url: str, redis_url: str) -> LocalRun:
@@ -44,13 +44,13 @@ def make_run(tmp_path: Path, start: Start) -> Iterator[MakeRun]:
 
 
 def end_of(process: RunningProcess) -> str:
-    """What a process has written when it has ended."""
+    """Waits for the end of a process. Returns its log."""
     wait_until(lambda: process.exit_code is not None, timeout_seconds=60, what=f"{process.name} ends")
     return process.log.read_text()
 
 
 FEW = ("bridge", "sluice worker", "beat")
-"""The matrix starts the others."""
+"""The processes that every test run starts. The matrix starts the others."""
 
 
 def some(names: Iterable[str]) -> list[Any]:
@@ -58,7 +58,7 @@ def some(names: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("process", some(PROCESSES))
-def test_a_wrong_database_ends_a_process_with_one_sentence(
+def test_a_process_with_a_wrong_database_exits_with_one_sentence(
     process: str, make_run: MakeRun, database_url: str, redis_url: str
 ) -> None:
     url = make_url(database_url).set(database="missing", password="not to be shown")
@@ -75,7 +75,7 @@ def test_a_wrong_database_ends_a_process_with_one_sentence(
 
 
 @pytest.mark.own("redis")
-def test_a_wrong_password_of_redis_ends_a_process_with_one_sentence(
+def test_a_process_with_a_wrong_redis_password_exits_with_one_sentence(
     make_run: MakeRun, database_url: str, redis: Stack, start: Start
 ) -> None:
     install(database_url)
@@ -97,7 +97,7 @@ def test_a_wrong_password_of_redis_ends_a_process_with_one_sentence(
 
 
 @pytest.mark.parametrize("process", some(name for name in PROCESSES if name != "celery inspect"))
-def test_a_postgres_that_does_not_answer_is_waited_for_and_named(process: str, make_run: MakeRun) -> None:
+def test_a_process_waits_for_an_unreachable_postgres_and_names_it(process: str, make_run: MakeRun) -> None:
     run = make_run("postgresql+psycopg2://alice@127.0.0.1:1/shop", "redis://127.0.0.1:1/0")
     started = PROCESSES[process](run)
     waiting = "cannot connect to 127.0.0.1:1 (database shop, user alice): Connection refused"

@@ -1,4 +1,4 @@
-"""Processes that start while Redis is away: they wait, stay healthy, and can be stopped."""
+"""Processes that start while Redis is unreachable wait, stay healthy, and can be stopped."""
 
 import signal
 from functools import partial
