@@ -1,4 +1,4 @@
-"""A connection as a worker has it: it takes messages, and listens to remote control."""
+"""A connection that takes messages and listens to remote control, as a worker's connection does."""
 
 from contextlib import suppress
 from typing import Any
@@ -10,14 +10,14 @@ from kombu.pidbox import Mailbox
 from sluice.runtime.celery_options import TRANSPORT_OPTIONS, apply_queue
 from sluice.runtime.redis_transport import install_transport
 
-# Their types say nothing.
+# kombu has no useful types.
 connect: Any = Connection
 make_consumer: Any = Consumer
 make_mailbox: Any = Mailbox
 
 
 class Holder:
-    """It takes one message at a time."""
+    """Takes one message at a time."""
 
     def __init__(self, url: str, prefix: str, queue: str) -> None:
         install_transport()
@@ -37,7 +37,7 @@ class Holder:
         return self
 
     def vanish(self) -> None:
-        """As kill -9 does: nothing is put back."""
+        """Closes the connections as kill -9 does, without restoring messages."""
         self._connection.transport.cycle.close()
         for channel in self._connection.connection.channels:
             channel.qos._on_collect.cancel()
@@ -45,5 +45,5 @@ class Holder:
 
     @property
     def qos(self) -> Any:
-        """The messages in hand."""
+        """The messages that the holder has taken and not acknowledged."""
         return self._connection.default_channel.qos

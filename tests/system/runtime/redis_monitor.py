@@ -1,4 +1,4 @@
-"""Every command that a Redis executes, as its MONITOR prints it, and its keys, as that Redis finds them."""
+"""The commands that a Redis executes, from MONITOR, and the keys of each command, from COMMAND GETKEYS."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 CHANNEL_COMMANDS: dict[str, slice] = {"PUBLISH": slice(1, 2), "PUBSUB": slice(2, None)} | dict.fromkeys(
     ["SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"], slice(1, None)
 )
-"""Redis does not call a channel a key."""
+"""Commands with channels. COMMAND GETKEYS does not return channels."""
 KEYLESS = frozenset(
     [
         "AUTH",
@@ -35,7 +35,7 @@ KEYLESS = frozenset(
         "UNWATCH",
     ]
 )
-"""Commands that touch no key. SCAN, KEYS, RANDOMKEY and FLUSHDB name none, and touch those of others."""
+"""Commands that access no key. SCAN, KEYS, RANDOMKEY and FLUSHDB are missing: they access all keys."""
 LONGEST_KEY = 300
 
 _LINE = re.compile(rb"\+?[\d.]+ \[\d+ (\S+)\] (.*)", re.DOTALL)
@@ -45,14 +45,14 @@ _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
 class Executed(NamedTuple):
-    """One command. The source is an address, or `lua` for what a script called."""
+    """One command. The source is a client's address, or `lua` for a call from a script."""
 
     source: str
     words: tuple[bytes, ...]
 
 
 def read_line(line: bytes) -> Executed | None:
-    """Returns the command of a line of MONITOR, None for the line OK."""
+    """Returns the command of a line of MONITOR, or None for the line OK."""
     found = _LINE.fullmatch(line)
     if found is None:
         return None
@@ -65,7 +65,7 @@ def _unescape(found: re.Match[bytes]) -> bytes:
 
 
 class RedisMonitor:
-    """Collects the commands of a whole Redis while the `with` block lasts. Nothing is left out."""
+    """Collects all commands of a Redis server within a `with` block."""
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
@@ -80,14 +80,14 @@ class RedisMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What was executed before is in the list once this is.
+        # When this ECHO is in the list, all earlier commands are in the list.
         last = uuid4().hex.encode()
         with Redis.from_url(self._url) as client:
             client.echo(last)
         wait_until(
             lambda: self.executed and any(last in one.words for one in self.executed[-20:]),
             timeout_seconds=30,
-            what="all is read",
+            what="all commands are read",
         )
         self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
@@ -102,7 +102,7 @@ class RedisMonitor:
 
 
 def read_keys(redis: Any, commands: Iterable[Executed]) -> dict[Executed, list[bytes]]:
-    """Returns the keys and channels of each command, as the Redis itself finds them."""
+    """Returns the keys and channels of each command, as the Redis server determines them."""
     keys: dict[Executed, list[bytes]] = {}
     asked: list[Executed] = []
     for one in commands:
@@ -113,7 +113,7 @@ def read_keys(redis: Any, commands: Iterable[Executed]) -> dict[Executed, list[b
             asked.append(one)
     with redis.pipeline(transaction=False) as pipeline:
         for one in asked:
-            # A value may be long; where the keys are does not depend on it.
+            # Long values are cut, because the positions of the keys do not depend on them.
             pipeline.execute_command("COMMAND GETKEYS", *(word[:LONGEST_KEY] for word in one.words))
         answers: list[Any] = pipeline.execute(raise_on_error=False)
     for one, answer in zip(asked, answers, strict=True):
@@ -125,7 +125,7 @@ def read_keys(redis: Any, commands: Iterable[Executed]) -> dict[Executed, list[b
 
 
 def find_strays(redis: Any, commands: Iterable[Executed], prefix: str) -> set[tuple[str, bytes]]:
-    """Returns command and key of every key that does not begin with the prefix, or begins with it twice."""
+    """Returns (command, key) for every key that does not begin with the prefix or contains it twice."""
     start = prefix.encode()
     return {
         (one.words[0].decode().upper(), key)

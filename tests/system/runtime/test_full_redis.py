@@ -1,4 +1,4 @@
-"""A worker's connection to a full Redis: messages are taken and acknowledged, and none in hand is lost."""
+"""On a full Redis a worker's connection takes and acknowledges messages and loses no held message."""
 
 import pytest
 
@@ -13,7 +13,7 @@ PREFIX, QUEUE = "full-00000000:", "thing.0"
 
 
 @pytest.mark.own("redis")
-def test_a_full_redis_is_emptied(redis_url: str) -> None:
+def test_a_worker_empties_a_full_redis(redis_url: str) -> None:
     items = {
         name: write_item("a task", bytes(HEAD_BYTES), name) for name in ("first", "second", "of the dead")
     }
@@ -23,7 +23,7 @@ def test_a_full_redis_is_emptied(redis_url: str) -> None:
         redis.hset(UNACKED_KEY, tag, items["of the dead"])
         redis.zadd(UNACKED_INDEX_KEY, {tag: 1})
         redis.config_set("maxmemory", 1)
-        # It binds the queue of remote control, takes the lock of a restore, and notes messages in hand.
+        # The holder binds the remote control queue, takes the lock of a restore, and records held messages.
         holder = Holder(redis_url, PREFIX, QUEUE)
         for count in (1, 2):
             wait_until(
@@ -40,7 +40,7 @@ def test_a_full_redis_is_emptied(redis_url: str) -> None:
         redis.config_set("maxmemory", 0)
         holder.qos.restore_visible()
         assert redis.lrange(QUEUE, 0, -1) == [items["of the dead"]]
-        wait_until(lambda: len(holder.turn().held) == 3, timeout_seconds=30, what="it is taken")
+        wait_until(lambda: len(holder.turn().held) == 3, timeout_seconds=30, what="the message is taken")
         assert redis.hkeys(UNACKED_KEY) == [holder.held[-1].delivery_tag.encode()]
         holder.held[-1].ack()
         assert not redis.exists(UNACKED_KEY, UNACKED_INDEX_KEY, QUEUE)
@@ -48,7 +48,7 @@ def test_a_full_redis_is_emptied(redis_url: str) -> None:
 
 
 @pytest.mark.own("redis")
-def test_messages_noted_before_redis_was_full_are_acknowledged(redis_url: str) -> None:
+def test_messages_taken_before_redis_was_full_are_acknowledged(redis_url: str) -> None:
     with build_redis(redis_url, PREFIX) as redis:
         redis.lpush(QUEUE, write_item("a task", bytes(HEAD_BYTES)))
         holder = Holder(redis_url, PREFIX, QUEUE)
@@ -70,5 +70,5 @@ def test_a_refused_acknowledgement_leaves_room_for_the_next_message(redis_url: s
         holder.held[0].ack()
         holder.turn()
         redis.config_set("min-replicas-to-write", 0)
-        wait_until(lambda: len(holder.turn().held) == 2, timeout_seconds=30, what="the next one is taken")
+        wait_until(lambda: len(holder.turn().held) == 2, timeout_seconds=30, what="the next message is taken")
         holder.vanish()

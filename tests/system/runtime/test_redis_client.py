@@ -1,4 +1,4 @@
-"""The client of Redis: its table of keys is that of the server, and nothing goes out without the prefix."""
+"""The Redis client has the server's table of keys and sends no key without the prefix."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,11 +33,11 @@ def client(redis_url: str) -> Iterator[Any]:
 
 
 def differences(commands: dict[str, Any], module: ModuleType) -> list[str]:
-    """Where the table says another thing than the server."""
+    """Returns the differences between the client's table and the server."""
     found = []
     for name, (start, end) in module._KEYS.items():
         if name in CHANNEL_COMMANDS:
-            continue  # not keys for Redis
+            continue  # Redis does not treat channels as keys
         told = commands[name.lower()]
         server = (told["first_key_pos"], told["last_key_pos"], told["step_count"])
         last = -1 if end is None else end - 1 if end < 0 else end
@@ -58,7 +58,7 @@ MUTANTS = {
 }
 
 
-def test_the_table_is_that_of_the_server(raw: Any) -> None:
+def test_the_table_of_keys_agrees_with_the_server(raw: Any) -> None:
     commands: dict[str, Any] = raw.command()
     assert differences(commands, redis_client) == []
     for old, new in MUTANTS.values():
@@ -67,10 +67,10 @@ def test_the_table_is_that_of_the_server(raw: Any) -> None:
         assert differences(commands, copy), new
 
 
-def test_the_commands_without_keys_touch_none(raw: Any) -> None:
+def test_the_commands_without_keys_access_no_key(raw: Any) -> None:
     commands: dict[str, Any] = raw.command()
     assert all(commands[name.lower()]["first_key_pos"] == 0 for name in KEYLESS)
-    # It counts the keys of all installations, and names none.
+    # DBSIZE counts the keys of all installations, but returns no key.
     assert redis_client._WITHOUT_KEYS - {"DBSIZE"} <= KEYLESS
 
 
@@ -91,7 +91,7 @@ def test_bytes_and_numbers_are_prefixed_as_text() -> None:
     assert with_prefix("a:", ["EVALSHA", "sum", 2, "x", "y", "z"]) == ["EVALSHA", "sum", 2, "a:x", "a:y", "z"]
 
 
-def test_pipelines_with_and_without_a_transaction(client: Any, raw: Any) -> None:
+def test_pipelines_add_the_prefix_with_and_without_a_transaction(client: Any, raw: Any) -> None:
     for transaction in (True, False):
         with client.pipeline(transaction=transaction) as pipeline:
             pipeline.set("key", "1").delete("key", "gone").lpush("key", "2").llen("key")
@@ -100,11 +100,11 @@ def test_pipelines_with_and_without_a_transaction(client: Any, raw: Any) -> None
         raw.flushdb()
 
 
-def test_a_watched_key_is_the_one_with_the_prefix(client: Any, raw: Any) -> None:
+def test_a_transaction_watches_the_key_with_the_prefix(client: Any, raw: Any) -> None:
     def change(pipeline: Any) -> None:
         value = int(pipeline.get("key") or 0)
         if value == 0:
-            raw.set(KEY, 7)  # meanwhile, so that the transaction runs again
+            raw.set(KEY, 7)  # a concurrent write, so that the transaction runs again
         pipeline.multi()
         pipeline.set("key", value + 1)
 
@@ -112,18 +112,18 @@ def test_a_watched_key_is_the_one_with_the_prefix(client: Any, raw: Any) -> None
     assert raw.get(KEY) == b"8"
 
 
-def test_locks_and_scripts(client: Any, raw: Any) -> None:
+def test_locks_and_scripts_add_the_prefix(client: Any, raw: Any) -> None:
     with client.lock("mutex", timeout=60):
         assert raw.keys() == [f"{PREFIX}mutex".encode()]
         assert not client.lock("mutex", timeout=60).acquire(blocking=False)
     assert raw.keys() == []
     script = client.register_script("return redis.call('RPUSH', KEYS[1], KEYS[2], ARGV[1])")
-    raw.script_flush()  # as after a restart: redis-py loads it again
+    raw.script_flush()  # as after a restart; redis-py loads the script again
     script(keys=["key", "second"], args=["key"])
     assert raw.lrange(KEY, 0, -1) == [f"{PREFIX}second".encode(), b"key"]
 
 
-def test_a_popped_key_is_answered_without_the_prefix(client: Any, raw: Any) -> None:
+def test_brpop_returns_the_key_without_the_prefix(client: Any, raw: Any) -> None:
     raw.rpush(KEY, "value")
     assert client.brpop(["other", "key"], timeout=1) == (b"key", b"value")
     assert client.brpop(["key"], timeout=1) is None
@@ -143,7 +143,7 @@ def test_pubsub_survives_the_loss_of_its_connection(client: Any, raw: Any) -> No
 
         def subscribed() -> bool:
             with suppress(ConnectionError):
-                # It notices the loss here; the next call connects and subscribes again.
+                # This call detects the lost connection; the next call connects and subscribes again.
                 subscriber.get_message(timeout=0.1)
             return raw.pubsub_channels() == [f"{PREFIX}plain".encode()] and bool(raw.pubsub_numpat())
 
@@ -151,11 +151,11 @@ def test_pubsub_survives_the_loss_of_its_connection(client: Any, raw: Any) -> No
             heard.clear()
             if lost:
                 raw.client_kill_filter(_type="pubsub", skipme=True)
-            wait_until(subscribed, timeout_seconds=10, what="both are subscribed to")
+            wait_until(subscribed, timeout_seconds=10, what="both subscriptions are active")
             client.publish("plain", "1")
             client.publish("pattern.x", "2")
-            raw.publish("plain", "3")  # of another installation
-            wait_until(listen, timeout_seconds=10, what="both messages are heard")
+            raw.publish("plain", "3")  # a message of another installation
+            wait_until(listen, timeout_seconds=10, what="both messages are received")
             assert all(data != b"3" for _, _, data in heard)
         subscriber.unsubscribe()
         subscriber.punsubscribe()
@@ -177,7 +177,7 @@ def test_the_monitor_finds_a_key_without_the_prefix(redis_url: str) -> None:
             wait_until(
                 lambda: any(b"twice" in one.words[1:2][0] for one in monitor.executed if len(one.words) > 1),
                 timeout_seconds=10,
-                what="the last command is seen",
+                what="the last command is read",
             )
         strays = find_strays(raw, monitor.executed, PREFIX)
     assert ("SET", f'{PREFIX}key"\\\n\x00é'.encode()) in {

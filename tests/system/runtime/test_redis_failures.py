@@ -1,4 +1,4 @@
-"""What a real Redis refuses for good, and what may pass by itself."""
+"""Errors of a real Redis: permanent refusals get advice, temporary errors do not."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ SECRET = "not-to-be-shown"
 
 @pytest.fixture
 def server(redis: Stack) -> Iterator[str]:
-    """Its host, port and database. Every client needs a password; `limited` may only PING."""
+    """Host, port and database of a Redis that requires a password. The user `limited` may only PING."""
     with Redis.from_url(redis.redis_url()) as admin:
         admin.acl_setuser("limited", enabled=True, passwords=["+right"], commands=["+ping"])
         admin.config_set("requirepass", "right")
@@ -25,7 +25,7 @@ def server(redis: Stack) -> Iterator[str]:
 
 
 @pytest.mark.own("redis")
-def test_what_redis_refuses_for_good_is_one_sentence(server: str) -> None:
+def test_a_permanent_refusal_of_redis_is_one_sentence(server: str) -> None:
     refused = {
         f"redis://{server}": "the user or the password",
         f"redis://:{SECRET}@{server}": "the user or the password",
@@ -43,13 +43,13 @@ def test_what_redis_refuses_for_good_is_one_sentence(server: str) -> None:
 
 
 @pytest.mark.own("redis")
-def test_a_password_that_is_not_asked_for_is_refused(redis: Stack) -> None:
+def test_a_password_that_redis_does_not_require_is_refused(redis: Stack) -> None:
     url = redis.redis_url().replace("redis://", f"redis://nobody:{SECRET}@")
     assert "the user or the password" in describe_failure(_error_of(url), url)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis://no-such-host.invalid:6379/0"])
-def test_a_redis_that_does_not_answer_is_away(url: str) -> None:
+def test_an_unreachable_redis_gets_no_advice(url: str) -> None:
     error = _error_of(url)
     assert find_advice(error) is None
     assert describe_failure(error, url).startswith(f"cannot use {url.removeprefix('redis://')}: ")

@@ -1,4 +1,4 @@
-"""Every key and channel in Redis begins with the installation's prefix, whatever a deployment does there."""
+"""Every key and channel that a deployment uses in Redis begins with the installation's prefix."""
 
 import signal
 import socket
@@ -35,7 +35,7 @@ INSPECTED = (
 
 
 def live(deployment: Deployment) -> None:
-    """Start, work, kill -9 with messages in hand, takeover, questions, clean end."""
+    """Runs a deployment: start, load, kill -9 with held messages, takeover, operator commands, stop."""
     run = deployment.run
     first = run.start_worker(name="first", faults="apply.begun:1:stop")
     run.start_relay()
@@ -55,7 +55,7 @@ def live(deployment: Deployment) -> None:
     deployment.produce(generate("captures", count=200, seed=2))
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_until(
-        lambda: deployment.redis.hlen("unacked") == 0, timeout_seconds=60, what="its message came back"
+        lambda: deployment.redis.hlen("unacked") == 0, timeout_seconds=60, what="its message is restored"
     )
     deployment.wait_sent()
     deployment.wait_called()
@@ -72,7 +72,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def ask(deployment: Deployment) -> None:
-    """What operators look at."""
+    """Runs the operator's tools: Flower, `celery inspect` and commands of Sluice."""
     run = deployment.run
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -119,7 +119,7 @@ def test_every_key_begins_with_the_prefix(
         names = {one.words[0].decode().upper() for one in monitor.executed}
         strays = find_strays(raw, monitor.executed, prefix)
         left = {key for key in set(raw.keys()) if not key.startswith(prefix.encode())}
-    # What must be among it, or the test saw too little.
+    # Without these commands the monitor would have seen too little.
     assert names >= {
         "BRPOP",
         "LPUSH",
@@ -136,7 +136,7 @@ def test_every_key_begins_with_the_prefix(
 
 @pytest.mark.own("redis")
 @pytest.mark.parametrize("transport", [redis_transport.Transport, kombu_redis.Transport])
-def test_the_prefix_of_kombu_alone_would_leave_keys_without_it(redis_url: str, transport: Any) -> None:
+def test_the_prefix_of_kombu_alone_leaves_keys_without_the_prefix(redis_url: str, transport: Any) -> None:
     options = {"global_keyprefix": "shop-0123abcd:", "visibility_timeout": 0}
     connect: Any = Connection
     with Redis.from_url(redis_url) as raw:

@@ -1,4 +1,4 @@
-"""A process whose loop stands still is ended, also where Python cannot run a signal's handler."""
+"""The watchdog ends a process whose loop is stuck, also if Python cannot run a signal handler."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ PROCESS = """
     print("ready", flush=True)
     {body}
 """
-# A call of C that blocks with the lock released, as one of a client library does.
+# A blocking C call that releases the GIL, as a client library's call does.
 FOREVER = "import ctypes; libc = ctypes.CDLL(None); [libc.sleep(1000) for _ in range(1000)]"
 
 
@@ -39,12 +39,12 @@ def _started(body: str, *, turn: float, stop: float) -> "Iterator[subprocess.Pop
 
 
 def _end(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Exit code and errors, when it has ended by itself."""
+    """Waits until the process has ended by itself. Returns its exit code and standard error."""
     _, errors = process.communicate(timeout=patient(60))
     return process.returncode, errors
 
 
-def test_a_loop_that_does_not_turn_ends_the_process_with_its_stacks() -> None:
+def test_a_stuck_loop_ends_the_process_and_prints_its_stacks() -> None:
     with _started(FOREVER, turn=2, stop=1000) as process:
         exit_code, errors = _end(process)
     assert exit_code == STUCK_EXIT_CODE
@@ -52,7 +52,7 @@ def test_a_loop_that_does_not_turn_ends_the_process_with_its_stacks() -> None:
     assert "most recent call first" in errors
 
 
-def test_a_process_that_does_not_end_after_a_signal_is_ended() -> None:
+def test_a_process_that_ignores_a_stop_signal_is_ended() -> None:
     with _started(FOREVER, turn=1000, stop=2) as process:
         process.send_signal(signal.SIGTERM)
         exit_code, errors = _end(process)
@@ -60,7 +60,7 @@ def test_a_process_that_does_not_end_after_a_signal_is_ended() -> None:
     assert "after a signal to stop" in errors
 
 
-def test_a_process_that_turns_and_ends_in_time_is_left_alone() -> None:
+def test_a_process_whose_loop_runs_and_that_stops_in_time_is_not_ended() -> None:
     body = "import time; [(watchdog.turned(), time.sleep(0.1)) for _ in range(40)]; watchdog.stop()"
     with _started(body, turn=3, stop=1000) as process:
         process.send_signal(signal.SIGTERM)
