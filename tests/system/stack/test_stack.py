@@ -1,4 +1,4 @@
-"""The stack on real servers: it repairs what was killed, ends what it started, and nothing else."""
+"""The stack with real servers restarts killed servers and ends only the servers that it started."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def exists(pid: int) -> bool:
 
 
 def put_marks(stack: Stack) -> None:
-    """Leaves something in each service that must be there later."""
+    """Stores a mark in each service, which `marks` reads later."""
     admin = KafkaAdminClient(bootstrap_servers=stack.kafka_bootstrap_servers())
     admin.create_topics([NewTopic(name="mark", num_partitions=1, replication_factor=1)])
     admin.close()
@@ -77,12 +77,12 @@ def run_sql(stack: Stack, statement: str) -> None:
     connection.close()
 
 
-def test_up_repairs_what_was_killed_and_down_ends_everything(own_stack: Stack) -> None:
+def test_up_restarts_killed_servers_and_down_ends_all_servers(own_stack: Stack) -> None:
     urls = own_stack.up()
     assert states(own_stack) == {"running"}
     first = pids(own_stack)
     assert own_stack.up() == urls
-    assert pids(own_stack) == first, "up started again what was running"
+    assert pids(own_stack) == first, "up restarted a running server"
 
     put_marks(own_stack)
     for pid in first.values():
@@ -100,7 +100,7 @@ def test_up_repairs_what_was_killed_and_down_ends_everything(own_stack: Stack) -
     own_stack.down()
 
 
-def test_two_ups_at_once_start_one_stack(own_stack: Stack) -> None:
+def test_two_concurrent_starts_make_one_stack(own_stack: Stack) -> None:
     both = [start_elsewhere(own_stack.root, "redis", "postgres") for _ in range(2)]
     answers = [json.loads(one.communicate(timeout=patient(120))[0]) for one in both]
     assert answers[0] == answers[1]
@@ -113,7 +113,7 @@ def test_services_outlive_the_process_that_started_them(own_stack: Stack) -> Non
     assert starter.returncode == 0
     pid = pids(own_stack)["redis"]
     assert pid is not None
-    assert os.getsid(pid) == pid, "it hangs on the terminal of whoever started it"
+    assert os.getsid(pid) == pid, "the server is in the session of the process that started it"
 
 
 def test_a_server_that_hangs_is_replaced(own_stack: Stack) -> None:
@@ -127,7 +127,7 @@ def test_a_server_that_hangs_is_replaced(own_stack: Stack) -> None:
     assert not exists(hanging)
 
 
-def test_a_broker_is_ready_once_it_lists_itself_at_its_own_address(own_stack: Stack) -> None:
+def test_a_broker_is_ready_when_it_lists_itself_at_its_own_address(own_stack: Stack) -> None:
     own_stack.start("kafka")
     own_stack.start("redis")
     running = {service.name: service for service in own_stack.status()}
@@ -137,17 +137,17 @@ def test_a_broker_is_ready_once_it_lists_itself_at_its_own_address(own_stack: St
     assert redis.port is not None
     assert lists_itself(LOOPBACK, broker.port, timeout_seconds=10)
     assert not lists_itself("localhost", broker.port, timeout_seconds=10), (
-        "the broker advertises no such host"
+        "the broker does not advertise this host"
     )
-    assert not lists_itself(LOOPBACK, redis.port, timeout_seconds=0.5), "another server is no broker"
+    assert not lists_itself(LOOPBACK, redis.port, timeout_seconds=0.5), "the port of Redis counts as a broker"
     os.kill(broker.pid, signal.SIGSTOP)
-    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=0.5), "a stopped process answers nothing"
+    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=0.5), "a suspended broker counts as ready"
     os.kill(broker.pid, signal.SIGKILL)
     own_stack.stop("kafka", signal="kill")
-    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=10), "nothing listens there"
+    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=10), "an ended broker counts as ready"
 
 
-def test_a_process_that_only_has_the_recorded_pid_is_left_alone(own_stack: Stack) -> None:
+def test_another_process_with_the_recorded_pid_is_not_ended(own_stack: Stack) -> None:
     own_stack.start("redis")
     own_stack.stop("redis", signal="kill")
     bystander = subprocess.Popen(["sleep", "300"])
@@ -176,7 +176,7 @@ def test_redis_can_be_restarted_empty(own_stack: Stack) -> None:
         assert client.get("kept") is None
 
 
-def test_postgres_can_be_moved_back_to_an_older_copy_of_its_data(own_stack: Stack, tmp_path: Path) -> None:
+def test_postgres_can_be_restored_to_an_older_copy_of_its_data(own_stack: Stack, tmp_path: Path) -> None:
     own_stack.start("postgres")
     own_stack.stop("postgres")
     data = own_stack.data_dir("postgres")
@@ -191,7 +191,7 @@ def test_postgres_can_be_moved_back_to_an_older_copy_of_its_data(own_stack: Stac
         run_sql(own_stack, "SELECT FROM lost")
 
 
-def test_data_with_the_former_superuser_keep_their_owners_and_urls(
+def test_data_of_the_former_superuser_keeps_its_owner_and_url(
     own_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as former:
@@ -228,7 +228,7 @@ def test_a_server_that_cannot_start_is_reported_with_its_log(own_stack: Stack) -
         own_stack.start("postgres")
 
 
-def test_the_jars_are_shared_by_stacks_and_moved_by_the_environment(
+def test_stacks_share_the_jars_and_the_environment_sets_their_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = fetch_jars(cache_folder(os.environ), lambda _: None)
@@ -241,15 +241,15 @@ def test_the_jars_are_shared_by_stacks_and_moved_by_the_environment(
         fetch_jars(tmp_path / "elsewhere", lambda _: None)
 
 
-# Root becomes another user who may read what is root's: the clone and this interpreter may be readable by
-# root alone. Without the secure bit, access(2) would ignore that permission.
+# Root becomes the user nobody with the right to read all files, because only root may be able to read the
+# clone and this interpreter. Without the secure bit, access(2) would ignore that right.
 AS_NOBODY = (
     *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--securebits=+no_setuid_fixup"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
 )
 
 
-def test_it_runs_as_an_ordinary_user() -> None:
+def test_a_stack_runs_as_an_ordinary_user() -> None:
     is_root = os.geteuid() == 0
     user = "nobody" if is_root else pwd.getpwuid(os.geteuid()).pw_name
     home = Path(tempfile.mkdtemp(prefix="sluice-test-user-"))
