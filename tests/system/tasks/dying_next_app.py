@@ -1,4 +1,4 @@
-"""The application of tomorrow: its projection ends the process at one thing."""
+"""The next revision of the application. Its projection kills the process at the event of one key."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from tests.system.tasks.dying_app import topics as topics
 
 @projects("thing.seen", into=counted, revision=2)
 def count_thing(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
-    """One more, unless the process ends."""
+    """Counts the event, or kills the process if the key is `deadly`."""
     if event.key == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     yield Increment(counted, event.key, {"seen": 1})

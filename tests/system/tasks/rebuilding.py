@@ -1,4 +1,4 @@
-"""Scenario 5 on real services: the wrong tax, the fix, and readers who look all the while."""
+"""Helpers for scenario 5 on real services: a wrong tax is corrected while readers query the view."""
 
 import json
 import sys
@@ -22,41 +22,41 @@ PROJECTION = billing_line_items.name
 
 
 def payment(number: int) -> OutgoingRecord:
-    """Payment of this number."""
+    """Returns the payment event with this number."""
     data = {"account_id": f"acc-{number % 50}", "amount_cents": 100 + number * 37 % 90_000}
     event = {"event_id": f"p-{number}", "type": "payment.received", "data": data}
     return OutgoingRecord("payments", f"pay-{number}", event)
 
 
 def payments(start: int, count: int) -> Iterator[OutgoingRecord]:
-    """So many, from this number on."""
+    """Returns `count` payments, numbered from `start`."""
     return map(payment, range(start, start + count))
 
 
 def expected_line(number: int, tax_percent: int) -> dict[str, Any]:
-    """The line of a payment, as one of both deployments makes it."""
+    """Returns the line of a payment with this tax."""
     data = payment(number).value
     assert data is not None
     return dict(line_item(PaymentReceived(**data["data"]), tax_percent))
 
 
 def wrong_line(number: int) -> dict[str, Any]:
-    """As it was computed for two weeks."""
+    """Returns the line with the wrong tax."""
     return expected_line(number, WRONG_TAX_PERCENT)
 
 
 def right_line(number: int) -> dict[str, Any]:
-    """As it should be."""
+    """Returns the line with the right tax."""
     return expected_line(number, TAX_PERCENT)
 
 
 def deploy_wrong(make_deployment: MakeDeployment, **more: Any) -> Deployment:
-    """The shop with the wrong tax."""
+    """Makes a deployment of the shop with the wrong tax."""
     return make_deployment("examples.shop.before_the_fix", **more)
 
 
 def deploy_fix(deployment: Deployment) -> None:
-    """From now on processes are started with the corrected handlers, on the same topics."""
+    """Makes later processes start with the corrected handlers, on the same topics."""
     before = deployment.run.handlers
     after = f"{before}_fixed"
     folder = deployment.run.folder
@@ -72,19 +72,19 @@ def deploy_fix(deployment: Deployment) -> None:
 
 
 def sluice(deployment: Deployment, *words: str) -> Any:
-    """`sluice rebuild …` with --json; the document it printed."""
+    """Runs `sluice rebuild … --json`. Returns the document."""
     return json.loads(deployment.run.run_sluice("rebuild", *words, "--json"))
 
 
 def sluice_fails(deployment: Deployment, *words: str, faults: str = "") -> tuple[int, str]:
-    """`sluice rebuild …` that does not succeed; its exit code and what it said."""
+    """Runs `sluice rebuild …`, which must fail. Returns its exit code and error message."""
     done = deployment.run.sluice("rebuild", *words, faults=faults)
     assert done.returncode != 0, done.stdout
     return done.returncode, done.stderr.decode()
 
 
 def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: float = 60) -> None:
-    """Until the generation has met live."""
+    """Waits until the generation has caught up with the live generation."""
 
     def ready() -> bool:
         found = {one.generation: one for one in read_generations(deployment.session, PROJECTION)}
@@ -95,7 +95,7 @@ def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: floa
 
 
 def readers(deployment: Deployment, old_lines: int) -> Readers:
-    """They look through the view: of the oldest lines, all must be wrong, or all right."""
+    """Returns readers of the view, in which the oldest lines must be all wrong or all right."""
     keys = ", ".join(f"'pay-{n}'" for n in range(old_lines))
     return Readers(
         deployment.urls.database_url,
@@ -108,13 +108,13 @@ def readers(deployment: Deployment, old_lines: int) -> Readers:
 
 
 def lines_of(deployment: Deployment, generation: int) -> dict[str, dict[str, object]]:
-    """Rows of a generation's own table."""
+    """Returns the rows of a generation's table."""
     statements = RowStatements(billing_line_items, generation_name(PROJECTION, generation))
     return dict(read_all_rows(deployment.session, statements))
 
 
 def start_live(deployment: Deployment) -> None:
-    """A bridge, two workers, the relay's worker, and a beat."""
+    """Starts a bridge, two workers, a relay and a beat."""
     deployment.run.start_bridge()
     queues = deployment.queues()
     deployment.run.start_worker(queues[::2])
@@ -124,7 +124,7 @@ def start_live(deployment: Deployment) -> None:
 
 
 def with_old_lines(make_deployment: MakeDeployment, count: int) -> Deployment:
-    """Lines with the wrong tax; the fix is deployed, and events flow."""
+    """Makes a deployment with `count` lines with the wrong tax, and restarts it with the corrected code."""
     deployment = deploy_wrong(make_deployment)
     start_live(deployment)
     deployment.produce(payments(0, count))

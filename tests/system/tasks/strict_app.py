@@ -1,4 +1,4 @@
-"""The application of the bad inputs: every kind of constraint, and data that is checked."""
+"""The application for bad inputs: a table with every kind of constraint, and typed event data."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -39,11 +39,11 @@ class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @handles("thing.set")
 def set_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """A row by version."""
+    """Writes a row if the version is higher."""
     yield Upsert(strict_things, event.key, msgspec.structs.asdict(event.data))
 
 
 @handles("thing.made")
 def make_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """A row, once; needs no version."""
+    """Inserts a row if none exists. Needs no version."""
     yield Insert(strict_things, event.key, msgspec.structs.asdict(event.data))

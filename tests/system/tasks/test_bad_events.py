@@ -1,4 +1,4 @@
-"""Events that cannot be applied become dead letters, whole and with the reason; the rest flows on."""
+"""Events that cannot be applied become complete dead letters with the reason. Other events are applied."""
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -18,7 +18,9 @@ BAD: dict[str, tuple[object, str]] = {
 }
 
 
-def test_bad_events_die_alone_with_raw_bytes_and_reason(make_deployment: MakeDeployment) -> None:
+def test_only_the_bad_events_become_dead_letters_with_raw_bytes_and_reason(
+    make_deployment: MakeDeployment,
+) -> None:
     deployment = make_deployment(partitions=1)
     good = list(generate("payments", count=300, seed=1))
     bad = [OutgoingRecord("payments", f"bad {name}", value) for name, (value, _) in BAD.items()]  # type: ignore[arg-type]
@@ -43,7 +45,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("breaks", "mends"), BROKEN.values(), ids=BROKEN)
-def test_a_missing_table_or_column_halts_its_queues_until_it_is_there(
+def test_a_missing_table_or_column_halts_its_queues_until_it_exists(
     make_deployment: MakeDeployment, breaks: str, mends: str
 ) -> None:
     deployment = make_deployment()
@@ -56,7 +58,7 @@ def test_a_missing_table_or_column_halts_its_queues_until_it_is_there(
     deployment.wait_until(
         lambda: dict(deployment.outcomes("orders")) == {"applied": 400} and _halted(deployment) >= 1,
         timeout_seconds=60,
-        what="orders flow while payments are halted",
+        what="orders are applied while payments are halted",
     )
     assert not deployment.outcomes("payments")
     assert not _dead_letters(deployment)
@@ -68,7 +70,7 @@ def test_a_missing_table_or_column_halts_its_queues_until_it_is_there(
     assert _halted(deployment) == 0
 
 
-def test_a_deployment_that_kills_every_event_halts_before_letters_pile_up(
+def test_a_deployment_that_fails_every_event_halts_after_few_dead_letters(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment()
@@ -83,9 +85,9 @@ def test_a_deployment_that_kills_every_event_halts_before_letters_pile_up(
     deployment.wait_until(
         lambda: dict(deployment.outcomes("orders")) == {"applied": 400} and _halted(deployment) == 4,
         timeout_seconds=60,
-        what="all queues of payments are halted, orders flow",
+        what="all queues of payments are halted, and orders are applied",
     )
-    # Less than a window of each queue died before it was noticed; of a full batch nothing is kept.
+    # A queue halts before its failure window is full, and a full batch that fails stores no dead letters.
     assert len(_dead_letters(deployment)) < 4 * 200
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE public.transactions DROP CONSTRAINT wrong"))
@@ -97,7 +99,7 @@ def test_a_deployment_that_kills_every_event_halts_before_letters_pile_up(
     assert _halted(deployment) == 0
 
 
-def test_events_that_arrive_later_show_that_a_suppressed_write_is_its_event_s_fault(
+def test_later_events_show_that_only_one_event_causes_a_suppressed_write(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment()
@@ -109,7 +111,7 @@ def test_events_that_arrive_later_show_that_a_suppressed_write_is_its_event_s_fa
     deployment.run.start_worker(deployment.queues("payment"))
     deployment.produce([OutgoingRecord("payments", "suppressed", GOOD)])
     deployment.wait_until(
-        lambda: _halted(deployment) == 1, timeout_seconds=60, what="an event alone halts its queue"
+        lambda: _halted(deployment) == 1, timeout_seconds=60, what="the single event halts its queue"
     )
     assert not _dead_letters(deployment)
     deployment.produce(generate("payments", count=100, seed=1))

@@ -1,4 +1,4 @@
-"""Every bad input through real Kafka to its end: the outcome in the table, no wedge, no lost neighbour."""
+"""Bad inputs through real Kafka: each has its expected outcome and does not block or lose other events."""
 
 import json
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ OWN_KEY = b"a key of the case's own"
 
 
 class Case(NamedTuple):
-    """One record: its value as bytes, what becomes of it, and the class of the error if it dies."""
+    """One record with its expected outcome and, for a dead letter, the class of the error."""
 
     value: bytes | None
     outcome: str = "dead"
@@ -40,7 +40,7 @@ def without(name: str) -> bytes:
 
 
 def raw_data(text_: str) -> bytes:
-    """`data` as this very text."""
+    """Returns an event whose `data` is exactly this JSON text."""
     return written("HERE").replace(b'"HERE"', text_.encode())
 
 
@@ -104,10 +104,10 @@ CASES: dict[str, Case] = {
     "unique": Case(written({"amount": 1, "name": "taken"}), error="UniqueViolation"),
     "check": Case(written({"amount": -1}), error="CheckViolation"),
 }
-NEIGHBOURS = 4  # good events around each bad one
+NEIGHBOURS = 4  # good events before each bad event
 
 
-def test_every_bad_input_has_its_outcome_and_no_neighbour_is_lost(make_deployment: MakeDeployment) -> None:
+def test_every_bad_input_has_its_outcome_and_good_events_are_applied(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment("tests.system.tasks.strict_app", partitions=1)
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
@@ -139,7 +139,7 @@ def test_every_bad_input_has_its_outcome_and_no_neighbour_is_lost(make_deploymen
 
 
 class Sender:
-    """Of raw records: kafka-python's producer sends no header without a value."""
+    """Sends raw records with librdkafka, because kafka-python cannot send a header without a value."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._topic = f"strict-things{deployment.topic_suffix}"

@@ -1,4 +1,4 @@
-"""Calls at real providers: one capture per payment whichever process ends; unknown outcomes are asked for."""
+"""Calls to real provider processes: each payment is captured one time, and unknown outcomes are reported."""
 
 import signal
 from collections import Counter
@@ -18,7 +18,7 @@ PAYMENTS = 40
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment, providers: Providers) -> Deployment:
-    """Everything runs but the worker that makes calls."""
+    """A deployment on which all processes run except the worker that makes calls."""
     made = make_deployment(**providers.environ())
     made.run.start_bridge()
     made.run.start_worker(made.queues("payment", "order"))
@@ -28,7 +28,7 @@ def deployment(make_deployment: MakeDeployment, providers: Providers) -> Deploym
 
 
 def approve(deployment: Deployment, count: int = PAYMENTS, *, seed: int = 1) -> set[str]:
-    """Payments to capture; their references."""
+    """Produces payments to capture. Returns their references."""
     records = list(generate("captures", count=count, seed=seed))
     deployment.produce(records)
     deployment.wait_settled()
@@ -41,17 +41,17 @@ def assert_one_capture_each(providers: Providers, references: set[str]) -> None:
 
 
 def end_leases(deployment: Deployment) -> None:
-    """As if their 40 seconds were over, so that the test need not wait."""
+    """Ends all leases, which normally last 40 seconds."""
     deployment.session.command(
         "UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'"
     )
 
 
 def wait_called(deployment: Deployment) -> None:
-    """Leases of the dead are ended meanwhile."""
+    """Waits until no call is pending or running."""
 
     def ended() -> bool:
-        # In one look: a call whose lease ends goes from running to pending.
+        # One query for both states, because a call whose lease ends changes from running to pending.
         calls = deployment.calls()
         return not calls["pending"] and not calls["running"]
 
@@ -63,7 +63,7 @@ def wait_called(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("point", ["effect.claimed:5", "effect.answered:5", "effect.stored:5"])
-def test_an_effect_worker_killed_at_any_point_captures_once(
+def test_each_payment_is_captured_one_time_if_the_worker_is_killed_at_any_point(
     deployment: Deployment, providers: Providers, point: str
 ) -> None:
     doomed = deployment.run.start_effects(pool="solo", faults=f"{point}:kill")
@@ -76,10 +76,10 @@ def test_an_effect_worker_killed_at_any_point_captures_once(
     assert_one_capture_each(providers, references)
 
 
-def test_an_effect_worker_killed_with_the_request_under_way_captures_once(
+def test_each_payment_is_captured_one_time_if_the_worker_is_killed_in_a_request(
     deployment: Deployment, providers: Providers
 ) -> None:
-    # The provider has captured and is about to answer when the caller dies.
+    # The provider has captured the payment but has not answered when the worker is killed.
     providers.payments.set_faults(Fault("after", "delay", seconds=3.0, times=1))
     doomed = deployment.run.start_effects(pool="solo")
     references = approve(deployment, 5)
@@ -92,7 +92,7 @@ def test_an_effect_worker_killed_with_the_request_under_way_captures_once(
     assert_one_capture_each(providers, references)
 
 
-def test_a_provider_that_delays_fails_and_drops_captures_once(
+def test_each_payment_is_captured_one_time_by_a_faulty_provider(
     deployment: Deployment, providers: Providers
 ) -> None:
     providers.payments.set_faults(
@@ -104,16 +104,16 @@ def test_a_provider_that_delays_fails_and_drops_captures_once(
     )
     deployment.run.start_effects()
     references = approve(deployment)
-    # A stored 500 is given again for its key until the provider forgets it: the attempts are used up.
+    # The provider repeats a stored answer 500 for its key, so the attempts of this call are used up.
     deployment.wait_until(
         lambda: deployment.calls()["succeeded"] >= PAYMENTS - 1,
         timeout_seconds=120,
-        what="all but the one whose 500 is stored have succeeded",
+        what="all calls except the call with the stored 500 have succeeded",
     )
     assert_one_capture_each(providers, references)
 
 
-def test_redis_wiped_with_calls_dispatched_costs_nothing(
+def test_each_payment_is_captured_one_time_if_redis_is_wiped(
     deployment: Deployment, providers: Providers
 ) -> None:
     references = approve(deployment)
@@ -121,7 +121,7 @@ def test_redis_wiped_with_calls_dispatched_costs_nothing(
         lambda: deployment.redis.llen("effects") > 0, timeout_seconds=60, what="calls are dispatched"
     )
     deployment.wipe_redis()
-    # As if half a minute had passed, after which a message counts as lost.
+    # Makes the messages count as lost, which normally takes half a minute.
     deployment.session.command("UPDATE sluice.executed_side_effects SET dispatched_at = NULL")
     deployment.run.start_effects()
     wait_called(deployment)
@@ -129,7 +129,7 @@ def test_redis_wiped_with_calls_dispatched_costs_nothing(
     assert_one_capture_each(providers, references)
 
 
-def test_an_email_nobody_knows_of_is_uncertain_and_not_sent_again(
+def test_an_email_with_unknown_outcome_is_uncertain_and_not_sent_again(
     deployment: Deployment, providers: Providers
 ) -> None:
     providers.mail.set_faults(
@@ -147,7 +147,7 @@ def test_an_email_nobody_knows_of_is_uncertain_and_not_sent_again(
     assert received == ["cust-2@example.org", "cust-3@example.org"]
 
 
-def test_paused_effects_call_nobody_until_they_are_resumed(
+def test_paused_effects_make_no_call_until_they_are_resumed(
     deployment: Deployment, providers: Providers
 ) -> None:
     session = deployment.session
@@ -165,7 +165,7 @@ def test_paused_effects_call_nobody_until_they_are_resumed(
     assert_one_capture_each(providers, references)
 
 
-def test_a_call_whose_worker_slept_past_its_lease_is_made_once(
+def test_a_call_whose_worker_is_suspended_past_its_lease_is_made_one_time(
     deployment: Deployment, providers: Providers
 ) -> None:
     asleep = deployment.run.start_effects(pool="solo", faults="effect.answered:3:stop")
@@ -173,7 +173,7 @@ def test_a_call_whose_worker_slept_past_its_lease_is_made_once(
     deployment.wait_until(
         lambda: len(providers.payments.captures()) >= 3 and deployment.calls()["running"] == 1,
         timeout_seconds=60,
-        what="the third is captured and its worker asleep",
+        what="the third payment is captured and its worker is suspended",
     )
     end_leases(deployment)
     deployment.run.start_effects(name="awake")
@@ -190,4 +190,6 @@ def _order(order_id: str, customer: str) -> OutgoingRecord:
 
 
 def _wait_ready(process: RunningProcess) -> None:
-    wait_until(lambda: "ready." in process.log.read_text(), timeout_seconds=60, what=f"{process.name} is up")
+    wait_until(
+        lambda: "ready." in process.log.read_text(), timeout_seconds=60, what=f"{process.name} is ready"
+    )

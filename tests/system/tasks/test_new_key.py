@@ -1,4 +1,4 @@
-"""A new signing key while events flow: nothing is lost, and the old key ends."""
+"""A new signing key replaces the old key while events are applied, and no event is lost."""
 
 from sluice.db.delivery.installation import read_keys
 from tests.harness.storm import mixed_events
@@ -8,7 +8,7 @@ from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
 EVENTS_PER_SECOND = 200
 
 
-def test_a_new_key_costs_no_event_and_ends_the_old_one(make_deployment: MakeDeployment) -> None:
+def test_a_new_key_loses_no_event_and_ends_the_old_key(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     run = deployment.run
     run.start_bridge()
@@ -28,7 +28,7 @@ def test_a_new_key_costs_no_event_and_ends_the_old_one(make_deployment: MakeDepl
 
             deployment.wait_until(only_newest, timeout_seconds=60, what=f"only key {number} is left")
             load.wait_more(1)
-    # Those that were there from the beginning go on with it, and one that comes now.
+    # The running processes and a new worker all use the newest key.
     run.start_worker(name="later")
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_sent()

@@ -1,4 +1,4 @@
-"""A rebuild on real services, with faults: the new generation equals the oracle, and nothing left."""
+"""A rebuild on real services with faults: the new generation equals the oracle."""
 
 import pytest
 
@@ -24,7 +24,7 @@ OLD = 2_000  # lines with the wrong tax
 WHY = ("--reason", "the tax was wrong")
 
 
-def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDeployment) -> None:
+def test_a_rebuild_corrects_the_wrong_tax_while_payments_continue(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()
     deployment.run.start_rebuilds()
@@ -65,7 +65,7 @@ def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDe
 
 
 @pytest.mark.unforked
-def test_rebuild_workers_killed_in_a_chunk_cost_nothing(make_deployment: MakeDeployment) -> None:
+def test_rebuild_workers_killed_in_a_chunk_lose_nothing(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     for turn, point in enumerate(("rebuild.before_commit:3", "rebuild.committed:3")):
@@ -78,7 +78,7 @@ def test_rebuild_workers_killed_in_a_chunk_cost_nothing(make_deployment: MakeDep
     assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 500)}
 
 
-def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeployment) -> None:
+def test_a_swap_killed_at_any_point_is_done_completely_or_not_at_all(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
@@ -102,12 +102,12 @@ def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeploymen
     assert_as_the_oracle_says(deployment)
 
 
-def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployment) -> None:
+def test_bridges_and_workers_killed_during_a_rebuild_lose_nothing(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     wait_ready(deployment, 2)
-    # From here on only workers that are to be killed, one after the other: none takes another's batches.
+    # From here on only one worker runs at a time and is killed, so no other worker takes its batches.
     for worker in [process for process in deployment.run.processes if process.name == "worker"]:
         worker.stop()
     for turn, point in enumerate(("apply.before_commit:2", "apply.committed:2", "apply.begun:2")):
@@ -126,12 +126,12 @@ def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployme
 
 
 def wait_killed(deployment: Deployment, doomed: RunningProcess, point: str) -> None:
-    """Until its fault has ended the process."""
+    """Waits until the fault point has killed the process."""
     deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
 
 
 def assert_as_the_oracle_says_besides_old_lines(deployment: Deployment) -> None:
-    """Live has wrong lines of before the fix, and right ones since."""
+    """Checks that the live generation has wrong lines from before the fix and right lines after it."""
     lines = deployment.rows(billing_line_items)
     assert {n: line for n, line in lines.items() if int(n[4:]) >= OLD} == {
         f"pay-{n}": right_line(n) for n in range(OLD, OLD + 3_000)

@@ -1,4 +1,4 @@
-"""An event that ends the process of its rebuild worker: named as dead in the generation, and passed."""
+"""A rebuild passes an event that kills the rebuild worker, and reports it as dead in the generation."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ TODAY, TOMORROW = "tests.system.tasks.dying_app", "tests.system.tasks.dying_next
 
 
 def deploy_tomorrow(deployment: Deployment) -> None:
-    """From now on processes are started with the other handlers."""
+    """Makes later processes start with the next revision of the handlers."""
     before = deployment.run.handlers
     deployment.run.handlers = after = f"{before}_next"
     text = (deployment.run.folder / f"{before}.py").read_text().replace(TODAY, TOMORROW)
@@ -35,7 +35,7 @@ def sluice(deployment: Deployment, *words: str) -> Any:
 @pytest.mark.matrix
 @pytest.mark.unforked
 @pytest.mark.parametrize("supervised", [True, False])
-def test_a_rebuild_goes_on_behind_an_event_that_ends_its_process(
+def test_a_rebuild_passes_an_event_that_ends_its_process(
     make_deployment: MakeDeployment, supervised: bool
 ) -> None:
     deployment = make_deployment(TODAY, partitions=1)
@@ -59,7 +59,7 @@ def test_a_rebuild_goes_on_behind_an_event_that_ends_its_process(
         deployment.wait_until(
             lambda one=one: is_ready(deployment) or (one is not None and one.exit_code is not None),  # type: ignore[misc]
             timeout_seconds=90,
-            what="the generation is ready, or its worker ended",
+            what="the generation is ready, or its worker has ended",
         )
     [live, built] = sluice(deployment, "status", "counted")
     assert (live["state"], built["folded"]) == ("live", THINGS)

@@ -1,4 +1,4 @@
-"""A topic created anew on a real Kafka: the rebuilt generation has what live applied from the old one."""
+"""A rebuild from a recreated topic makes the same rows as the live generation."""
 
 import json
 from contextlib import closing
@@ -37,12 +37,12 @@ def create_anew(deployment: Deployment, topic: str) -> None:
             lambda: topic not in admin.list_topics(), timeout_seconds=30, what="the topic is deleted"
         )
         admin.create_topics({topic: {"num_partitions": PARTITIONS, "replication_factor": 1}})
-    # The producer would go on with what it knows of the old topic.
+    # Closes the producer, which would use its metadata of the old topic.
     deployment.close()
 
 
 @pytest.mark.matrix
-def test_what_live_applied_from_the_old_topic_is_rebuilt_from_the_new_one(
+def test_a_rebuild_from_a_recreated_topic_equals_the_live_generation(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(partitions=PARTITIONS)
@@ -50,7 +50,7 @@ def test_what_live_applied_from_the_old_topic_is_rebuilt_from_the_new_one(
     start_live(deployment)
     deployment.produce(payments(0, OLD))
     deployment.wait_settled()
-    # Nothing is wrong with it.
+    # The topic has no problem yet.
     healthy = accept(deployment, topic)
     assert (healthy["accepted"], healthy["epoch"], healthy["reasons"]) == (False, None, [])
     create_anew(deployment, topic)
@@ -65,7 +65,7 @@ def test_what_live_applied_from_the_old_topic_is_rebuilt_from_the_new_one(
     deployment.wait_until(
         lambda: deployment.outcomes("payments")["applied"] == OLD + NEW,
         timeout_seconds=60,
-        what="the new topic is applied",
+        what="the events of the new topic are applied",
     )
     deployment.wait_settled()
     deployment.run.start_rebuilds()
@@ -77,7 +77,7 @@ def test_what_live_applied_from_the_old_topic_is_rebuilt_from_the_new_one(
     want = {f"pay-{n}": right_line(n) for n in range(OLD + NEW)}
     assert lines_of(deployment, 1) == want
     assert lines_of(deployment, 2) == want
-    # Repeats that come while it is kept in sync.
+    # Repeated events while the generation is kept in sync.
     deployment.produce(payments(0, OLD))
     deployment.wait_settled()
     assert sluice(deployment, "diff", PROJECTION)["rows"]["same"] == OLD + NEW

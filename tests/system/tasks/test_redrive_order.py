@@ -1,4 +1,4 @@
-"""A poison event in the middle of an entity's hundred, redriven under live traffic, killed in between."""
+"""A failed event among many events of an entity is redriven under load, and the redrive is killed."""
 
 import json
 
@@ -30,15 +30,13 @@ def redrive(deployment: Deployment, faults: str = "") -> int:
 
 
 @pytest.mark.parametrize("point", ["redrive.before_commit", "redrive.committed"])
-def test_an_entitys_order_survives_a_redrive_that_is_killed(
-    make_deployment: MakeDeployment, point: str
-) -> None:
+def test_a_killed_redrive_keeps_the_order_of_an_entity(make_deployment: MakeDeployment, point: str) -> None:
     deployment = make_deployment("tests.system.tasks.strict_app", partitions=2)
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
     deployment.produce(things(range(1, 50)))
     deployment.wait_settled()
-    # Alone: together with a later one of its row it would never come before Postgres. That mends it, too.
+    # Produced alone. In one batch with a later event of the row, its write would never reach Postgres.
     poison = {"event_id": "poison", "type": "thing.set", "version": 50, "data": {"amount": -1}}
     deployment.produce([OutgoingRecord("strict-things", KEY, poison)])
     deployment.wait_settled()
@@ -51,7 +49,7 @@ def test_an_entitys_order_survives_a_redrive_that_is_killed(
     deployment.produce(things(range(151, 201)))
     redrive(deployment)
     deployment.wait_settled()
-    # What came while it was parked for the last time.
+    # Redrives the events that arrived while the entity was parked again.
     redrive(deployment)
     deployment.wait_settled()
     assert deployment.rows(strict_app.strict_things)[KEY]["amount"] == 200

@@ -1,4 +1,4 @@
-"""What is committed is sent: relays killed anywhere, several at once, Kafka away, records refused."""
+"""Committed outgoing events are sent despite killed relays, several relays, a Kafka outage and refusals."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ TOPIC = "order-events"
 
 
 def start_flow(deployment: Deployment) -> None:
-    """Orders are applied and their events wait."""
+    """Starts a bridge and a worker, so that orders are applied and their outgoing events wait."""
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("order"))
 
@@ -40,7 +40,9 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.mark.parametrize(
     "point", ["relay.claimed:2", "relay.handed:150", "relay.acknowledged:2", "relay.deleted:2"]
 )
-def test_a_relay_killed_at_any_point_costs_nothing(make_deployment: MakeDeployment, point: str) -> None:
+def test_a_relay_killed_at_any_point_loses_and_repeats_no_event(
+    make_deployment: MakeDeployment, point: str
+) -> None:
     deployment = make_deployment()
     start_flow(deployment)
     doomed = deployment.run.start_relay(faults=f"{point}:kill")
@@ -50,7 +52,7 @@ def test_a_relay_killed_at_any_point_costs_nothing(make_deployment: MakeDeployme
 
     def is_killed() -> bool:
         nonlocal produced
-        # A few at a time, the next when these are applied and sent: all at once could be one page.
+        # Produces the next few orders when the last ones are sent, because all at once could be one page.
         if sum(deployment.outcomes().values()) >= produced and not read_outgoing(deployment.session):
             produced += deployment.produce(islice(orders, 50))
         return doomed.exit_code == -9
@@ -64,7 +66,7 @@ def test_a_relay_killed_at_any_point_costs_nothing(make_deployment: MakeDeployme
     assert_as_the_oracle_says(deployment)
 
 
-def test_three_relays_and_two_beats_at_once_do_no_harm(make_deployment: MakeDeployment) -> None:
+def test_three_relays_and_two_beats_send_every_event_one_time(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     start_flow(deployment)
     for number in (1, 2, 3):
@@ -76,21 +78,27 @@ def test_three_relays_and_two_beats_at_once_do_no_harm(make_deployment: MakeDepl
     assert len(deployment.sent()) == ORDERS
     assert_as_the_oracle_says(deployment)
     leaders = [beat for beat in beats if "this beat leads" in beat.log.read_text()]
-    assert len(leaders) == 1, "two beats lead, or none"
+    assert len(leaders) == 1, "two beats lead, or no beat leads"
 
 
-def test_a_beat_takes_over_from_one_that_was_killed(make_deployment: MakeDeployment) -> None:
+def test_a_beat_takes_over_from_a_killed_beat(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     first = deployment.run.start_beat(name="first")
-    wait_until(lambda: "this beat leads" in first.log.read_text(), timeout_seconds=30, what="one leads")
+    wait_until(
+        lambda: "this beat leads" in first.log.read_text(), timeout_seconds=30, what="the first beat leads"
+    )
     second = deployment.run.start_beat(name="second")
-    wait_until(lambda: "Starting" in second.log.read_text(), timeout_seconds=30, what="the second is up")
+    wait_until(
+        lambda: "Starting" in second.log.read_text(), timeout_seconds=30, what="the second beat starts"
+    )
     assert "this beat leads" not in second.log.read_text()
     first.kill()
-    wait_until(lambda: "this beat leads" in second.log.read_text(), timeout_seconds=10, what="it takes over")
+    wait_until(
+        lambda: "this beat leads" in second.log.read_text(), timeout_seconds=10, what="the second beat leads"
+    )
 
 
-def test_without_a_kick_beat_has_it_sent(make_deployment: MakeDeployment, engine: Engine) -> None:
+def test_events_are_sent_by_beat_without_a_wakeup(make_deployment: MakeDeployment, engine: Engine) -> None:
     deployment = make_deployment()
     deployment.run.start_relay()
     deployment.run.start_beat()
@@ -100,7 +108,7 @@ def test_without_a_kick_beat_has_it_sent(make_deployment: MakeDeployment, engine
     assert sorted(event_id for _, _, event_id in deployment.sent()) == sorted(ids)
 
 
-def test_without_a_beat_a_kick_has_it_sent(make_deployment: MakeDeployment) -> None:
+def test_events_are_sent_by_a_wakeup_without_beat(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     start_flow(deployment)
     deployment.run.start_relay()
@@ -112,13 +120,13 @@ def test_without_a_beat_a_kick_has_it_sent(make_deployment: MakeDeployment) -> N
 
 @pytest.mark.own("kafka")
 @pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.soak)])
-def test_rows_wait_while_kafka_is_away(
+def test_outgoing_events_wait_while_kafka_is_down(
     make_deployment: MakeDeployment, engine: Engine, own_stack: Stack, seconds: float
 ) -> None:
     deployment = make_deployment()
     relay = deployment.run.start_relay()
     deployment.run.start_beat()
-    wait_until(lambda: "ready." in relay.log.read_text(), timeout_seconds=60, what="the relay is up")
+    wait_until(lambda: "ready." in relay.log.read_text(), timeout_seconds=60, what="the relay is ready")
     own_stack.stop("kafka")
     sent: list[tuple[str | None, UUID]] = []
     for first in range(0, 500, 50):
@@ -130,7 +138,7 @@ def test_rows_wait_while_kafka_is_away(
     wait_until(
         lambda: "outgoing events held back" in relay.log.read_text(),
         timeout_seconds=60,
-        what="the relay says so",
+        what="the relay logs the outage",
     )
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, timeout_seconds=seconds + 1, what="the outage ends")
@@ -144,7 +152,7 @@ def test_rows_wait_while_kafka_is_away(
     assert relay.exit_code is None
 
 
-def test_a_record_that_the_broker_refuses_holds_its_key_alone(
+def test_a_refused_record_holds_back_only_its_own_key(
     make_deployment: MakeDeployment, engine: Engine
 ) -> None:
     deployment = make_deployment()
@@ -154,7 +162,7 @@ def test_a_record_that_the_broker_refuses_holds_its_key_alone(
     admin = KafkaAdminClient(bootstrap_servers=servers)
     shape = {"num_partitions": 2, "replication_factor": 1, "configs": {"max.message.bytes": "2000"}}
     admin.create_topics({topic: shape}, wait_for_metadata=True)
-    # First in the page, and in the company of all others.
+    # The refused record is the first record of the page that contains all records.
     events = [Emit(topic, "held", "x", "y" * 5_000), Emit(topic, "held", "x", "behind it")]
     events += [Emit(topic, f"k{n}", "x", n) for n in range(300)]
     with engine.begin() as connection:
@@ -162,14 +170,20 @@ def test_a_record_that_the_broker_refuses_holds_its_key_alone(
     relay = deployment.run.start_relay()
     deployment.run.start_beat()
     deployment.wait_until(
-        lambda: len(read_outgoing(deployment.session)) == 2, timeout_seconds=60, what="all others are sent"
+        lambda: len(read_outgoing(deployment.session)) == 2,
+        timeout_seconds=60,
+        what="all other events are sent",
     )
     assert [event_id for _, _, event_id in read_outgoing(deployment.session)] == ids[:2]
-    wait_until(lambda: "refused permanently" in relay.log.read_text(), timeout_seconds=10, what="it is said")
+    wait_until(
+        lambda: "refused permanently" in relay.log.read_text(),
+        timeout_seconds=10,
+        what="the refusal is logged",
+    )
     with engine.begin() as connection:
         refused = connection.exec_driver_sql("SELECT topic, key FROM sluice.outbox_refusals").all()
     assert [tuple(row) for row in refused] == [(topic, "held")]
-    # It may be taken by now; whoever knows that says so.
+    # The operator raises the limit and deletes the refusal, so that the relay retries the record.
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "100000"})])
     admin.close()
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""A projection whose table is broken, on real services: the rest goes on, and it catches up from the log."""
+"""A projection with a broken table stops alone and later catches up from the log. On real services."""
 
 from examples.shop.tables import billing_line_items
 from sluice.db.connection import Statement
@@ -11,7 +11,7 @@ LINES = 200
 WHY = ("--reason", "the table was renamed")
 
 
-def test_a_stopped_projection_is_resumed_from_the_log_while_payments_go_on(
+def test_a_stopped_projection_is_resumed_from_the_log_while_payments_continue(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment("examples.shop.handlers")
@@ -36,7 +36,7 @@ def test_a_stopped_projection_is_resumed_from_the_log_while_payments_go_on(
     deployment.wait_until(
         lambda: [one["state"] for one in sluice(deployment, "status", PROJECTION)] == ["live"],
         timeout_seconds=60,
-        what="the generation has met live",
+        what="the generation is live again",
     )
     deployment.produce(payments(4 * LINES, LINES))
     deployment.wait_settled()
