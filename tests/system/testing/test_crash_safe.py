@@ -1,4 +1,4 @@
-"""Kills at the points on the way of an event cost nothing; a handler with a memory is found."""
+"""`assert_crash_safe` passes for the shop and fails for a handler that keeps state in memory."""
 
 import os
 from contextlib import closing
@@ -33,7 +33,7 @@ SHOP = [
 
 @pytest.fixture
 def servers(kafka: Stack, postgres: Stack, redis_url: str) -> Servers:
-    """Those of the run, with a Redis database of the test's own."""
+    """The servers of the test run, with a Redis database for this test."""
     named = StackUrls(postgres.database_url("postgres"), redis_url, kafka.kafka_bootstrap_servers())
     return Servers(postgres, named.environ())
 
@@ -41,19 +41,19 @@ def servers(kafka: Stack, postgres: Stack, redis_url: str) -> Servers:
 @pytest.mark.parametrize(
     "points",
     [
-        # One of each process; a second kill of each takes as long again.
+        # One point of each process, because each further kill takes as long again.
         ("bridge.before_progress", "apply.before_commit", "relay.handed", "effect.answered"),
         pytest.param(CRASH_POINTS, marks=pytest.mark.matrix),
     ],
     ids=["one of each process", "all points"],
 )
-def test_kills_cost_nothing(
+def test_a_shop_with_killed_processes_is_crash_safe(
     points: tuple[str, ...], servers: Servers, start: Start, redis_url: str, kafka: Stack
 ) -> None:
     report = assert_crash_safe("examples.shop.handlers", SHOP, points=points, servers=servers, start=start)
     assert set(report.killed) == set(points)
     assert report.not_reached == ()
-    # Others may use these servers.
+    # The run leaves nothing behind, because other programs may use these servers.
     with closing(open_redis(redis_url)) as client:
         assert read_prefixes(client) == []
     with closing(build_kafka_python_admin(KafkaAccess(kafka.kafka_bootstrap_servers()))) as admin:
@@ -66,8 +66,8 @@ def test_kills_cost_nothing(
 
 
 @pytest.mark.matrix
-def test_a_handler_that_keeps_state_in_memory_is_found(servers: Servers, start: Start) -> None:
-    # More than one batch takes: the worker that is started again lacks what the first one counted.
+def test_a_handler_that_keeps_state_in_memory_is_not_crash_safe(servers: Servers, start: Start) -> None:
+    # More events than one batch, so that the restarted worker lacks the count of the first worker.
     events = [
         Incoming("orders", key="o-1", type="order.set", data={}, version=1),
         *(Incoming("orders", key="o-1", type="order.remembered", data={}, version=n) for n in range(300)),
@@ -82,12 +82,12 @@ def test_a_handler_that_keeps_state_in_memory_is_found(servers: Servers, start: 
         )
 
 
-def test_all_points_on_the_way_of_an_event_are_known() -> None:
+def test_all_fault_points_of_the_processes_are_crash_points() -> None:
     of_processes = {"apply", "bridge", "effect", "relay"}
     assert set(CRASH_POINTS) == {point for point in POINTS if point.partition(".")[0] in of_processes}
 
 
-def test_calls_that_were_lost_repeated_or_invented_are_reported() -> None:
+def test_lost_repeated_and_unknown_calls_are_reported() -> None:
     keys = ("a:1", "a:2", "a:3", "r:1", "r:2", "r:3")
     calls = [(key, "ask" if key.startswith("a") else "retry") for key in keys]
     made = ["a:1", "a:2", "a:2", "r:1", "r:2", "r:2", "x"]
