@@ -1,4 +1,4 @@
-"""The application of the sharing, in workers whose leases mean nothing: each takes all queues for itself."""
+"""The application of `sharing_app` in workers with broken leases, so that each worker takes all queues."""
 
 import os
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from sluice.worker import lease_assignor, lease_thread
 from tests.system.worker.sharing_app import *  # noqa: F403
 
-# Only in a worker: the process of the tests collects this module, too, and runs other tests afterwards.
+# Breaks the leases only in a worker, because the test process also imports this module.
 if "SLUICE_HANDLERS" in os.environ:
     broken: Any = lease_thread
     broken.try_lease = lambda _session, _queue: True

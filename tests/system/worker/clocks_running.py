@@ -1,4 +1,4 @@
-"""A deployment whose processes have wrong clocks, and what must go on all the same."""
+"""Starts processes with wrong clocks, and checks that they still work."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ EFFECT = "capture_payment"
 
 
 def start_with_clocks(deployment: Deployment, offsets: Mapping[str, float]) -> dict[str, WallClock]:
-    """Starts a bridge, a worker, a relay and a beat with clocks that are so many seconds ahead."""
+    """Starts a bridge, a worker, a relay and a beat. `offsets` are the seconds by which clocks are ahead."""
     run = deployment.run
     starts = {
         "bridge": run.start_bridge,
@@ -35,7 +35,7 @@ def start_with_clocks(deployment: Deployment, offsets: Mapping[str, float]) -> d
 
 
 def assert_events_are_applied(deployment: Deployment, *, seed: int) -> None:
-    """Events that come now are applied, and what they emit is sent."""
+    """Produces events and checks that they are applied and that their outgoing events are sent."""
     deployment.produce(generate("orders", count=100, seed=seed))
     deployment.wait_settled()
     deployment.wait_sent()
@@ -43,9 +43,9 @@ def assert_events_are_applied(deployment: Deployment, *, seed: int) -> None:
 
 
 def assert_beat_is_heard(deployment: Deployment, *, number: int) -> None:
-    """The relay sends what no worker notified it of, and maintenance ends a claim that has expired.
+    """Checks that beat runs the relay without a notification, and that maintenance ends an expired claim.
 
-    Afterwards the oracle no longer applies: it does not know of either.
+    Afterwards the tables differ from the oracle, which has neither the event nor the claim.
     """
     engine = create_engine(deployment.urls.database_url)
     with engine.begin() as connection:
@@ -54,8 +54,8 @@ def assert_beat_is_heard(deployment: Deployment, *, number: int) -> None:
     key = f"{EFFECT}:clock {number}"
     insert_call(deployment.session, key, "running", effect=EFFECT, claimed_until="2020-01-01")
     deployment.wait_until(
-        lambda: not read_outgoing(deployment.session), timeout_seconds=60, what="beat has the relay run"
+        lambda: not read_outgoing(deployment.session), timeout_seconds=60, what="beat runs the relay"
     )
     deployment.wait_until(
-        lambda: not deployment.calls(EFFECT)["running"], timeout_seconds=60, what="an expired claim ends"
+        lambda: not deployment.calls(EFFECT)["running"], timeout_seconds=60, what="the expired claim ends"
     )

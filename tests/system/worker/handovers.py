@@ -1,4 +1,4 @@
-"""Who popped from which queue, and when: as the workers' logs and the kills say."""
+"""Times at which each worker popped from each queue, from the workers' logs and the times of kills."""
 
 import json
 from collections import defaultdict
@@ -12,7 +12,7 @@ from sluice.testing.servers.local_run import RunningProcess
 
 
 class Span(NamedTuple):
-    """One worker popped from one queue, from one Unix time to another."""
+    """The period, in Unix time, in which one worker popped from one queue."""
 
     queue: str
     worker: str
@@ -22,20 +22,20 @@ class Span(NamedTuple):
 
 @dataclass
 class Handover:
-    """Of one queue from one worker to the next; negative seconds: both popped."""
+    """The seconds between the periods of two workers at one queue. Negative if the periods overlap."""
 
     queue: str
     seconds: float
 
 
 def read_spans(worker: RunningProcess, *, ended_at: float) -> list[Span]:
-    """From a worker's log. `ended_at`: when it was killed, or now."""
+    """Reads the spans of a worker from its log. `ended_at` is the time of its kill, or now."""
     name = f"{worker.name}-{worker.pid}"
     return list(spans_of(worker.log.read_text().splitlines(), name, ended_at))
 
 
 def spans_of(lines: Iterable[str], worker: str, ended_at: float) -> Iterator[Span]:
-    """What a log's lines say; other lines than those of leases are passed over."""
+    """Yields the spans from log lines. Ignores lines that do not concern leases."""
     began: dict[str, float] = {}
     for line in lines:
         if not line.startswith("{"):
@@ -54,7 +54,7 @@ def spans_of(lines: Iterable[str], worker: str, ended_at: float) -> Iterator[Spa
 
 
 def handovers(spans: Iterable[Span]) -> list[Handover]:
-    """From each span of a queue to the next one of another worker's."""
+    """Returns a handover for each span of a queue that is followed by the span of another worker."""
     by_queue: Mapping[str, list[Span]] = defaultdict(list)
     for span in spans:
         by_queue[span.queue].append(span)
@@ -67,5 +67,5 @@ def handovers(spans: Iterable[Span]) -> list[Handover]:
 
 
 def overlap_seconds(spans: Iterable[Span]) -> float:
-    """How long, summed over queues, two workers popped from one queue."""
+    """Returns the total time in which two workers popped from the same queue."""
     return sum(max(0.0, -handover.seconds) for handover in handovers(spans))

@@ -1,4 +1,4 @@
-"""An application whose events say what their handler does: it runs too long, or ends its process."""
+"""An application whose events select a fault of their handler: it runs too long, or ends its process."""
 
 import faulthandler
 import itertools
@@ -57,7 +57,7 @@ def computes_with_the_lock() -> None:
 
 
 def runs_out_of_memory() -> None:
-    """Its process alone gets so little memory."""
+    """Limits the memory of its process for the time of the allocation."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
@@ -74,7 +74,7 @@ def exits_in_a_thread() -> None:
 
 
 def is_killed_twice() -> None:
-    """As by a storm of kills that hits the same handler twice. The working folder is that of the test."""
+    """Kills the process in the first two attempts, which a file in the test's folder counts."""
     attempts = Path("attempts")
     with attempts.open("a") as file:
         file.write("x")
@@ -83,7 +83,7 @@ def is_killed_twice() -> None:
 
 
 def waits_for_the_test() -> None:
-    """The test makes the second file, in the working folder."""
+    """Reports by one file that it runs, and waits until the test makes the other file."""
     Path("handler-runs").touch()
     while not Path("handler-may-end").exists():
         time.sleep(0.01)
@@ -112,7 +112,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
 
 @handles("acted")
 def act(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Does what the event says, without a row or, with `reads`, after it has read one."""
+    """Runs the action of the event; with `reads`, after it has read a row."""
     if event.data.get("reads"):
         yield Read(acted, event.key)
     if event.data["do"] == "yields":

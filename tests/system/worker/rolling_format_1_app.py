@@ -1,4 +1,4 @@
-"""Code of before messages had a second format."""
+"""The code before the second message format was added."""
 
 from sluice.tasks import task_messages
 from sluice.tasks.installation import formats

@@ -1,4 +1,4 @@
-"""Code of after a deployment: `rolling_old_app` with a topic, an entity type, an effect and shards more."""
+"""The code after a deployment. It adds topics, an entity type, an effect and shards to `rolling_old_app`."""
 
 from collections.abc import Iterator
 
@@ -17,12 +17,12 @@ topics = (
 
 @handles("news.told")
 def tell_news(event: Event[Thing]) -> Iterator[Effect]:
-    """A row by version, and a call."""
+    """Writes a row by version, and makes a call."""
     yield Upsert(rolling_things, event.key, {"amount": event.data.amount})
     yield Call("greet", args={"amount": event.data.amount})
 
 
 @effect("greet", on_unknown="ask")
 def greet(call: EffectCall) -> dict[str, int]:
-    """Succeeds at once."""
+    """Succeeds immediately."""
     return {"attempt": call.attempt}

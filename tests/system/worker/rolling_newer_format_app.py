@@ -1,4 +1,4 @@
-"""Code of the future: it also writes and reads a format of messages that this code does not know."""
+"""Simulated later code, which also writes and reads a message format that the current code does not have."""
 
 from sluice.tasks import task_messages
 from sluice.tasks.installation import formats

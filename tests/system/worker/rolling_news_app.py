@@ -1,4 +1,4 @@
-"""Code that declares the new topic of `rolling_new_app` and lacks the one that was there before."""
+"""Code that declares the new topic of `rolling_new_app` but not the topic of `rolling_old_app`."""
 
 from sluice import Entity, Topic
 from tests.system.worker.rolling_new_app import greet, tell_news

@@ -1,4 +1,4 @@
-"""Code of before a deployment; `rolling_new_app` is that of after it."""
+"""The code before a deployment. `rolling_new_app` is the code after it."""
 
 from collections.abc import Iterator
 
@@ -19,12 +19,12 @@ topics = (Topic("rolling-things", entity=Entity("thing", shards=2)),)
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """Data of all events."""
+    """The data of all events."""
 
     amount: int
 
 
 @handles("thing.counted")
 def count_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """A row by version."""
+    """Writes a row by version."""
     yield Upsert(rolling_things, event.key, {"amount": event.data.amount})

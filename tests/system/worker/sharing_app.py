@@ -1,4 +1,4 @@
-"""One entity type with eight queues, to be shared out."""
+"""An application with one entity type and eight queues, which workers share."""
 
 from collections.abc import Iterator
 
@@ -20,12 +20,12 @@ topics = (Topic("shared-things", entity=Entity("thing", shards=8)),)
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """Data of `thing.counted`."""
+    """The data of `thing.counted`."""
 
     amount: int
 
 
 @handles("thing.counted")
 def count_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """The newest by version."""
+    """Writes a row by version."""
     yield Upsert(shared_things, event.key, {"amount": event.data.amount, "seen": event.offset})

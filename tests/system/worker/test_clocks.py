@@ -1,4 +1,4 @@
-"""Wrong clocks stop nothing, and each process measures its own."""
+"""Processes with wrong clocks still work, and each process measures the offset of its clock."""
 
 import pytest
 
@@ -15,7 +15,7 @@ HOUR = 3_600.0
 
 
 @pytest.mark.unforked
-def test_clocks_that_are_wrong_and_then_jump(make_deployment: MakeDeployment) -> None:
+def test_events_are_applied_with_wrong_clocks_that_jump(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     offsets = {"bridge": 3.0, "worker": -HOUR, "relay": HOUR, "beat": 0.0}
     clocks = start_with_clocks(deployment, offsets)
@@ -26,7 +26,7 @@ def test_clocks_that_are_wrong_and_then_jump(make_deployment: MakeDeployment) ->
     offsets |= {"beat": -HOUR, "relay": -3.0}
 
     def measured() -> bool:
-        # Workers by the name that they were given, a bridge and a beat by their kind.
+        # Workers are found by their name, the bridge and the beat by their kind.
         found = {
             one.node.partition("@")[0] if one.kind is ProcessKind.WORKER else one.kind: one.clock_offset
             for one in read_living(deployment.session)

@@ -1,4 +1,4 @@
-"""Flower shows the workers and what they run."""
+"""Flower shows the workers and their tasks, and cannot change them."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeploym
     deployment.wait_until(
         lambda: _get(port, "/healthcheck") is not None, timeout_seconds=60, what="Flower answers"
     )
-    # One of either kind. To the payments' queues only the one without a list listens.
+    # One worker with a queue list and one without. Only the worker without a list has the payments' queues.
     deployment.run.start_worker(deployment.queues("order"), name="listed")
     deployment.run.start_worker(name="sharing")
     deployment.run.start_bridge()
@@ -60,7 +60,7 @@ def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeploym
     )
 
 
-# Path and form of each button; `{}` is the worker.
+# Path and form of each button. `{}` stands for the worker's name.
 BUTTONS = {
     "restart pool": ("/api/worker/pool/restart/{}", {}),
     "grow pool": ("/api/worker/pool/grow/{}", {"n": "3"}),
@@ -76,11 +76,11 @@ WITHOUT_ANSWER = {
     "revoke": ("/api/task/revoke/some-id", {}),
     "terminate": ("/api/task/revoke/some-id", {"terminate": "true", "signal": "SIGKILL"}),
 }
-"""Flower does not wait for what becomes of these."""
+"""Flower does not wait for the answers to these commands."""
 
 
 @pytest.mark.unforked
-def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anything(
+def test_flower_needs_no_right_on_the_keys_and_its_buttons_change_nothing(
     make_deployment: MakeDeployment, reader: Callable[[Deployment], str]
 ) -> None:
     deployment = make_deployment()
@@ -100,7 +100,7 @@ def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anyth
     )
     name = next(iter(_get(port, "/api/workers")))
 
-    # Stopped, so that messages wait.
+    # Suspends the worker, so that messages wait.
     worker.signal(signal.SIGSTOP)
     deployment.produce(generate("payments", count=200, seed=1))
     deployment.wait_until(
@@ -115,7 +115,7 @@ def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anyth
         number = make_url(deployment.urls.redis_url).database
         for event in [*NO_EVENTS.values(), 5, None]:
             topic = f"{deployment.installation.redis_prefix}/{number}.celeryev/worker.heartbeat"
-            assert raw.publish(topic, packed(event)) == 1  # Flower, and no worker
+            assert raw.publish(topic, packed(event)) == 1  # only Flower receives the event
     for path, form in BUTTONS.values():
         filled = {field: value.format(name) for field, value in form.items()}
         code, said = _post(port, path.format(name), filled)
@@ -136,7 +136,7 @@ def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anyth
 
 @pytest.fixture
 def reader() -> Iterator[Callable[[Deployment], str]]:
-    """Makes a role that may only read what every role may read, and returns the URL with it."""
+    """Makes a role without special rights. Returns the database URL with this role."""
     made: list[tuple[str, str]] = []
 
     def make(deployment: Deployment) -> str:

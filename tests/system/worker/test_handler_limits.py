@@ -1,4 +1,4 @@
-"""Handlers that run too long, or end their process, on a real worker: one dead letter, and nothing else."""
+"""Handlers that run too long or end their process make only one dead letter. On a real worker."""
 
 import signal
 from collections import Counter
@@ -29,13 +29,13 @@ class Acting:
 
     @property
     def value(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The event as plain JSON."""
         data = {"do": self.do, "number": self.number, "reads": self.reads}
         return {"event_id": f"{self.topic}-{self.number}", "type": "acted", "version": 1, "data": data}
 
 
 def events(bad: dict[str, bool]) -> list[Acting]:
-    """The bad ones, each between two good ones of other keys, and good ones of another entity type."""
+    """Returns each bad event between two good events of other keys, and good events of another type."""
     found: list[Acting] = []
     for do, reads in bad.items():
         found.append(Acting(len(found), f"before {do}"))
@@ -45,7 +45,7 @@ def events(bad: dict[str, bool]) -> list[Acting]:
 
 
 def letters(deployment: Deployment) -> dict[str, tuple[str, str]]:
-    """Key → class and text of its dead letter."""
+    """Returns key → error class and text of its dead letter."""
     with deployment.session.connection.cursor() as cursor:
         cursor.execute("SELECT convert_from(key, 'UTF8'), error_class, error_text FROM sluice.dead_letters")
         return {key: (error_class, text) for key, error_class, text in cursor.fetchall()}
@@ -61,7 +61,7 @@ def deaths_left(deployment: Deployment) -> int:
 
 
 def check_settled(deployment: Deployment, produced: list[Acting], expected: dict[str, str]) -> None:
-    """One letter of its class for each bad event, and every other event is applied."""
+    """Checks that each bad event has a dead letter of its class and that every other event is applied."""
     deployment.wait_settled(timeout_seconds=120)
     found = letters(deployment)
     assert {key: error_class for key, (error_class, _) in found.items()} == expected
@@ -90,7 +90,7 @@ def run(make_deployment: MakeDeployment, expected: dict[str, str], *, reads: boo
 TIMED_OUT, ENDED = "HandlerTimedOut", "HandlerEndedProcess"
 
 
-def test_a_handler_over_its_limits_costs_one_event(make_deployment: MakeDeployment) -> None:
+def test_a_handler_over_its_limits_makes_one_dead_letter(make_deployment: MakeDeployment) -> None:
     run(make_deployment, {"sleeps": TIMED_OUT, "loops with the lock": TIMED_OUT, "leaves": "SystemExit"})
 
 
@@ -114,13 +114,15 @@ def test_a_handler_over_its_limits_costs_one_event(make_deployment: MakeDeployme
     ],
     ids=lambda expected: ", ".join(expected) if isinstance(expected, dict) else None,
 )
-def test_every_kind(make_deployment: MakeDeployment, expected: dict[str, str], reads: bool) -> None:
+def test_every_kind_of_failing_handler_makes_one_dead_letter(
+    make_deployment: MakeDeployment, expected: dict[str, str], reads: bool
+) -> None:
     run(make_deployment, expected, reads=reads)
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("is_supervised", [False, True])
-def test_two_kills_in_one_handler_make_no_letter(
+def test_two_kills_in_one_handler_make_no_dead_letter(
     make_deployment: MakeDeployment, is_supervised: bool
 ) -> None:
     deployment = make(make_deployment)
@@ -135,8 +137,10 @@ def test_two_kills_in_one_handler_make_no_letter(
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("reads", [False, True])
-def test_without_a_supervisor_the_fourth_worker_goes_on(make_deployment: MakeDeployment, reads: bool) -> None:
-    """The first worker ends in the first slice of the lane, so each of three notes its event."""
+def test_without_a_supervisor_the_fourth_worker_passes_the_event(
+    make_deployment: MakeDeployment, reads: bool
+) -> None:
+    """The first three workers end in the handler of the event, and each leaves a note of the event."""
     deployment = make(make_deployment)
     produced = events({"exits": reads})
     deployment.produce(produced)
@@ -147,12 +151,12 @@ def test_without_a_supervisor_the_fourth_worker_goes_on(make_deployment: MakeDep
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("point", ["apply.begun", "apply.before_commit", "apply.committed"])
-def test_kills_outside_of_handlers_count_for_nothing(make_deployment: MakeDeployment, point: str) -> None:
-    """Each worker is killed in its first batch, four times in a row at the same events."""
+def test_kills_outside_of_handlers_are_not_counted(make_deployment: MakeDeployment, point: str) -> None:
+    """Each of four workers is killed in its first batch, with the same events."""
     deployment = make(make_deployment)
     produced = events({"nothing": True})
     deployment.produce(produced)
-    # After a commit the same events are not met again.
+    # After a commit, the next worker does not get the same events.
     for number in range(1 if point == "apply.committed" else 4):
         wait_for_end(
             deployment, deployment.run.start_worker(name=f"killed{number}", faults=f"{point}:1:kill")
@@ -165,7 +169,7 @@ def test_kills_outside_of_handlers_count_for_nothing(make_deployment: MakeDeploy
 @pytest.mark.matrix
 @pytest.mark.parametrize("is_supervised", [False, True])
 @pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)])
-def test_a_signal_to_end_in_a_handler_ends_the_worker_after_its_batch(
+def test_a_stop_signal_in_a_handler_ends_the_worker_after_its_batch(
     make_deployment: MakeDeployment, is_supervised: bool, stop: signal.Signals, exit_code: int
 ) -> None:
     """The exit codes are Celery's."""

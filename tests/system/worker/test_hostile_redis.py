@@ -1,4 +1,4 @@
-"""Whoever reaches Redis: messages and keys of every bad kind have no effect and end no process."""
+"""Malicious messages and keys that an attacker writes into Redis have no effect and end no process."""
 
 import base64
 import json
@@ -27,12 +27,12 @@ from tests.system.worker.test_flower import consumed
 
 QUEUE = "payment.0"
 OFFSET = 1_000_000
-ITEMS_AT_ONCE = 4  # messages between two looks at the processes: a look takes a second or two
+ITEMS_AT_ONCE = 4  # messages per check of the processes, because a check takes one or two seconds
 SERVICES = ("relay", "maintenance", "effects", "rebuild")
 
 
 class Attacker:
-    """Has all rights in Redis. The key is known to some of its cases alone, as after a leak."""
+    """An attacker with all rights in Redis. Some attacks also use the signing key, as after a leak."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -45,7 +45,7 @@ class Attacker:
             self.redis.lpush(self.prefix + queue, item)
 
     def slice(self, *, topic_id: str | None = None, epoch: int = 1, shard: int = 0) -> Slice:
-        """A claim that skips everything up to OFFSET, with a key of this shard."""
+        """Returns a slice that would skip all records up to OFFSET, with a key of this shard."""
         shards = self.deployment.registry.entities["payment"].shards
         key = next(key for key in map(b"%d".__mod__, range(1_000)) if shard_of(key, shards) == shard)
         if topic_id is None:
@@ -64,7 +64,7 @@ class Attacker:
         return write_item(call.task, self.signed(call, **how))
 
     def of_celery(self, **changes: Any) -> bytes:
-        """A message as Celery itself would write it: unsigned, in JSON."""
+        """Returns a message in Celery's own form: unsigned JSON."""
         piece = [*self.slice()[:5], [[OFFSET, 0, None, None, []]]]
         body = json.dumps([[QUEUE, [piece]], {}, {"callbacks": None, "errbacks": None}]).encode()
         message = {
@@ -100,7 +100,7 @@ def of_kombu_form(frame: bytes, **headers: Any) -> bytes:
 
 ITEMS: Mapping[str, Callable[[Attacker], bytes]] = {
     "empty": lambda _: b"",
-    "no json": lambda _: b"\x80\x04\x95garbage",
+    "not json": lambda _: b"\x80\x04\x95garbage",
     "a number": lambda _: b"5",
     "a list": lambda _: b"[1, 2]",
     "null": lambda _: b"null",
@@ -112,12 +112,12 @@ ITEMS: Mapping[str, Callable[[Attacker], bytes]] = {
     "headers of another type": lambda _: b'{"body": "", "headers": 5, "properties": {}}',
     "body of another type": lambda a: a.of_celery(body={"a": 1}),
     "body that is not base64": lambda a: a.of_celery(body="%%%"),
-    "over the bound": lambda _: b'{"body": "' + b"A" * MAX_MESSAGE_BYTES + b'"}',
-    "of celery": lambda a: a.of_celery(),
-    "of celery, with pickle": lambda a: a.of_celery(**{"content-type": "application/x-python-serialize"}),
-    "of celery, with an unknown task": lambda a: a.of_celery(headers={"task": "os.system"}),
-    "of celery, for the year 2100": lambda a: a.of_celery(headers={"eta": "2100-01-01T00:00:00"}),
-    "of celery, with limits": lambda a: a.of_celery(headers={"timelimit": [0.001, 0.001], "expires": "x"}),
+    "too large": lambda _: b'{"body": "' + b"A" * MAX_MESSAGE_BYTES + b'"}',
+    "from celery": lambda a: a.of_celery(),
+    "from celery, with pickle": lambda a: a.of_celery(**{"content-type": "application/x-python-serialize"}),
+    "from celery, with an unknown task": lambda a: a.of_celery(headers={"task": "os.system"}),
+    "from celery, for the year 2100": lambda a: a.of_celery(headers={"eta": "2100-01-01T00:00:00"}),
+    "from celery, with limits": lambda a: a.of_celery(headers={"timelimit": [0.001, 0.001], "expires": "x"}),
     "compressed": lambda a: of_kombu_form(a.signed(apply_call(a)), compression="application/x-bzip2"),
     "forged": lambda a: a.item(apply_call(a), key=b"k" * 32),
     "a changed mac": lambda a: write_item(APPLY_TASK, altered(a.signed(apply_call(a)), 0)),
@@ -126,8 +126,8 @@ ITEMS: Mapping[str, Callable[[Attacker], bytes]] = {
     "a changed offset": lambda a: write_item(APPLY_TASK, altered(a.signed(apply_call(a)), -20)),
     "truncated": lambda a: write_item(APPLY_TASK, a.signed(apply_call(a))[:-1]),
     "longer": lambda a: write_item(APPLY_TASK, a.signed(apply_call(a)) + b"\0"),
-    "no frame at all": lambda _: of_kombu_form(b""),
-    # With the key: what the guard does not take.
+    "an empty frame": lambda _: of_kombu_form(b""),
+    # Signed with the right key, but refused by a later check.
     "a newer format": lambda a: a.item(apply_call(a), version=NEWEST_FORMAT + 1),
     "another epoch": lambda a: a.item(apply_call(a, epoch=7)),
     "another topic id": lambda a: a.item(apply_call(a, topic_id="another")),
@@ -164,7 +164,7 @@ def _types(attacker: Attacker) -> None:
 
 
 KEYS: Mapping[str, Callable[[Attacker], None]] = {
-    "garbage among the messages in hand": _unacked,
+    "garbage among the held messages": _unacked,
     "garbage among the bindings": _bindings,
     "keys of another type": _types,
 }
@@ -172,7 +172,7 @@ KEYS: Mapping[str, Callable[[Attacker], None]] = {
 
 @pytest.fixture
 def attacker(make_deployment: MakeDeployment) -> Attacker:
-    """Has a whole deployment before it, which runs."""
+    """An attacker of a running deployment with all kinds of processes."""
     deployment = make_deployment()
     deployment.run.with_metrics = True
     deployment.run.start_bridge()
@@ -187,7 +187,7 @@ def attacker(make_deployment: MakeDeployment) -> Attacker:
 
 
 @pytest.mark.unforked
-def test_nothing_bad_in_redis_has_an_effect_or_ends_a_process(attacker: Attacker) -> None:
+def test_malicious_data_in_redis_has_no_effect_and_ends_no_process(attacker: Attacker) -> None:
     deployment = attacker.deployment
     (port,) = choose_ports(("flower",), {}, set()).values()
     deployment.run.start_flower(port)
@@ -207,7 +207,7 @@ def test_nothing_bad_in_redis_has_an_effect_or_ends_a_process(attacker: Attacker
                     attacker.push(ITEMS[name](attacker))
                 else:
                     KEYS[name](attacker)
-            # The events around them are applied.
+            # Valid events are still applied.
             deployment.produce(generate("payments", count=5, seed=seed))
             deployment.wait_settled()
             ended = [process.name for process in deployment.run.processes if process.exit_code is not None]

@@ -1,4 +1,4 @@
-"""What `queue_subscription` builds on: attributes of kombu that are not public, and what Redis then holds."""
+"""`queue_subscription` uses private attributes of kombu. These tests check them and the data in Redis."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 PREFIX = "loop-00000000:"
 QUEUES = ("thing.0", "thing.1")
-# Their types say nothing.
+# kombu has no useful types.
 connect: Any = Connection
 make_consumer: Any = Consumer
 
@@ -62,35 +62,35 @@ class Loop:
             self.held.append(message)
 
     def publish(self, queue: str, *bodies: int) -> None:
-        """As the bridge does."""
+        """Publishes messages as the bridge does."""
         for body in bodies:
             self.redis.lpush(queue, write_item("a task", frame_of(body)))
 
     def until_asked(self) -> None:
-        """A BRPOP is under way."""
-        self._turns(lambda: bool(self.channel._in_poll), "a BRPOP is under way")
+        """Runs the loop until a BRPOP is pending."""
+        self._turns(lambda: bool(self.channel._in_poll), "a BRPOP is pending")
 
     def until_came(self, *bodies: int) -> None:
-        """These, and no others, in this order."""
-        self._turns(lambda: len(self.came) >= len(bodies), f"{bodies} came")
+        """Runs the loop until exactly these messages have arrived, in this order."""
+        self._turns(lambda: len(self.came) >= len(bodies), f"{bodies} have arrived")
         assert self.came == list(bodies)
 
     def until_quiet(self, queue: str) -> None:
-        """It is given back."""
+        """Runs the loop until the queue is released."""
 
         def given() -> bool:
             self.consuming.adjust(set(QUEUES) - {queue})
             return queue not in self.consuming.queues
 
-        self._turns(given, f"{queue} is given back")
+        self._turns(given, f"{queue} is released")
 
     def waiting(self, queue: str) -> list[int]:
-        """What is in the list, what comes next first."""
+        """Returns the messages in the list; the next message to pop is first."""
         items = cast("list[bytes]", self.redis.lrange(queue, 0, -1))
         return [body_of(item) for item in reversed(items)]
 
     def close(self) -> None:
-        """Without waiting for a BRPOP under way."""
+        """Closes the connection without waiting for a pending BRPOP."""
         self.connection.close()
         self.hub.close()
         self.redis.close()
@@ -124,7 +124,7 @@ def loop(redis_url: str) -> Iterator[Loop]:
     made.close()
 
 
-def test_the_attributes_are_there_and_mean_what_they_are_taken_for(loop: Loop) -> None:
+def test_the_attributes_of_kombu_exist_and_have_the_expected_meaning(loop: Loop) -> None:
     channel = loop.channel
     assert isinstance(channel._queue_cycle, LeaseCycle)
     assert channel.brpop_timeout == BRPOP_SECONDS
@@ -144,11 +144,11 @@ def test_the_attributes_are_there_and_mean_what_they_are_taken_for(loop: Loop) -
     assert loop.redis.hlen(channel.unacked_key) == 0
 
 
-def test_a_queue_is_given_back_with_every_message_in_its_place(loop: Loop) -> None:
+def test_a_released_queue_keeps_its_messages_in_order(loop: Loop) -> None:
     loop.consuming.adjust(set(QUEUES))
     loop.until_asked()
     loop.consuming.adjust({"thing.1"})
-    assert "thing.0" in loop.consuming.queues, "a BRPOP that names it is under way"
+    assert "thing.0" in loop.consuming.queues, "released although a BRPOP of the queue is pending"
     loop.publish("thing.0", 1, 2, 3)
     loop.until_came(1)
     loop.until_quiet("thing.0")
@@ -158,18 +158,18 @@ def test_a_queue_is_given_back_with_every_message_in_its_place(loop: Loop) -> No
     assert loop.waiting("thing.0") == [2, 3]
 
 
-def test_a_message_of_a_queue_that_was_cancelled_goes_back_to_its_head(loop: Loop) -> None:
+def test_a_message_of_a_cancelled_queue_returns_to_the_head_of_the_queue(loop: Loop) -> None:
     loop.consuming.adjust(set(QUEUES))
     loop.until_asked()
     loop.celery.cancel_task_queue("thing.0")
     loop.publish("thing.0", 1, 2, 3)
-    wait_until(lambda: loop.redis.llen("thing.0") < 3, timeout_seconds=10, what="one is popped")
+    wait_until(lambda: loop.redis.llen("thing.0") < 3, timeout_seconds=10, what="a message is popped")
     loop.publish("thing.1", 4)
     loop.until_came(4)
     assert loop.waiting("thing.0") == [1, 2, 3]
 
 
-def test_a_queue_is_not_given_back_with_a_message_in_hand(loop: Loop) -> None:
+def test_a_queue_with_a_held_message_is_not_released(loop: Loop) -> None:
     loop.acknowledges = False
     loop.consuming.adjust(set(QUEUES))
     loop.publish("thing.0", 1)
@@ -182,28 +182,30 @@ def test_a_queue_is_not_given_back_with_a_message_in_hand(loop: Loop) -> None:
     loop.until_quiet("thing.0")
 
 
-def test_what_a_dead_worker_took_comes_first_again_in_its_order(loop: Loop, redis_url: str) -> None:
+def test_messages_of_a_killed_worker_return_to_the_head_in_order(loop: Loop, redis_url: str) -> None:
     dead = Loop(redis_url)
     dead.acknowledges = False
     dead.consuming.adjust(set(QUEUES))
     dead.publish("thing.0", 1, 2, 3)
     dead.publish("thing.1", 4)
-    wait_until(lambda: dead.hub.run_once() or len(dead.came) == 4, timeout_seconds=10, what="all are taken")
+    wait_until(
+        lambda: dead.hub.run_once() or len(dead.came) == 4, timeout_seconds=10, what="all have arrived"
+    )
     dead.publish("thing.0", 5)
     order = [body for body in dead.came if body != 4]
-    # As after kill -9: nobody restores what it had.
+    # As after kill -9, the worker does not restore its held messages.
     dead.channel.qos._delivered.clear()
     dead.channel.do_restore = False
     set_event_loop(loop.hub)
     loop.consuming.adjust({"thing.0"})
     assert loop.waiting("thing.0") == [*order, 5]
-    assert loop.waiting("thing.1") == [], "not this one's to take"
+    assert loop.waiting("thing.1") == [], "restored a message of a queue that this worker does not have"
     dead.close()
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
 @pytest.mark.parametrize("wrong", ["holder", "judge"])
-def test_messages_in_hand_are_judged_by_the_clock_of_redis(
+def test_the_age_of_held_messages_is_measured_by_the_clock_of_redis(
     loop: Loop, redis_url: str, monkeypatch: pytest.MonkeyPatch, wrong: str, hours: int
 ) -> None:
     def set_clock(by: float) -> None:
@@ -222,23 +224,23 @@ def test_messages_in_hand_are_judged_by_the_clock_of_redis(
     set_event_loop(loop.hub)
     judge.channel.qos.visibility_timeout = 60
     judge.channel.qos.restore_visible(num=100)
-    assert loop.waiting("thing.0") == [], "in hand for less than a minute"
+    assert loop.waiting("thing.0") == [], "restored a message that was held for less than a minute"
     judge.channel.qos.visibility_timeout = 0
     judge.channel.qos.restore_visible(num=100)
     assert loop.waiting("thing.0") == [1]
     judge.close()
 
 
-def test_a_queue_that_nobody_declared_here_can_be_taken(loop: Loop) -> None:
+def test_a_queue_that_is_not_declared_can_be_consumed(loop: Loop) -> None:
     loop.consuming.adjust({"thing.9"})
     loop.publish("thing.9", 1)
     loop.until_came(1)
 
 
 def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
-    """Celery's consumer when its connection is gone, with a message in hand on each of two channels."""
+    """Simulates a lost connection of Celery's consumer with a held message on each of two channels."""
     loop.acknowledges = False
-    loop.channel.brpop_timeout = 60  # it is under way when Redis ends, and has not just returned
+    loop.channel.brpop_timeout = 60  # so that the BRPOP is still pending when Redis ends
     loop.consuming.adjust(set(QUEUES))
     other, queue = loop.connection.channel(), cast("Any", apply_queue("other"))
     queue.bind(other).declare()
@@ -250,7 +252,7 @@ def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
     redis.stop("redis", signal="kill")
     consumer = consumer_class.__new__(consumer_class)
     consumer.app, consumer.connection = loop.app, loop.connection
-    # What it does next is not looked at, and wants a whole consumer.
+    # Skips the steps after the loss, which require a complete consumer.
     loop.app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
     loop.app.conf.worker_enable_prefetch_count_reduction = False
     consumer.on_connection_error_after_connected(ConnectionError("simulated"))
@@ -258,11 +260,11 @@ def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
 
 
 @pytest.mark.own("redis")
-def test_a_broker_lost_with_messages_in_hand_does_not_end_the_worker(loop: Loop, redis: Stack) -> None:
+def test_a_lost_broker_with_held_messages_does_not_end_the_worker(loop: Loop, redis: Stack) -> None:
     lose_broker(ReconnectingConsumer, loop, redis)
 
 
 @pytest.mark.own("redis")
-def test_it_would_end_celery_s_own_consumer(loop: Loop, redis: Stack) -> None:
+def test_a_lost_broker_ends_celery_s_own_consumer(loop: Loop, redis: Stack) -> None:
     with pytest.raises(AttributeError, match="hostname"):
         lose_broker(CeleryConsumer, loop, redis)

@@ -1,4 +1,4 @@
-"""Workers that share queues: they come, go, are killed and lose their connections, and all of it flows."""
+"""Workers that share queues: events are applied although workers start, stop, are killed or disconnected."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ EVENTS = 2_000
 
 
 def things(count: int, *, first: int = 0) -> list[OutgoingRecord]:
-    """Of fifty keys; the version rises, so that order shows."""
+    """Returns events of fifty keys. The version increases, so that a wrong order changes the rows."""
     return [
         OutgoingRecord(
             "shared-things",
@@ -38,7 +38,7 @@ def things(count: int, *, first: int = 0) -> list[OutgoingRecord]:
 
 
 def held(deployment: Deployment) -> Counter[str]:
-    """Worker → how many queues it holds; "nobody" among them."""
+    """Returns worker → number of its queues. The queues without a worker count under "nobody"."""
     sharing = read_workers(deployment.session)
     counts = Counter(dict.fromkeys((worker.node for worker in sharing.workers), 0))
     holders = sharing.holders()
@@ -47,7 +47,7 @@ def held(deployment: Deployment) -> Counter[str]:
 
 
 def wait_held(deployment: Deployment, *counts: int) -> None:
-    """Until the workers hold so many each, in any order, and nobody holds none."""
+    """Waits until the numbers of queues that `held` returns are these, in any order."""
     deployment.wait_until(
         lambda: sorted(held(deployment).values()) == sorted(counts),
         timeout_seconds=60,
@@ -59,7 +59,7 @@ def start_workers(deployment: Deployment, count: int) -> list[RunningProcess]:
     return [deployment.run.start_worker(name=f"worker-{number}") for number in range(count)]
 
 
-def test_workers_share_the_queues_and_what_one_leaves_the_others_take(
+def test_workers_share_the_queues_and_take_over_those_of_ended_workers(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(APP)
@@ -78,7 +78,9 @@ def test_workers_share_the_queues_and_what_one_leaves_the_others_take(
     assert_as_the_oracle_says(deployment)
 
 
-def test_what_a_worker_killed_in_a_batch_held_flows_on_at_another(make_deployment: MakeDeployment) -> None:
+def test_another_worker_takes_over_the_queues_of_a_worker_killed_in_a_batch(
+    make_deployment: MakeDeployment,
+) -> None:
     deployment = make_deployment(APP)
     doomed = deployment.run.start_worker(name="doomed", faults="apply.before_commit:2:kill")
     wait_held(deployment, 8)
@@ -86,7 +88,7 @@ def test_what_a_worker_killed_in_a_batch_held_flows_on_at_another(make_deploymen
     wait_held(deployment, 4, 4)
     deployment.run.start_bridge()
     deployment.produce(things(EVENTS))
-    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what="it is killed")
+    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what="the worker is killed")
     wait_held(deployment, 8)
     deployment.wait_settled()
     assert_as_the_oracle_says(deployment)
@@ -125,7 +127,7 @@ def restart_postgres(deployment: Deployment, stack: Stack) -> None:
         pytest.param(restart_postgres, marks=pytest.mark.own("postgres")),
     ],
 )
-def test_connections_and_servers_come_back_and_all_flows_without_a_restart_of_workers(
+def test_workers_continue_without_a_restart_after_lost_connections(
     make_deployment: MakeDeployment, own_stack: Stack, harm: Callable[[Deployment, Stack], None]
 ) -> None:
     deployment = make_deployment(APP)
@@ -141,7 +143,7 @@ def test_connections_and_servers_come_back_and_all_flows_without_a_restart_of_wo
     assert [worker.exit_code for worker in workers] == [None, None]
 
 
-def test_a_stopped_worker_loses_its_queues_and_woken_takes_its_share_again(
+def test_a_suspended_worker_loses_its_queues_and_gets_its_share_after_it_continues(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(APP)
@@ -159,7 +161,7 @@ def test_a_stopped_worker_loses_its_queues_and_woken_takes_its_share_again(
     assert_as_the_oracle_says(deployment)
 
 
-def test_with_the_leases_broken_two_workers_pop_from_the_same_queues_and_are_as_right(
+def test_results_are_right_when_broken_leases_let_two_workers_pop_from_one_queue(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment("tests.system.worker.broken_leases_app")
@@ -174,9 +176,9 @@ def test_with_the_leases_broken_two_workers_pop_from_the_same_queues_and_are_as_
     assert overlap_seconds(spans) > 0
 
 
-def test_without_a_list_of_queues_another_pool_than_solo_is_refused(make_deployment: MakeDeployment) -> None:
+def test_a_worker_without_a_queue_list_requires_the_pool_solo(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(APP)
     refused = deployment.run.start_worker(pool="prefork")
-    deployment.wait_until(lambda: refused.exit_code is not None, timeout_seconds=60, what="it ends")
+    deployment.wait_until(lambda: refused.exit_code is not None, timeout_seconds=60, what="the worker ends")
     assert refused.exit_code != 0
     assert "-P solo" in refused.tail()

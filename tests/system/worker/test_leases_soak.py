@@ -1,4 +1,4 @@
-"""Workers that are killed and join for minutes, from a printed seed; then logs and data are asked."""
+"""Kills and starts workers for minutes, from a printed seed, and then checks the logs and the data."""
 
 import os
 import random
@@ -19,11 +19,11 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 LEAST, MOST = 3, 6
 KILLS, STOPS = 12, 6
-RATE = 500  # events a second, all the while
+RATE = 500  # events a second
 
 
 class Crew:
-    """Three to six workers; who goes leaves what its log says of queues."""
+    """Three to six workers. Collects the spans of each ended worker from its log."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -44,7 +44,7 @@ class Crew:
         began = time.monotonic()
         code = worker.stop()
         took = time.monotonic() - began
-        # One that is told while it starts knows no better than to end at once.
+        # A worker that is stopped during its start has no spans and may exit with another code.
         if self._account(worker):
             assert code == 0
             self.stop_seconds.append(took)
@@ -57,7 +57,7 @@ class Crew:
 
 
 def changes(rng: random.Random) -> Iterator[str]:
-    """Kills, stops and joins in random order, such that there are always from LEAST to MOST."""
+    """Yields kills, stops and joins in random order, with LEAST to MOST workers at any time."""
     left = {"kill": KILLS, "stop": STOPS, "join": KILLS + STOPS}
     count = LEAST
     while any(left.values()):
@@ -68,11 +68,13 @@ def changes(rng: random.Random) -> Iterator[str]:
         yield chosen
 
 
-def test_how_soon_eight_queues_are_shared(make_deployment: MakeDeployment) -> None:
+def test_the_time_until_eight_queues_are_shared_is_printed(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(APP)
     *_, last = start_workers(deployment, 4)
     started = time.monotonic()
-    deployment.wait_until(lambda: "ready." in last.log.read_text(), timeout_seconds=60, what="the last is up")
+    deployment.wait_until(
+        lambda: "ready." in last.log.read_text(), timeout_seconds=60, what="the last is ready"
+    )
     ready = time.monotonic()
     wait_held(deployment, 2, 2, 2, 2)
     shared = time.monotonic()
@@ -83,12 +85,13 @@ def test_how_soon_eight_queues_are_shared(make_deployment: MakeDeployment) -> No
     wait_held(deployment, 4, 4)
     killed = time.monotonic()
     print(
-        f"last of four: up after {ready - started:.1f} s, all shared {shared - ready:.1f} s later; told to"
-        f" stop: its queues held by others after {stopped - shared:.1f} s; kill -9: {killed - stopped:.1f} s"
+        f"last of four workers: ready after {ready - started:.1f} s, queues shared after another"
+        f" {shared - ready:.1f} s;"
+        f" queues taken over {stopped - shared:.1f} s after a stop, {killed - stopped:.1f} s after kill -9"
     )
 
 
-def test_workers_are_killed_and_join_under_load(make_deployment: MakeDeployment) -> None:
+def test_events_are_applied_while_workers_are_killed_and_join(make_deployment: MakeDeployment) -> None:
     given = os.environ.get("SOAK_SEED", "random")
     seed = random.randrange(10**6) if given == "random" else int(given)
     minutes = float(os.environ.get("SOAK_MINUTES", "5"))

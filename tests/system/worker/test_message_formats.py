@@ -1,4 +1,4 @@
-"""Workers of two formats of messages side by side: publishers write what every living worker reads."""
+"""With workers of two message formats, publishers write a format that every running worker can read."""
 
 import pytest
 
@@ -15,7 +15,7 @@ FORMAT_1 = f"{APPS}format_1_app"
 
 
 def waiting_formats(deployment: Deployment) -> set[int]:
-    """The formats of the messages that wait on the lists of queues."""
+    """Returns the formats of the messages that wait in the queues."""
     found = set()
     for queue in deployment.queues():
         for raw in deployment.redis.lrange(queue, 0, -1):
@@ -25,7 +25,7 @@ def waiting_formats(deployment: Deployment) -> set[int]:
     return found
 
 
-def test_a_format_that_an_old_worker_cannot_read_is_written_when_it_has_ended(
+def test_a_newer_format_is_written_when_no_old_worker_is_left(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(NEW)
@@ -43,17 +43,17 @@ def test_a_format_that_an_old_worker_cannot_read_is_written_when_it_has_ended(
     def written() -> bool:
         formats = waiting_formats(deployment)
         if formats == {2}:
-            # It has not yet seen that the old one ended. It sends again what a wipe took.
+            # The bridge still counts the old worker. After the wipe it publishes the messages again.
             deployment.wipe_redis()
         return formats == {3}
 
-    # Without a worker the bridge writes what it knows best.
+    # Without a worker the bridge writes its newest format.
     deployment.wait_until(written, timeout_seconds=60, what="messages of the newer format wait")
-    # An old one comes back: it takes them, applies nothing of them, and is sent what it reads.
+    # A returning old worker does not apply these messages, and the bridge publishes them in its format.
     returned = old.start_worker(name="returned")
     deployment.wait_settled(timeout_seconds=180)
     assert "newer format" in returned.log.read_text()
-    # And with a worker of either kind all goes on.
+    # With a worker of each format, events are applied.
     newer.start_worker(name="newer")
     deployment.produce(things(EVENTS, first=EVENTS + 10))
     deployment.wait_settled(timeout_seconds=180)
@@ -63,7 +63,7 @@ def test_a_format_that_an_old_worker_cannot_read_is_written_when_it_has_ended(
 
 
 @pytest.mark.matrix
-def test_a_flawed_record_waits_for_older_workers_to_end_and_others_do_not(
+def test_a_flawed_record_waits_for_the_end_of_older_workers(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(NEW, partitions=1)

@@ -1,4 +1,4 @@
-"""Every process shows what it did; of several beats one shows what the whole installation waits for."""
+"""Every process shows its own metrics. Only the leading beat shows the lag of the whole installation."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ UP_SECONDS = 60.0
 
 
 def shown(process: RunningProcess) -> Samples:
-    """What it shows, once it serves anything."""
-    return wait_for(process, lambda _: True, "it serves")
+    """Waits until the process serves metrics. Returns its samples."""
+    return wait_for(process, lambda _: True, "serves metrics")
 
 
 def total(samples: Samples, name: str) -> float:
@@ -31,7 +31,7 @@ def total(samples: Samples, name: str) -> float:
 def wait_for(
     process: RunningProcess, condition: Callable[[Samples], bool], what: str, seconds: float = UP_SECONDS
 ) -> Samples:
-    """The first samples for which it holds."""
+    """Returns the first samples for which the condition is true."""
 
     def look() -> Samples | None:
         samples = scrape(process.metrics_port)
@@ -47,7 +47,9 @@ def with_metrics(make_deployment: MakeDeployment) -> Deployment:
 
 
 @pytest.mark.parametrize("shares_queues", [False, True], ids=["queues named", "queues shared"])
-def test_the_counters_add_up_to_what_was_sent(make_deployment: MakeDeployment, shares_queues: bool) -> None:
+def test_the_counters_add_up_to_the_produced_events(
+    make_deployment: MakeDeployment, shares_queues: bool
+) -> None:
     deployment = with_metrics(make_deployment)
     queues = deployment.queues()
     bridge = deployment.run.start_bridge()
@@ -93,7 +95,7 @@ def test_the_counters_add_up_to_what_was_sent(make_deployment: MakeDeployment, s
         assert samples["process_resident_memory_bytes", ()] > 0
 
 
-def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
+def test_the_leading_beat_shows_the_lag_and_then_its_successor_does(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = with_metrics(make_deployment)
@@ -106,7 +108,7 @@ def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
     age = found["sluice_oldest_unapplied_seconds", (topic,)]
     assert age > 0
     found = wait_for(
-        first, lambda s: s["sluice_oldest_unapplied_seconds", (topic,)] != age, "it is read once more"
+        first, lambda s: s["sluice_oldest_unapplied_seconds", (topic,)] != age, "the age is read again"
     )
     assert found["sluice_oldest_unapplied_seconds", (topic,)] > age
 
@@ -114,31 +116,29 @@ def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
     assert ours(shown(second)) == {"sluice_beat_leads"}
     assert shown(second)["sluice_beat_leads", ()] == 0
     first.kill()
-    found = wait_for(second, lambda s: s["sluice_beat_leads", ()] == 1, "it leads", seconds=10)
+    found = wait_for(second, lambda s: s["sluice_beat_leads", ()] == 1, "leads", seconds=10)
     assert found["sluice_lag_records", (topic,)] == ORDERS
     assert scrape(first.metrics_port) is None
 
 
 @pytest.mark.own("kafka", "postgres")
-def test_a_server_that_is_gone_is_shown_within_a_scrape_s_time(
-    make_deployment: MakeDeployment, own_stack: Stack
-) -> None:
+def test_the_beat_shows_an_unreachable_server(make_deployment: MakeDeployment, own_stack: Stack) -> None:
     deployment = with_metrics(make_deployment)
     beat = deployment.run.start_beat()
-    well = wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well")
+    well = wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all servers are up")
     own_stack.stop("kafka")
-    found = wait_for(beat, lambda s: s["sluice_kafka_up", ()] == 0, "Kafka is away")
+    found = wait_for(beat, lambda s: s["sluice_kafka_up", ()] == 0, "Kafka is down")
     assert ours(found) == ours(well)
     deployment.close()
     own_stack.stop("postgres", signal="immediate")
-    found = wait_for(beat, lambda s: s.get(("sluice_postgres_up", ())) == 0, "Postgres is away")
+    found = wait_for(beat, lambda s: s.get(("sluice_postgres_up", ())) == 0, "Postgres is down")
     assert ours(found) == {"sluice_beat_leads", "sluice_postgres_up"}
     own_stack.start("postgres")
     own_stack.start("kafka")
-    wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well again")
+    wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all servers are up again")
 
 
-def test_a_worker_of_children_shows_itself_alone_and_they_do_not_keep_its_port(
+def test_a_prefork_worker_shows_only_its_own_metrics_and_its_children_close_the_port(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = with_metrics(make_deployment)
@@ -148,7 +148,9 @@ def test_a_worker_of_children_shows_itself_alone_and_they_do_not_keep_its_port(
         samples = shown(process)
         assert ours(samples) == set()
         assert samples["process_resident_memory_bytes", ()] > 0
-    wait_until(lambda: "ready." in effects.log.read_text(), timeout_seconds=UP_SECONDS, what="it is up")
+    wait_until(
+        lambda: "ready." in effects.log.read_text(), timeout_seconds=UP_SECONDS, what="effects is ready"
+    )
     parent = psutil.Process(effects.pid)
     first = {child.pid for child in parent.children()}
     os.kill(min(first), signal.SIGKILL)
@@ -156,10 +158,10 @@ def test_a_worker_of_children_shows_itself_alone_and_they_do_not_keep_its_port(
     def successors() -> list[psutil.Process]:
         return [child for child in parent.children() if child.pid not in first]
 
-    # Forked while the endpoint is open, unlike the first ones.
+    # The successor is forked while the endpoint is open, unlike the first children.
     [successor] = wait_until(successors, timeout_seconds=UP_SECONDS, what="another child")
     wait_until(
-        lambda: not listens(successor, effects.metrics_port), timeout_seconds=UP_SECONDS, what="it lets go"
+        lambda: not listens(successor, effects.metrics_port), timeout_seconds=UP_SECONDS, what="it is closed"
     )
     assert listens(parent, effects.metrics_port)
     assert effects.stop() == 0
@@ -170,7 +172,7 @@ def listens(process: psutil.Process, port: int) -> bool:
     return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections())
 
 
-def test_a_port_that_is_taken_is_said_at_start(make_deployment: MakeDeployment) -> None:
+def test_a_process_with_a_used_metrics_port_is_refused(make_deployment: MakeDeployment) -> None:
     deployment = with_metrics(make_deployment)
     holder = deployment.run.start_rebuilds()
     shown(holder)

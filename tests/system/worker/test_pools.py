@@ -1,4 +1,4 @@
-"""Workers that start with a pool in which time limits do not work: refused before they reach any server."""
+"""Workers with a pool in which time limits do not work are refused before they connect to a server."""
 
 import os
 import subprocess

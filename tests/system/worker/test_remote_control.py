@@ -1,4 +1,4 @@
-"""Whoever reaches Redis can broadcast to the workers: they answer questions, and nothing changes."""
+"""Workers answer queries that any client of Redis broadcasts, but no broadcast changes a worker."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """A bridge, a worker of each kind, and a beat."""
+    """A deployment with a bridge, a worker, a relay, an effects worker and a beat."""
     made = make_deployment()
     made.run.start_worker(name="sharing")
     made.run.start_relay()
@@ -69,21 +69,21 @@ def deployment(make_deployment: MakeDeployment) -> Deployment:
 
 @pytest.fixture
 def app(deployment: Deployment) -> Iterator[Celery]:
-    """An application like that of Flower or `celery inspect`."""
+    """A Celery application as Flower and `celery inspect` use it."""
     settings = read_settings(deployment.run.environ())
     with make_celery(settings, lambda: deployment.installation) as made:
         yield made
 
 
 def works(deployment: Deployment, seed: int) -> None:
-    """Events are applied, and sent by the relay."""
+    """Checks that events are applied and that the relay sends their outgoing events."""
     deployment.produce(generate("orders", count=100, seed=seed))
     deployment.wait_settled()
     deployment.wait_sent()
 
 
 def state(app: Celery, deployment: Deployment) -> dict[str, Any]:
-    """What the workers say of themselves that a command could change. Of all three workers."""
+    """Returns the properties of all three workers that a command could change."""
     found: dict[str, Any] = {}
 
     def all_answer() -> bool:
@@ -107,18 +107,18 @@ def sharing(found: dict[str, Any]) -> str:
 
 
 def lines(process: RunningProcess, event: str) -> list[dict[str, Any]]:
-    """The lines of a log with this event."""
+    """Returns the log lines with this event."""
     return [json.loads(line) for line in process.log.read_text().splitlines() if f'"{event}"' in line]
 
 
 def publish(deployment: Deployment, raw: Any, exchange: str, data: bytes) -> None:
-    """As anyone does who reaches this Redis."""
+    """Publishes data to an exchange, as any client of this Redis can."""
     number = make_url(deployment.urls.redis_url).database
     topic = f"/{number}.{exchange}" if exchange == CONTROL else f"/{number}.{exchange}/worker.heartbeat"
     raw.publish(deployment.installation.redis_prefix + topic, data)
 
 
-def test_no_broadcast_changes_anything(deployment: Deployment, app: Celery) -> None:
+def test_no_broadcast_changes_a_worker(deployment: Deployment, app: Celery) -> None:
     works(deployment, seed=1)
     with Redis.from_url(deployment.urls.redis_url) as raw:
         theirs = [client["id"] for client in raw.client_list(_type="normal")]
@@ -140,7 +140,7 @@ def test_no_broadcast_changes_anything(deployment: Deployment, app: Celery) -> N
         publish(deployment, raw, CONTROL, packed({"method": MARK + "x" * 1000, "arguments": {MARK: 1}}))
         publish(deployment, raw, CONTROL, packed(headers={"clock": [MARK]}))
         publish(deployment, raw, CONTROL, packed(headers={"clock": 2**60}))
-        # As on a busy machine: what the workers say is the same after they connected again.
+        # Cuts the workers' connections. Their answers must be the same after they have reconnected.
         for client in theirs:
             raw.client_kill_filter(_id=client)
     works(deployment, seed=2)
@@ -149,7 +149,7 @@ def test_no_broadcast_changes_anything(deployment: Deployment, app: Celery) -> N
     for process in deployment.run.processes:
         assert process.exit_code is None, process.tail()
         log = process.log.read_text()
-        # Of what is broadcast only names of commands are logged; and a worker asks no other worker at start.
+        # Workers log only the names of broadcast commands, and do not run Celery's mingle step at start.
         assert not [word for word in ("Traceback", MARK + "x" * 100, "mingle") if word in log]
         if process.name in ("sharing", "relay", "effects"):
             refused = lines(process, "remote control commands refused")
@@ -165,7 +165,7 @@ def test_no_answer_shows_a_password_or_a_key(make_deployment: MakeDeployment, re
         raw.execute_command("ACL", "SETUSER", "keeper", "on", f">{SECRET}", "~*", "&*", "+@all")
     secret = {
         "SLUICE_REDIS_URL": redis_url.replace("//", f"//keeper:{SECRET}@"),
-        # This Postgres trusts everyone.
+        # This Postgres accepts any password.
         "SLUICE_DATABASE_URL": made.urls.database_url.replace("app@", f"app:{SECRET}@"),
     }
     made.run.environment = secret
@@ -195,7 +195,7 @@ def test_no_answer_shows_a_password_or_a_key(make_deployment: MakeDeployment, re
 
 
 @pytest.mark.own("redis")
-def test_a_flood_of_malformed_broadcasts_holds_up_no_event(deployment: Deployment, app: Celery) -> None:
+def test_many_malformed_broadcasts_do_not_block_events(deployment: Deployment, app: Celery) -> None:
     works(deployment, seed=1)
     before = state(app, deployment)
     with Redis.from_url(deployment.urls.redis_url) as raw:

@@ -1,4 +1,4 @@
-"""Workers of old and new code side by side: nothing halts, and what only new code has waits for it."""
+"""With workers of old and new code no queue halts, and events that only new code handles wait for it."""
 
 import json
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from tests.system.faults.load import assert_as_the_oracle_says
 APPS = "tests.system.worker.rolling_"
 OLD, NEW, NEWS = f"{APPS}old_app", f"{APPS}new_app", f"{APPS}news_app"
 EVENTS = 100
-# More than the bridge may have unapplied of one queue: 8 messages of 200 records, for 4 queues.
+# More than the bridge may have in flight: 8 messages of 200 records per queue, for 4 queues.
 MANY = 8_000
 
 _APP = """\
@@ -31,7 +31,7 @@ topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.to
 
 
 def events(topic: str, kind: str, count: int, *, first: int = 0) -> Iterable[OutgoingRecord]:
-    """Of forty keys per topic; the version rises, so that order shows."""
+    """Yields events of forty keys. The version increases, so that a wrong order changes the rows."""
     for number in range(first, first + count):
         value = {"type": kind, "event_id": f"{topic}-{number}", "version": number, "data": {"amount": number}}
         yield OutgoingRecord(f"rolling-{topic}", f"{topic}-{number % 40}", value)
@@ -46,7 +46,7 @@ def news(count: int) -> Iterable[OutgoingRecord]:
 
 
 def of(deployment: Deployment, base: str) -> LocalRun:
-    """Starts processes of other code, with the same topics."""
+    """Returns a runner that starts processes with other code on the same topics."""
     module = base.rpartition(".")[2] + deployment.topic_suffix.replace("-", "_")
     text = _APP.format(base=base, suffix=deployment.topic_suffix)
     (deployment.run.folder / f"{module}.py").write_text(text)
@@ -57,12 +57,12 @@ def wait_applied(deployment: Deployment, topic: str, count: int, seconds: float 
     deployment.wait_until(
         lambda: deployment.outcomes(f"rolling-{topic}")["applied"] >= count,
         timeout_seconds=seconds,
-        what=f"{count} of {topic} are applied",
+        what=f"{count} events of {topic} are applied",
     )
 
 
 def holders(deployment: Deployment) -> dict[str, str]:
-    """Queue → the name of the worker that holds it."""
+    """Returns queue → name of the worker that holds it."""
     return {q: node.partition("@")[0] for q, node in read_workers(deployment.session).holders().items()}
 
 
@@ -73,13 +73,13 @@ def assert_none_halted(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     "named", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["queues shared", "queues named"]
 )
-def test_what_old_workers_do_not_know_waits_for_a_new_one_and_nothing_halts(
+def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_halt(
     make_deployment: MakeDeployment, named: bool
 ) -> None:
     deployment = make_deployment(NEW)
     new, old = deployment.run, of(deployment, OLD)
     queues = deployment.queues()
-    # Old code everywhere but in the bridge, and -Q also names queues of an entity type it does not know.
+    # Only the bridge and the beat have new code. -Q also names queues that the old code does not declare.
     old_worker = old.start_worker(queues if named else None, name="old")
     old.start_relay(name="old-relay")
     old.start_effects(name="old-effects", pool="solo")
@@ -95,14 +95,14 @@ def test_what_old_workers_do_not_know_waits_for_a_new_one_and_nothing_halts(
         assert holders(deployment) == dict.fromkeys(deployment.queues("thing"), "old")
     new.start_worker(queues if named else None, name="new")
     if named:
-        # Both pop from the same lists, and what the old one pops is sent again ever more seldom.
+        # Both workers pop from the same lists, and the bridge resends the old worker's messages with backoff.
         old_worker.stop()
     deployment.produce(things(EVENTS, first=EVENTS))
     deployment.wait_settled(timeout_seconds=180)
     assert_none_halted(deployment)
     if not named:
         assert holders(deployment) == dict.fromkeys(queues, "new")
-    # The relay is of old code, and so is the only worker for calls.
+    # The relay and the only effects worker have old code.
     assert deployment.calls() == {"pending": EVENTS}
     sent = "SELECT FROM sluice.executed_side_effects WHERE dispatched_at IS NOT NULL"
     with deployment.session.connection.cursor() as cursor:
@@ -114,7 +114,7 @@ def test_what_old_workers_do_not_know_waits_for_a_new_one_and_nothing_halts(
     assert_as_the_oracle_says(deployment)
 
 
-def test_two_workers_that_each_lack_a_topic_take_turns(make_deployment: MakeDeployment) -> None:
+def test_two_workers_that_each_lack_a_topic_apply_both_topics(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(NEW)
     of(deployment, OLD).start_worker(name="old")
     of(deployment, NEWS).start_worker(name="news")
@@ -127,7 +127,7 @@ def test_two_workers_that_each_lack_a_topic_take_turns(make_deployment: MakeDepl
 
 
 @pytest.mark.matrix
-def test_a_topic_without_a_worker_holds_up_no_other_and_is_shown(make_deployment: MakeDeployment) -> None:
+def test_a_topic_without_a_worker_blocks_no_other_topic_and_is_shown(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(NEW)
     new, old = deployment.run, of(deployment, OLD)
     old.start_worker(name="old")
@@ -143,7 +143,7 @@ def test_a_topic_without_a_worker_holds_up_no_other_and_is_shown(make_deployment
         deployment.produce(things(100, first=applied))
         applied += 100
         wait_applied(deployment, "things", applied, seconds=30)
-    deployment.wait_until(lambda: waiting(deployment) != {}, timeout_seconds=60, what="it is noticed")
+    deployment.wait_until(lambda: waiting(deployment) != {}, timeout_seconds=60, what="the topic is recorded")
     assert_none_halted(deployment)
     assert shown(new) == ([], False)
     topic = f"rolling-news{deployment.topic_suffix}"
@@ -154,24 +154,24 @@ def test_a_topic_without_a_worker_holds_up_no_other_and_is_shown(make_deployment
     deployment.wait_until(
         lambda: (scrape(beat.metrics_port) or {}).get(("sluice_halted_topics", ())) == 1,
         timeout_seconds=60,
-        what="the metric shows it",
+        what="the metric shows the topic",
     )
     new.start_worker(name="new")
     deployment.wait_settled(timeout_seconds=180)
-    deployment.wait_until(lambda: waiting(deployment) == {}, timeout_seconds=60, what="it is forgotten")
+    deployment.wait_until(lambda: waiting(deployment) == {}, timeout_seconds=60, what="the record is deleted")
     assert shown(new) == ([], False)
     assert_as_the_oracle_says(deployment)
 
 
 def waiting(deployment: Deployment) -> dict[str, float]:
-    """Topic → seconds."""
+    """Returns topic → seconds for which it has waited."""
     with deployment.session.connection.cursor() as cursor:
         cursor.execute("SELECT name, waited_seconds FROM sluice.undeclared")
         return dict(cursor.fetchall())
 
 
 def shown(run: LocalRun) -> tuple[list[str], bool]:
-    """The halted topics of `sluice status`, and whether `sluice doctor` names a topic as halted."""
+    """Returns the halted topics of `sluice status`, and True if `sluice doctor` reports a halted topic."""
     status = json.loads(run.run_sluice("status", "--json"))
     findings = run.sluice("doctor", "--json").stdout.decode()
     return [

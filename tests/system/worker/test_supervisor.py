@@ -1,4 +1,7 @@
-"""A supervisor and its worker as processes: which event ended the worker, and what follows."""
+"""A supervisor and its worker as processes: the supervisor stores the event that ended the worker.
+
+A death is the end of a worker within a handler.
+"""
 
 import os
 import signal
@@ -15,7 +18,7 @@ from sluice.runtime import handler_mark
 from sluice.stack.patience import patient
 from tests.waiting import wait_until
 
-# Deaths go to standard output, a line each. The first attempts to store one may fail.
+# The supervisor prints each stored death as one line. The first attempts to store a death may fail.
 SUPERVISOR = """
     import os, structlog, sys
     from sluice.worker.supervisor import Supervisor
@@ -31,7 +34,7 @@ SUPERVISOR = """
     command = [sys.executable, "-c", {worker!r}]
     sys.exit(Supervisor(command, environ=os.environ, handler_seconds=0.2, store_death=store).run())
 """
-# `attempt` counts the workers of the test, from 1. The module is loaded without its package, to start soon.
+# `attempt` counts the workers of the test, from 1. The module is loaded without its package for a fast start.
 WORKER = """
     import ctypes, importlib.util, os, pathlib, signal, sys, time
 
@@ -89,10 +92,10 @@ def attempts(folder: Path) -> int:
 
 
 RUNS = [
-    # case, worker, exit code of the supervisor, workers that were started, deaths
+    # case, worker, exit code of the supervisor, number of started workers, deaths
     ("refuses to start", "sys.exit('Worker refused: no')", 1, 1, []),
-    ("does not understand its options", "sys.exit(2)", 2, 1, []),
-    ("fails once, then ends by order", "ready()\nif attempt == 1: sys.exit(1)\nend()", 0, 2, []),
+    ("exits with a usage error", "sys.exit(2)", 2, 1, []),
+    ("fails one time, then stops", "ready()\nif attempt == 1: sys.exit(1)\nend()", 0, 2, []),
     ("is killed at its start", "if attempt == 1: os.kill(os.getpid(), 9)\nend()", 0, 2, []),
     (
         "exits in a handler",
@@ -147,14 +150,16 @@ RUNS = [
 
 
 OFTEN = {"exits in a handler", "sleeps with the lock of the interpreter"}
-"""Run by `make test`; the others by `make test-matrix`."""
+"""The cases that `make test` runs. `make test-matrix` runs the others."""
 
 
 @pytest.mark.parametrize(
     ("worker", "exit_code", "started", "deaths"),
     [pytest.param(*c[1:], id=c[0], marks=() if c[0] in OFTEN else pytest.mark.matrix) for c in RUNS],
 )
-def test_ends(tmp_path: Path, worker: str, exit_code: int, started: int, deaths: Sequence[str]) -> None:
+def test_the_supervisor_reacts_to_every_end_of_its_worker(
+    tmp_path: Path, worker: str, exit_code: int, started: int, deaths: Sequence[str]
+) -> None:
     with supervised(tmp_path, worker) as process:
         output, _ = process.communicate(timeout=patient(60))
     assert process.returncode == exit_code
@@ -163,12 +168,12 @@ def test_ends(tmp_path: Path, worker: str, exit_code: int, started: int, deaths:
 
 
 @pytest.mark.matrix
-def test_a_worker_starts_after_the_death_is_stored(tmp_path: Path) -> None:
+def test_the_next_worker_starts_after_the_death_is_stored(tmp_path: Path) -> None:
     worker = "ready()\nif attempt == 1: run(40); os._exit(0)\nend()"
     with supervised(tmp_path, worker, failures=1) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "no answer\n"
-        # The next attempt follows after a pause, and until then no worker.
+        # The next attempt follows after a pause. Until then no worker starts.
         assert attempts(tmp_path) == 1
         assert process.stdout.readline().strip() == DEATH.format(False, "exit code 0")
         assert process.wait(patient(60)) == 0
@@ -176,8 +181,8 @@ def test_a_worker_starts_after_the_death_is_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-def test_a_handler_that_gets_on_is_not_killed(tmp_path: Path) -> None:
-    """Ten handlers, each shorter than the limit, take longer than the limit together."""
+def test_a_series_of_short_handlers_is_not_killed(tmp_path: Path) -> None:
+    """Ten handlers, each shorter than the limit, together take longer than the limit."""
     worker = "ready()\nfor offset in range(10): run(offset); time.sleep(0.1); leave()\nend()"
     with supervised(tmp_path, worker) as process:
         output, _ = process.communicate(timeout=patient(60))
@@ -193,7 +198,7 @@ def test_a_handler_that_gets_on_is_not_killed(tmp_path: Path) -> None:
         pytest.param(signal.SIGHUP, signal.SIGTERM, marks=pytest.mark.matrix),
     ],
 )
-def test_a_signal_to_end_is_passed_on_and_no_other_worker_starts(
+def test_a_stop_signal_is_forwarded_and_no_other_worker_starts(
     tmp_path: Path, given: signal.Signals, received: signal.Signals
 ) -> None:
     worker = f"""
@@ -213,20 +218,20 @@ def test_a_signal_to_end_is_passed_on_and_no_other_worker_starts(
 
 
 @pytest.mark.matrix
-def test_a_signal_to_end_ends_the_pause_before_the_next_worker(tmp_path: Path) -> None:
+def test_a_stop_signal_ends_the_pause_before_the_next_worker(tmp_path: Path) -> None:
     with supervised(tmp_path, "ready()\nsys.exit(1)") as process:
-        # The pauses grow to 30 seconds: the signal arrives in one, or shortly before.
+        # The pauses increase to 30 seconds. The signal arrives in a pause or shortly before.
         wait_until(
             lambda: (tmp_path / "attempts").exists() and attempts(tmp_path) == 3,
             timeout_seconds=30,
-            what="the third worker started",
+            what="the third worker has started",
         )
         process.terminate()
         process.wait(patient(60))
     assert process.returncode in (0, 1, 143)
 
 
-def test_a_supervisor_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
+def test_the_worker_of_a_killed_supervisor_ends(tmp_path: Path) -> None:
     with supervised(tmp_path, "\nready(); pid()\nwhile True: time.sleep(1)") as process:
         pid = wait_until(lambda: worker_pid(tmp_path), timeout_seconds=30, what="the worker runs")
         process.kill()
@@ -239,7 +244,7 @@ def worker_pid(folder: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """A process that has ended and waits for its parent is not alive."""
+    """Returns True if the process runs. A zombie does not count as alive."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

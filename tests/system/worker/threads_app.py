@@ -1,4 +1,4 @@
-"""Sluice's application with a pool that is set where `-P` is not given."""
+"""Sluice's application with a pool of threads as the configured default."""
 
 from sluice.runtime.app import app
 
