@@ -68,7 +68,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders the tests so that every pytest worker begins with the tests of whole deployments.
+    """Orders the tests so that every pytest worker begins with slow tests.
 
     Each worker gets an equal part of the list. In the order of collection one worker would get all slow
     tests, and the other workers would wait for it at the end. The tests of one file stay together because

@@ -54,7 +54,7 @@ class ProviderProcess:
         return f"http://127.0.0.1:{self.port('port')}"
 
     def start(self) -> None:
-        """Starts the server and waits until it listens. After a kill, the server restores its journal.
+        """Starts the server and waits until it listens. After a kill, the server reads its journal.
 
         Raises NotListening.
         """

@@ -15,8 +15,8 @@ from sluice.stack import ServiceName, Stack, StopSignal
 from sluice.testing.servers import servers
 from sluice.testing.servers.databases import fresh_database
 
-# A folder name begins with the id of the process that ends its servers. The next run finds by it the servers
-# that a killed run left running.
+# A folder name begins with the id of the process that ends its servers. By this id, the next run finds the
+# servers that a killed run left running.
 FOLDER = Path(__file__).resolve().parents[2] / ".sluice" / "tests"
 
 _numbers = itertools.count(1)
@@ -37,7 +37,7 @@ class SharedStack(Stack):
             self._started.add(name)
 
     def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
-        """Fails the test, which needs its own server."""
+        """Fails the test, because it needs its own server."""
         raise AssertionError(f"other tests use this {name}: mark the test with own({name!r})")
 
 
