@@ -50,7 +50,7 @@ def has_line(pattern: str, lines: list[str]) -> bool:
 
 
 @dataclass
-class AtWork:
+class RunningDeployment:
     """A deployment with one process of each kind, and the operator's commands."""
 
     deployment: Deployment

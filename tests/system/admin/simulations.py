@@ -1,4 +1,4 @@
-"""Simulations: each causes one situation of the operator's table and then applies the cure."""
+"""Each simulation causes one situation of the operator's table and then applies the cure."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sluice.testing.servers.databases import TEMPLATE
 from sluice.testing.servers.processes import start_new
 from tests.harness.clocks import WallClock, clock_of
-from tests.system.admin.operators_table import AtWork, run_on
+from tests.system.admin.operators_table import RunningDeployment, run_on
 from tests.system.serving import wait_alive
 from tests.waiting import wait_until
 
@@ -29,20 +29,24 @@ Simulation = Generator[None, None, Mapping[str, str] | None]
 
 Returns the environment in which the commands must no longer report the situation.
 """
-SITUATIONS: dict[str, Callable[[AtWork], Simulation]] = {}
+SITUATIONS: dict[str, Callable[[RunningDeployment], Simulation]] = {}
 
 
-def situation(name: str) -> Callable[[Callable[[AtWork], Simulation]], Callable[[AtWork], Simulation]]:
+def situation(
+    name: str,
+) -> Callable[[Callable[[RunningDeployment], Simulation]], Callable[[RunningDeployment], Simulation]]:
     """Registers the simulation of one situation of the table."""
 
-    def register(simulation: Callable[[AtWork], Simulation]) -> Callable[[AtWork], Simulation]:
+    def register(
+        simulation: Callable[[RunningDeployment], Simulation],
+    ) -> Callable[[RunningDeployment], Simulation]:
         SITUATIONS[name] = simulation
         return simulation
 
     return register
 
 
-def _restarted(kind: str, work: AtWork) -> Simulation:
+def _restarted(kind: str, work: RunningDeployment) -> Simulation:
     work.stop(kind)
     yield
     work.start(kind)
@@ -59,7 +63,7 @@ for _name, _kind in {
 
 
 @situation("a worker is frozen")
-def frozen_worker(work: AtWork) -> Simulation:
+def frozen_worker(work: RunningDeployment) -> Simulation:
     frozen = work.processes["worker"]
     frozen.signal(signal.SIGSTOP)
     yield
@@ -69,7 +73,7 @@ def frozen_worker(work: AtWork) -> Simulation:
 
 
 @situation("no worker fills a generation")
-def unfilled_generation(work: AtWork) -> Simulation:
+def unfilled_generation(work: RunningDeployment) -> Simulation:
     work.stop("rebuild")
     work.sluice("rebuild", "start", "situation_totals", "--no-wait", *WHY)
     yield
@@ -78,7 +82,7 @@ def unfilled_generation(work: AtWork) -> Simulation:
 
 
 @situation("an outgoing topic is missing")
-def missing_outgoing(work: AtWork) -> Simulation:
+def missing_outgoing(work: RunningDeployment) -> Simulation:
     topic = f"told{work.deployment.topic_suffix}"
     work.produce(emit=topic)
     yield
@@ -86,7 +90,7 @@ def missing_outgoing(work: AtWork) -> Simulation:
     return None
 
 
-def _refused_calls(work: AtWork, calls: int) -> Simulation:
+def _refused_calls(work: RunningDeployment, calls: int) -> Simulation:
     work.set_wrong("refusing")
     for _ in range(calls):
         work.produce(f"told-{calls}", tell=True)
@@ -101,7 +105,7 @@ SITUATIONS["calls wait behind a failed one"] = partial(_refused_calls, calls=2)
 
 
 @situation("events die in numbers")
-def dying_events(work: AtWork) -> Simulation:
+def dying_events(work: RunningDeployment) -> Simulation:
     work.set_wrong("dying")
     for _ in range(4):
         work.produce(*(f"thing-{next(work.numbers)}" for _ in range(30)))
@@ -113,7 +117,7 @@ def dying_events(work: AtWork) -> Simulation:
 
 
 @situation("an event ends its worker")
-def crashing_event(work: AtWork) -> Simulation:
+def crashing_event(work: RunningDeployment) -> Simulation:
     work.stop("worker")
     work.set_wrong("crashing")
     supervisor = work.deployment.run.start_supervised_worker(name="crashing")
@@ -128,7 +132,7 @@ def crashing_event(work: AtWork) -> Simulation:
     return None
 
 
-def _terminate(work: AtWork) -> None:
+def _terminate(work: RunningDeployment) -> None:
     """Runs the statements that `doctor` advises."""
     named = re.findall(r"SELECT pg_terminate_backend\(\d+\)", "\n".join(work.doctor()))
     for statement in set(named):
@@ -136,7 +140,7 @@ def _terminate(work: AtWork) -> None:
 
 
 @situation("another session holds a row")
-def held_row(work: AtWork) -> Simulation:
+def held_row(work: RunningDeployment) -> Simulation:
     work.produce("held")
     work.deployment.wait_settled()
     with closing(work.open_psql("BEGIN", "SELECT FROM situation_things WHERE thing_id = 'held' FOR UPDATE")):
@@ -147,7 +151,7 @@ def held_row(work: AtWork) -> Simulation:
 
 
 @situation("a queue does not move")
-def queue_that_stands(work: AtWork) -> Simulation:
+def queue_that_stands(work: RunningDeployment) -> Simulation:
     with closing(work.open_psql("BEGIN", "SELECT FROM sluice.queues FOR UPDATE")):
 
         def messages_wait() -> bool:
@@ -161,20 +165,20 @@ def queue_that_stands(work: AtWork) -> Simulation:
 
 
 @situation("an old transaction")
-def old_transaction(work: AtWork) -> Simulation:
+def old_transaction(work: RunningDeployment) -> Simulation:
     with closing(work.open_psql("BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1")):
         yield
         _terminate(work)
     return None
 
 
-def _set(work: AtWork, setting: str) -> None:
+def _set(work: RunningDeployment, setting: str) -> None:
     work.ask(f"ALTER SYSTEM SET {setting}")
     work.ask("SELECT pg_reload_conf()")
 
 
 @situation("a synchronous standby is away")
-def absent_standby(work: AtWork) -> Simulation:
+def absent_standby(work: RunningDeployment) -> Simulation:
     _set(work, "synchronous_standby_names = 'absent'")
     yield
     _set(work, "synchronous_standby_names = ''")
@@ -182,7 +186,7 @@ def absent_standby(work: AtWork) -> Simulation:
 
 
 @situation("Redis is full")
-def full_redis(work: AtWork) -> Simulation:
+def full_redis(work: RunningDeployment) -> Simulation:
     with Redis.from_url(work.deployment.urls.redis_url) as redis:
         redis.config_set("maxmemory", "1mb")
         yield
@@ -191,7 +195,7 @@ def full_redis(work: AtWork) -> Simulation:
 
 
 @situation("a clock is wrong")
-def wrong_clock(work: AtWork) -> Simulation:
+def wrong_clock(work: RunningDeployment) -> Simulation:
     run = work.deployment.run
     clock = WallClock(Path(run.folder), "clock", 5.2)
     before, run.start = run.start, start_new
@@ -205,7 +209,7 @@ def wrong_clock(work: AtWork) -> Simulation:
 
 
 @situation("a topic is missing")
-def missing_topic(work: AtWork) -> Simulation:
+def missing_topic(work: RunningDeployment) -> Simulation:
     run = work.deployment.run
     module = f"{run.handlers}_more"
     text = (work.folder / f"{run.handlers}.py").read_text()
@@ -218,14 +222,14 @@ def missing_topic(work: AtWork) -> Simulation:
 
 
 @situation("Kafka is not reached")
-def dead_kafka(work: AtWork) -> Simulation:
+def dead_kafka(work: RunningDeployment) -> Simulation:
     work.environ = {"SLUICE_KAFKA_BOOTSTRAP_SERVERS": DEAD}
     yield
     return None
 
 
 @situation("the password is wrong")
-def wrong_password(work: AtWork) -> Simulation:
+def wrong_password(work: RunningDeployment) -> Simulation:
     work.ask("CREATE ROLE outsider LOGIN PASSWORD 'right'")
     ((path,),) = work.ask("SHOW hba_file")
     file = Path(str(path))
@@ -241,7 +245,7 @@ def wrong_password(work: AtWork) -> Simulation:
 
 
 @situation("Postgres can only be read")
-def read_only(work: AtWork) -> Simulation:
+def read_only(work: RunningDeployment) -> Simulation:
     database = make_url(work.deployment.urls.database_url).database
     work.ask(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on', "postgres")
     yield
@@ -250,7 +254,7 @@ def read_only(work: AtWork) -> Simulation:
 
 
 @situation("a disk of Postgres is full")
-def full_disk(work: AtWork) -> Simulation:
+def full_disk(work: RunningDeployment) -> Simulation:
     assert os.geteuid() == 0, "run this test as root: it mounts a small disk and fills it"
     disk = Path(tempfile.mkdtemp(prefix="sluice-small-disk-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
@@ -279,7 +283,7 @@ def full_disk(work: AtWork) -> Simulation:
 
 
 @situation("the database is a copy")
-def copied_database(work: AtWork) -> Simulation:
+def copied_database(work: RunningDeployment) -> Simulation:
     url = make_url(work.deployment.urls.database_url)
     work.ask(f'CREATE DATABASE copied TEMPLATE "{TEMPLATE}"', "postgres")
     with closing(work.open_psql()) as original:

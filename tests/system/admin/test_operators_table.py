@@ -10,7 +10,7 @@ from sluice.admin.doctor.facts_reading import Looks
 from sluice.stack import Stack
 from tests.harness import stacks
 from tests.harness.processes import Zygote
-from tests.system.admin.operators_table import AtWork, read_table
+from tests.system.admin.operators_table import RunningDeployment, read_table
 from tests.system.admin.simulations import SITUATIONS, Simulation
 from tests.system.conftest import making_deployments
 
@@ -30,9 +30,9 @@ SMOKE = frozenset(
 
 
 @pytest.fixture(scope="module")
-def at_work(
+def running_deployment(
     shared_stack: Stack, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[AtWork]:
+) -> Iterator[RunningDeployment]:
     """A deployment with one running process of each kind, on its own Postgres and its own Redis."""
     folder = tmp_path_factory.mktemp("operator")
     with stacks.own_stack() as own, pytest.MonkeyPatch.context() as patch:
@@ -48,7 +48,7 @@ def at_work(
                 shared_stack, own, stacks.empty_redis(own), url, folder, zygote.start
             ) as make_deployment,
         ):
-            work = AtWork(make_deployment(BASE, partitions=1))
+            work = RunningDeployment(make_deployment(BASE, partitions=1))
             work.start("bridge", "worker", "relay", "effects", "rebuild", "beat")
             work.produce("thing-0")
             work.deployment.wait_settled()
@@ -58,15 +58,15 @@ def at_work(
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.matrix] * (name not in SMOKE)) for name in TABLE]
 )
-def test_a_situation_is_printed_and_its_cure_works(at_work: AtWork, name: str) -> None:
+def test_a_situation_is_printed_and_its_cure_works(running_deployment: RunningDeployment, name: str) -> None:
     row = TABLE[name]
-    simulation = SITUATIONS[name](at_work)
+    simulation = SITUATIONS[name](running_deployment)
     next(simulation)
     try:
-        at_work.assert_printed(row)
+        running_deployment.assert_printed(row)
     finally:
         environ = _finish(simulation)
-    at_work.assert_cured(row, environ or {})
+    running_deployment.assert_cured(row, environ or {})
 
 
 def _finish(simulation: Simulation) -> Mapping[str, str] | None:
