@@ -41,7 +41,7 @@ def test_a_message_is_found_until_its_holder_is_gone(redis: PrefixedRedis, redis
     wait_until(lambda: holder.turn().held, timeout_seconds=30, what="a message is taken")
     taken = Whereabouts(frozenset({"second"}), frozenset({"first"}))
     # The holder's event loop also starts to listen in these turns.
-    wait_until(lambda: holder.turn() and find() == taken, timeout_seconds=30, what="the message is in hand")
+    wait_until(lambda: holder.turn() and find() == taken, timeout_seconds=30, what="the message is held")
     assert publisher.probe([OTHER], [OTHER]).found[OTHER].on_list == {"other"}
     holder.vanish()
     wait_until(

@@ -6,7 +6,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from examples.shop.generate import generate
 from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
@@ -30,7 +30,7 @@ def test_partitions_added_while_the_bridge_restarts_are_read_within_a_minute(
     deployment.produce(generate("users", count=200, seed=1))
     wait_for(bridge, f"{topic}[3] at", timeout_seconds=90)
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def wait_for(bridge: RunningProcess, text: str, *, timeout_seconds: float) -> None:

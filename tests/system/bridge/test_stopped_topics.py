@@ -11,7 +11,7 @@ from sluice.db.admin.totals import read_positions
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 LOUD_STOP_EXIT_CODE = 3
 EVENTS = 500
@@ -21,7 +21,7 @@ STOPPED = "partition is not read"
 def test_a_recreated_topic_stops_and_the_others_continue(make_deployment: MakeDeployment) -> None:
     deployment, bridge, topic = _with_applied_payments(make_deployment)
     assert bridge.stop() == 0
-    _create_anew(deployment, topic)
+    _recreate(deployment, topic)
     bridge = deployment.run.start_bridge(name="again")
     _wait_for_stop(deployment, bridge, "was re-created")
     deployment.produce(generate("users", count=EVENTS, seed=2))
@@ -33,7 +33,7 @@ def test_a_bridge_exits_when_its_only_topic_is_recreated(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment, bridge, topic = _with_applied_payments(make_deployment, "tests.system.bridge.payments_app")
-    _create_anew(deployment, topic)
+    _recreate(deployment, topic)
     # So many events that the applied offsets of the old topic also exist in the new topic.
     deployment.produce(generate("payments", count=4 * EVENTS, seed=2))
     deployment.wait_until(
@@ -98,7 +98,7 @@ def test_a_takeover_with_queued_messages_stops_no_topic(make_deployment: MakeDep
     deployment.produce(generate("payments", count=EVENTS, seed=2))
     deployment.wait_settled(timeout_seconds=120)
     assert STOPPED not in bridge.log.read_text()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def _with_applied_payments(
@@ -122,7 +122,7 @@ def _admin(deployment: Deployment) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def _create_anew(deployment: Deployment, topic: str) -> None:
+def _recreate(deployment: Deployment, topic: str) -> None:
     with _admin(deployment) as admin:
         admin.delete_topics([topic])
         deployment.wait_until(
@@ -151,7 +151,7 @@ def _wait_applied(deployment: Deployment, topic: str, events: int) -> None:
     deployment.wait_until(
         lambda: deployment.outcomes(topic).total() >= events,
         timeout_seconds=60,
-        what=f"{topic} are applied",
+        what=f"the events of {topic} are applied",
     )
 
 
