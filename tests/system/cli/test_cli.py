@@ -17,7 +17,7 @@ from sluice.db.apply.guard import COUNTERS
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.oracle import read_log
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 WHY = ("--reason", "a test")
 DEAD = "127.0.0.1:1"  # no process listens at this port
@@ -108,7 +108,7 @@ def test_sent_events_are_applied_and_counted(make_deployment: MakeDeployment) ->
     )
     assert document(sluice(deployment, "send", "-", "--json", given=made))["acknowledged"] == 300
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
     done = sluice(deployment, "status", "--json")
     assert done.returncode == 0

@@ -16,7 +16,7 @@ from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 WHY = ("--reason", "test")
 POISONED = "product-3"
@@ -105,7 +105,7 @@ def test_a_failed_event_is_listed_and_redriven_while_other_events_are_applied(de
     assert one["unparked"]
     assert one["outcomes"]["applied"] > behind
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert failed(deployment, "--topic", f"stock-updates{deployment.topic_suffix}") == []
     assert document(sluice(deployment, "status", "--json"))["parked_entities"] == 0
     assert audits(deployment) == {"dlq redrive": 2}

@@ -22,7 +22,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from sluice.testing.servers.oracle import differences
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 EVENTS = 500
 PARTITIONS = 4
@@ -60,7 +60,7 @@ def test_a_recreated_topic_is_read_from_its_beginning_after_accept(
     deployment.wait_settled()
     # The events of the old topic that are sent again have the same event ids.
     assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS, "duplicate": len(again)}
-    _assert_new_rows_as_the_oracle_says(deployment)
+    _assert_new_rows_equal_the_oracle(deployment)
 
 
 def test_accept_gives_up_records_that_were_deleted_before_they_were_applied(
@@ -80,7 +80,7 @@ def test_accept_gives_up_records_that_were_deleted_before_they_were_applied(
     deployment.run.start_bridge()
     deployment.wait_settled()
     assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS - 10}, "a record counted twice"
-    _assert_new_rows_as_the_oracle_says(deployment)
+    _assert_new_rows_equal_the_oracle(deployment)
 
 
 def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment: MakeDeployment) -> None:
@@ -128,7 +128,7 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
     deployment.wait_settled()
     deployment.wait_sent()
     assert deployment.outcomes()["waiting"] > 5
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDeployment) -> None:
@@ -136,7 +136,7 @@ def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDep
     deployment.run.start_worker(deployment.queues("balance"), name="worker-balance")
     bridge = deployment.run.start_bridge()
     deployment.run.run_sluice("pause", "--topic", topic, "--reason", "a test")
-    _wait_says(deployment, bridge, "topic paused by an operator")
+    _wait_logged(deployment, bridge, "topic paused by an operator")
     deployment.produce(_renamed(generate("payments", count=EVENTS, seed=2)))
     deployment.produce(generate("balances", count=100, seed=1))
     # A bridge that starts during the pause must not read the topic either.
@@ -153,7 +153,7 @@ def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDep
     deployment.run.run_sluice("resume", "--topic", topic, "--reason", "a test")
     deployment.wait_settled()
     assert "topic resumed" in bridge.tail(100)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def _with_applied_payments(make_deployment: MakeDeployment) -> tuple[Deployment, str]:
@@ -193,7 +193,7 @@ def _reshard(deployment: Deployment, shards: int) -> dict[str, Any]:
     return found
 
 
-def _assert_new_rows_as_the_oracle_says(deployment: Deployment) -> None:
+def _assert_new_rows_equal_the_oracle(deployment: Deployment) -> None:
     """Compares the new rows with the oracle, and only counts the old rows.
 
     The log no longer contains all events of the old rows, so the oracle cannot compute them.
@@ -205,21 +205,21 @@ def _assert_new_rows_as_the_oracle_says(deployment: Deployment) -> None:
 
 
 def _parked(deployment: Deployment) -> list[tuple[Any, ...]]:
-    return _look(deployment, "SELECT key, queue FROM sluice.parked_entities ORDER BY key")
+    return _query(deployment, "SELECT key, queue FROM sluice.parked_entities ORDER BY key")
 
 
 def _queues_with(deployment: Deployment, *, epoch: int) -> int:
     query = f"SELECT count(DISTINCT queue) FROM sluice.lane_progress WHERE epoch = {epoch} AND applied > 0"
-    return int(_look(deployment, query)[0][0])
+    return int(_query(deployment, query)[0][0])
 
 
-def _look(deployment: Deployment, query: str) -> list[tuple[Any, ...]]:
+def _query(deployment: Deployment, query: str) -> list[tuple[Any, ...]]:
     with deployment.session.connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall()
 
 
-def _wait_says(deployment: Deployment, process: RunningProcess, words: str) -> None:
+def _wait_logged(deployment: Deployment, process: RunningProcess, words: str) -> None:
     deployment.wait_until(lambda: words in process.tail(100), timeout_seconds=30, what=f"{words!r} is logged")
 
 
