@@ -41,7 +41,9 @@ def test_the_steps_of_readme_lead_to_rows(tmp_path: Path) -> None:
         printed = second.type(send)
         print(f"{time.monotonic() - begun:.0f} s until the commands of README have run")
         if not has_rows(printed):
-            wait_until(lambda: has_rows(second.type("make show")), timeout_seconds=60, what="the rows")
+            wait_until(
+                lambda: has_rows(second.type("make show")), timeout_seconds=60, what="the rows are shown"
+            )
         print(f"{time.monotonic() - begun:.0f} s until the rows are shown")
         first.interrupt()
         assert "everything has ended" in first.printed

@@ -33,7 +33,9 @@ def test_the_sessions_of_the_documents_apply_their_events(
         bash.type(start.text)
         for block in blocks_in("sh", page=ROOT / "docs/developing.md", mark="servers"):
             bash.type(block.text)
-        wait_until(lambda: applied(database_url) == (1000, 1, 1), timeout_seconds=60, what="the rows")
+        wait_until(
+            lambda: applied(database_url) == (1000, 1, 1), timeout_seconds=60, what="the events are applied"
+        )
         assert "payments" in bash.type(look.text)
         bash.type(end.text)
 
