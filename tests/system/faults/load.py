@@ -11,7 +11,7 @@ from tests.waiting import wait_until
 PAUSE_SECONDS = 0.1  # pause before the next batch of due events
 
 
-def assert_as_the_oracle_says(deployment: Deployment) -> None:
+def assert_equals_the_oracle(deployment: Deployment) -> None:
     """Checks that the tables and outcomes equal the oracle's, and that the outcomes add up to the records."""
     complaints = deployment.complaints(deployment.tables())
     assert not complaints, "\n".join(complaints[:20])

@@ -8,7 +8,7 @@ from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.providers import Providers
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 EVENTS = 2_000
 FULL = "Redis is full: "
@@ -39,7 +39,7 @@ def assert_all_is_done(deployment: Deployment) -> None:
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_sent(timeout_seconds=120)
     deployment.wait_called(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.own("redis")

@@ -11,7 +11,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 EVENTS_PER_TURN = 400
 TURNS = 6
@@ -41,7 +41,9 @@ class Processes:
         return sorted(self._makers)
 
 
-def play(make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Callable[[int], bool]) -> None:
+def run_installations(
+    make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Callable[[int], bool]
+) -> None:
     """Runs `count` installations while processes are killed. Compares each with its own oracle at the end."""
     rng = random.Random(seed)
     first = make_deployment(shards=SHARDS[0])
@@ -59,14 +61,14 @@ def play(make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Cal
     for deployment in deployments:
         deployment.wait_settled(timeout_seconds=180)
         deployment.wait_sent()
-        assert_as_the_oracle_says(deployment)
+        assert_equals_the_oracle(deployment)
         # No process received a message of another installation, because it would log the drop.
         logs = [process.log.read_text(errors="replace") for process in deployment.run.processes]
         assert not any("messages dropped" in log for log in logs)
 
 
 def test_two_installations_on_one_redis_and_one_kafka_do_not_mix(make_deployment: MakeDeployment) -> None:
-    play(make_deployment, 2, seed=1, keep_on=lambda turn: turn < TURNS)
+    run_installations(make_deployment, 2, seed=1, keep_on=lambda turn: turn < TURNS)
 
 
 @pytest.mark.soak
@@ -76,4 +78,4 @@ def test_three_installations_survive_repeated_kills(make_deployment: MakeDeploym
     seed = random.randrange(10**6) if given == "random" else int(given)
     print(f"SOAK_SEED={seed}")
     until = time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "10"))
-    play(make_deployment, 3, seed=seed, keep_on=lambda _: time.monotonic() < until)
+    run_installations(make_deployment, 3, seed=seed, keep_on=lambda _: time.monotonic() < until)

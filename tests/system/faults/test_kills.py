@@ -10,7 +10,7 @@ import pytest
 from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 EVENTS = 4_000
 
@@ -24,7 +24,7 @@ def test_a_worker_killed_at_any_point_loses_nothing(make_deployment: MakeDeploym
     deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
     deployment.run.start_worker(deployment.queues())
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_bridge_killed_at_any_point_loses_nothing(make_deployment: MakeDeploym
     deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
     deployment.run.start_bridge()
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.matrix
@@ -60,11 +60,11 @@ def test_a_worker_suspended_past_the_visibility_timeout_changes_no_result(
     asleep.signal(signal.SIGCONT)
     deployment.produce(mixed_events(EVENTS, seed=4))
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_two_bridges_killed_in_turns_under_load_lose_nothing(make_deployment: MakeDeployment) -> None:
-    play_bridges_in_turns(make_deployment(), seed=5, keep_on=lambda turn: turn < 4)
+    kill_bridges_in_turns(make_deployment(), seed=5, keep_on=lambda turn: turn < 4)
 
 
 def test_a_worker_that_is_stopped_finishes_its_batch_and_exits_with_0(
@@ -82,10 +82,10 @@ def test_a_worker_that_is_stopped_finishes_its_batch_and_exits_with_0(
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
-def play_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callable[[int], bool]) -> None:
+def kill_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callable[[int], bool]) -> None:
     """Repeatedly kills and restarts one of two bridges while events arrive."""
     rng = random.Random(seed)
     bridges = [deployment.run.start_bridge(name=f"bridge-{n}") for n in (0, 1)]
@@ -104,7 +104,7 @@ def play_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callabl
         bridges[victim].kill()
         bridges[victim] = deployment.run.start_bridge(name=f"bridge-{victim}")
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def _is_stopped(pid: int) -> bool:

@@ -14,7 +14,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 EVENTS = 4_000
 
@@ -34,7 +34,7 @@ def test_nothing_is_lost_when_redis_is_killed_and_restarted_empty(
     deployment.produce(mixed_events(EVENTS, seed=2))
     own_stack.start("redis", wipe=True)
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_nothing_is_lost_when_redis_is_wiped_with_waiting_batches(make_deployment: MakeDeployment) -> None:
@@ -50,7 +50,7 @@ def test_nothing_is_lost_when_redis_is_wiped_with_waiting_batches(make_deploymen
     deployment.wipe_redis()
     deployment.run.start_worker(queues)
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_a_removed_message_of_one_lane_is_published_again(make_deployment: MakeDeployment) -> None:
@@ -66,7 +66,7 @@ def test_a_removed_message_of_one_lane_is_published_again(make_deployment: MakeD
     deployment.run.start_worker(deployment.queues())
     deployment.produce(payments[1_000:])
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.own("postgres")
@@ -85,7 +85,7 @@ def test_nothing_is_lost_when_postgres_is_stopped_immediately_and_restarted(
     deployment.produce(mixed_events(EVENTS, seed=6))
     own_stack.start("postgres")
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert (bridge.exit_code, worker.exit_code) == (None, None)
 
 
@@ -111,7 +111,7 @@ def test_events_are_applied_again_after_postgres_is_restored_to_an_older_copy(
     own_stack.start("postgres")
     deployment.session.close()
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert bridge.exit_code is None
 
 
@@ -135,7 +135,7 @@ def test_a_bridge_survives_a_kafka_outage_while_it_runs_and_when_it_starts(
     bridge.kill()
     deployment.produce(mixed_events(EVENTS, seed=11))
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert late.exit_code is None
 
 

@@ -7,7 +7,7 @@ import pytest
 from sluice.stack import Stack
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 from tests.system.faults.packet_hole import packet_hole
 from tests.waiting import wait_until
 
@@ -45,4 +45,4 @@ def test_events_are_applied_again_after_connections_lose_all_packets(
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_sent(timeout_seconds=120)
     assert all(process.exit_code is None for process in started)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)

@@ -20,7 +20,7 @@ from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.cutting_proxy import CuttingProxy, When
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.waiting import wait_until
 
 EVENTS = 3_000
@@ -72,7 +72,7 @@ def start_retries(deployment: Deployment) -> None:
     deployment.run.start_beat()
 
 
-def play(deployment: Deployment, trouble: Callable[[], None], times: int) -> None:
+def run_with_trouble(deployment: Deployment, trouble: Callable[[], None], times: int) -> None:
     """Produces events in turns and causes the trouble in each turn while workers apply the events."""
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
@@ -91,7 +91,7 @@ def play(deployment: Deployment, trouble: Callable[[], None], times: int) -> Non
 
 
 def _assert_harmless(deployment: Deployment) -> None:
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     with deployment.session.connection.cursor() as cursor:
         cursor.execute("SELECT error_class, error_text FROM sluice.dead_letters WHERE outcome = 'dead'")
         assert cursor.fetchall() == []
@@ -103,7 +103,7 @@ def test_terminated_sessions_and_cancelled_statements_make_no_dead_letter(
     admin: psycopg2.extensions.connection,
     trouble: Callable[[psycopg2.extensions.connection], None],
 ) -> None:
-    play(make_deployment(), lambda: trouble(admin), times=6)
+    run_with_trouble(make_deployment(), lambda: trouble(admin), times=6)
 
 
 @pytest.mark.soak
@@ -121,9 +121,9 @@ def test_a_killed_backend_restarts_postgres_and_makes_no_dead_letter(
         wait_until(lambda: _is_broken(admin), timeout_seconds=30, what="Postgres ends the sessions")
         admin.close()
         deployment.session.close()
-        wait_until(lambda: _answers(database_url), timeout_seconds=60, what="Postgres is back")
+        wait_until(lambda: _answers(database_url), timeout_seconds=60, what="Postgres answers")
 
-    play(deployment, kill, times=2)
+    run_with_trouble(deployment, kill, times=2)
 
 
 def test_a_row_locked_longer_than_the_lock_timeout_makes_no_dead_letter(

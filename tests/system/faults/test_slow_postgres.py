@@ -13,7 +13,7 @@ import pytest
 from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
@@ -93,5 +93,5 @@ def test_a_slow_postgres_makes_no_dead_letter(make_deployment: MakeDeployment) -
     with deployment.session.connection.cursor() as cursor:
         cursor.execute("SELECT error_class, error_text FROM sluice.dead_letters WHERE outcome = 'dead'")
         assert cursor.fetchall() == []
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     print(f"{load.sent} events, {server.turns} turns of a slow server")

@@ -13,8 +13,8 @@ from sluice.testing.servers.deployment import Deployment
 from tests.harness.providers import Providers
 from tests.harness.storm import Storm, mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
-from tests.system.faults.test_kills import play_bridges_in_turns
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
+from tests.system.faults.test_kills import kill_bridges_in_turns
 from tests.system.tasks import rebuilding
 from tests.waiting import wait_until
 
@@ -45,7 +45,7 @@ def test_two_bridges_killed_in_turns_for_minutes_lose_nothing(
     make_deployment: MakeDeployment, seed: int, until: float
 ) -> None:
     deployment = make_deployment()
-    play_bridges_in_turns(deployment, seed=seed, keep_on=lambda _: time.monotonic() < until)
+    kill_bridges_in_turns(deployment, seed=seed, keep_on=lambda _: time.monotonic() < until)
 
 
 @pytest.mark.own("kafka", "postgres", "redis")
@@ -72,7 +72,7 @@ def test_kills_outages_and_faults_lose_nothing(
     deployment.wait_settled(timeout_seconds=300)
     deployment.wait_sent(timeout_seconds=120)
     deployment.wait_called(timeout_seconds=900)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     _assert_calls_add_up(deployment, providers, captures)
 
 
