@@ -1,4 +1,4 @@
-"""An error of a Kafka client affects only the topic, partition or group that it names. On real brokers."""
+"""On real brokers, an error of a Kafka client affects only the topic, partition or group that it names."""
 
 import itertools
 import os

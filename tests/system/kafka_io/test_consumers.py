@@ -154,7 +154,7 @@ def _topic_id(admin: KafkaAdminClient, topic: str) -> str | None:
     return None if found["error_code"] else str(found["topic_id"])
 
 
-def _is_told(consumer: Consumer, place: Place, old: str, missed: threading.Event | None = None) -> bool:
+def _is_reported(consumer: Consumer, place: Place, old: str, missed: threading.Event | None = None) -> bool:
     """Polls, and returns True if the consumer reports the new topic.
 
     Fails the test if a poll returns records while the consumer still reports the old id: the bridge would
@@ -183,7 +183,7 @@ def test_a_recreated_topic_is_reported_before_its_records(
     with ThreadPoolExecutor() as pool:
         recreating = pool.submit(_recreate, kafka, producer, topic, missed)
         wait_until(
-            lambda: _is_told(consumer, place, old, missed),
+            lambda: _is_reported(consumer, place, old, missed),
             timeout_seconds=30,
             what="the topic has its new id",
         )
@@ -193,7 +193,7 @@ def test_a_recreated_topic_is_reported_before_its_records(
 def test_a_topic_recreated_while_paused_is_reported_before_its_records(
     consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str
 ) -> None:
-    """No fetch of the paused partition fails, but a fetch of the other partition does."""
+    """Only the fetch of the other partition fails, and the client then uses the new topic."""
     place = (topic, 0)
     for _ in range(ROUNDS):
         old = consumer.topics()[topic].topic_id
@@ -204,7 +204,9 @@ def test_a_topic_recreated_while_paused_is_reported_before_its_records(
         _recreate(kafka, producer, topic, None)
         consumer.pause_exactly([])
         wait_until(
-            functools.partial(_is_told, consumer, place, old), timeout_seconds=30, what="the topic's new id"
+            functools.partial(_is_reported, consumer, place, old),
+            timeout_seconds=30,
+            what="the topic has its new id",
         )
 
 
@@ -222,7 +224,7 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
         return sorted(map(len, (first.assignment(), second.assignment()))) == [1, 1]
 
     with closing(first), closing(second):
-        wait_until(shared, timeout_seconds=30, what="each has a partition")
+        wait_until(shared, timeout_seconds=30, what="each member has a partition")
         assert first.assignment() | second.assignment() == {(topic, 0), (topic, 1)}
 
 

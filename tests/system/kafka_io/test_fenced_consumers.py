@@ -1,4 +1,4 @@
-"""A consumer that a second member with the same instance id has fenced raises. On a real broker."""
+"""A consumer raises after a second member with the same instance id has fenced it. On a real broker."""
 
 from contextlib import closing
 
@@ -24,10 +24,10 @@ def _is_broken(consumer: Consumer) -> bool:
     return False
 
 
-@pytest.mark.parametrize("heard_by", ["heartbeat", "commit"])
+@pytest.mark.parametrize("reported_by", ["heartbeat", "commit"])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_every_poll_of_a_fenced_member_raises(
-    kafka: Stack, producer: KafkaProducer, topic: str, client: type[AnyConsumer], heard_by: str
+    kafka: Stack, producer: KafkaProducer, topic: str, client: type[AnyConsumer], reported_by: str
 ) -> None:
     """The client library reports the fatal error at most one time. Later polls return no records."""
     places = {(topic, 0), (topic, 1)}
@@ -42,7 +42,7 @@ def test_every_poll_of_a_fenced_member_raises(
         return member.assignment() == places and not is_rejoining(member)
 
     def is_fenced() -> bool:
-        if heard_by == "commit":
+        if reported_by == "commit":
             fenced.commit(dict.fromkeys(places, 0))
         second.poll(POLL_SECONDS)
         return _is_broken(fenced)
@@ -51,8 +51,8 @@ def test_every_poll_of_a_fenced_member_raises(
     wait_until(lambda: has_joined(fenced), timeout_seconds=30, what="the first member has the partitions")
     with closing(join()) as second:
         wait_until(lambda: has_joined(second), timeout_seconds=30, what="the second member has joined")
-        wait_until(is_fenced, timeout_seconds=FENCED_SECONDS, what="the first member is broken")
-        assert _is_broken(fenced), "the error is forgotten"
+        wait_until(is_fenced, timeout_seconds=FENCED_SECONDS, what="the first member raises")
+        assert _is_broken(fenced), "a later poll does not raise"
         fenced.close()
         for place in places:
             second.seek(place, 0)

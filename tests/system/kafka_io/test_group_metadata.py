@@ -31,7 +31,7 @@ def test_the_metadata_of_a_commit_is_read_back(
                 consumer.poll(POLL_SECONDS)
                 return reader.read() == expected
 
-            wait_until(reads, timeout_seconds=30, what=f"the metadata {expected}")
+            wait_until(reads, timeout_seconds=30, what=f"the metadata is {expected}")
 
         def joined() -> bool:
             consumer.poll(POLL_SECONDS)

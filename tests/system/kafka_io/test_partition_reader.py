@@ -29,7 +29,7 @@ def topic(kafka: Stack) -> str:
 
 
 def produce(servers: str, topic: str, count: int, reader: PartitionReader | None = None) -> None:
-    """Produces `count` records. With a reader, waits again and again until it has reached the log end."""
+    """Produces `count` records. With a reader, waits after every few records until it has read them."""
     producer = KafkaProducer(bootstrap_servers=servers, acks="all")
     for number in range(count):
         producer.send(topic, key=b"k", value=b"%d" % number)
