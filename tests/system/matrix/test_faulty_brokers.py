@@ -21,7 +21,7 @@ from tests.harness.kafka_cluster import REPLICATED, WITH_AUTHORIZER, KafkaCluste
 from tests.harness.kafka_rights import Right, build_admin
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 
 pytestmark = [pytest.mark.matrix, pytest.mark.unforked, pytest.mark.timeout(1_800)]
 
@@ -58,7 +58,7 @@ def test_two_bridges_read_on_through_a_rolling_restart_of_three_brokers(
             kafka.start(node)
             load.wait_more(SETTLE_SECONDS)
     deployment.wait_settled(timeout_seconds=180)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert [bridge.exit_code for bridge in bridges] == [None, None]
 
 
@@ -83,7 +83,7 @@ def test_partitions_without_a_leader_are_reported_and_the_others_are_read(
     _wait_for_reads(deployment, led.keys(), {})
     deployment.produce(mixed_events(1_000, seed=1))
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert bridge.exit_code is None
 
 
@@ -153,4 +153,4 @@ def _wait_for_reads(deployment: Deployment, read: Set[Place], problems: dict[Pla
         found = {place: row.problem for place, row in rows.items() if row.problem is not None}
         return fresh == read and found == problems
 
-    deployment.wait_until(as_wanted, timeout_seconds=150, what=f"{read} read, {problems} named")
+    deployment.wait_until(as_wanted, timeout_seconds=150, what=f"reads {read}, problems {problems}")

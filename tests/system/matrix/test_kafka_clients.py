@@ -8,7 +8,7 @@ from sluice.kafka_io.confluent_consumer import ConfluentConsumer
 from sluice.stack import Stack
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 pytestmark = [pytest.mark.matrix, pytest.mark.unforked]
 
@@ -26,7 +26,7 @@ def test_events_are_applied_and_emitted(make_deployment: MakeDeployment, client:
     deployment.produce(mixed_events(EVENTS, seed=1))
     deployment.wait_settled()
     deployment.wait_sent()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.own("kafka")
@@ -44,7 +44,7 @@ def test_a_bridge_continues_after_kafka_was_killed(
     own_stack.start("kafka")
     deployment.produce(mixed_events(EVENTS, seed=2))
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert bridge.exit_code is None
 
 
@@ -60,7 +60,7 @@ def test_a_bridge_of_one_client_takes_over_from_the_other(
         deployment.produce(mixed_events(EVENTS, seed=seed))
         deployment.wait_settled()
         bridge.kill()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -86,5 +86,5 @@ def test_a_bridge_whose_member_was_fenced_reads_on(make_deployment: MakeDeployme
         )
     deployment.produce(mixed_events(EVENTS, seed=2))
     deployment.wait_settled(timeout_seconds=120)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert bridge.exit_code is None
