@@ -80,7 +80,7 @@ def make_environment(folder: Path, distribution: Path) -> Path:
     found = [python, "-c", "import sluice; print(sluice.__file__)"]
     imported = subprocess.run(found, check=True, capture_output=True, text=True, cwd=folder).stdout
     assert Path(imported.strip()).is_relative_to(site), (
-        "Sluice is found in this environment, not in the clone"
+        "Sluice was imported from the clone, not from the new environment"
     )
     added = {path.name for path in site.iterdir() if path.suffix not in (".dist-info", ".pth")}
     assert added == {"sluice"}
@@ -139,7 +139,9 @@ def test_an_event_is_applied_beside_modules_of_the_same_names(
             for words in commands
         ]
     try:
-        wait_until(lambda: rows(database_url) == [("acc-42", 150_000)], timeout_seconds=60, what="the row")
+        wait_until(
+            lambda: rows(database_url) == [("acc-42", 150_000)], timeout_seconds=60, what="the row exists"
+        )
     finally:
         for process in started:
             process.terminate()

@@ -134,12 +134,14 @@ def test_the_project_passes_its_checks_and_applies_its_events(
     processes = APPLYING if install == "by hand" else (*APPLYING, *CALLING)
     with project.running([(sluice, name) for name in processes]):
         project.run("make", "send")
-        wait_until(lambda: shown(project) == ROWS, timeout_seconds=60, what="the rows")
+        wait_until(lambda: shown(project) == ROWS, timeout_seconds=60, what="the rows are shown")
         project.note("the rows are shown")
         if install == "make install":
             called, log = "confirmation of order o-1 sent to ann@example.org", folder / "processes.log"
-            wait_until(lambda: called in log.read_text(), timeout_seconds=60, what="the call")
-            wait_until(lambda: "no problem found" in doctor(project), timeout_seconds=60, what="doctor")
+            wait_until(lambda: called in log.read_text(), timeout_seconds=60, what="the call is made")
+            wait_until(
+                lambda: "no problem found" in doctor(project), timeout_seconds=60, what="no problem is found"
+            )
             assert "orders-new" in project.run("make", "status")
 
 

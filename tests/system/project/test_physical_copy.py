@@ -31,7 +31,7 @@ LOUD_STOP_EXIT_CODE = 3
 REFUSED_EXIT_CODE = 2
 EVENTS = 200
 COPY_SECONDS = 120
-# A process watches a claim that is not renewed for 30 seconds.
+# Includes the 30 seconds for which a process watches claims that are not renewed.
 TAKE_OVER_SECONDS = 90.0
 ADVICE = ("sluice init --new-installation", "sluice init --moved", "sluice init --original")
 
@@ -119,7 +119,7 @@ def test_a_base_backup_beside_its_original_is_refused(
     apply_events(deployment, seed=1)
     servers = deployment.urls.kafka_bootstrap_servers
     with closing(GroupMetadataReader(servers, deployment.installation.group)) as reader:
-        wait_until(reader.read, timeout_seconds=30, what="a claim in Kafka")
+        wait_until(reader.read, timeout_seconds=30, what="Kafka has a claim")
     other = "" if shares_redis else stacks.empty_redis(redis)
     with physical_copy(postgres) as copy, run_on(copy, deployment, other) as run:
         session = Session(run.urls.database_url, application_name="sluice check")
@@ -157,7 +157,7 @@ def test_a_copy_takes_over_from_a_dead_original_although_the_last_claims_are_los
             ]
             return len(read_known_claims(session, claims).claims) < len(claims)
 
-        wait_until(lost, timeout_seconds=60, what="a claim that the copy does not know")
+        wait_until(lost, timeout_seconds=60, what="Redis has a claim that the copy lacks")
         for process in (bridge, worker):
             process.kill()
         postgres.stop("postgres", signal="kill")
@@ -176,7 +176,7 @@ def test_forged_and_replayed_claims_do_not_delay_a_bridge(make_deployment: MakeD
     deployment = make_deployment()
     redis, key = deployment.redis, read_claim_key(deployment.session)
     bridge = started(deployment, deployment.run)
-    wait_until(lambda: look_at_claims(redis), timeout_seconds=60, what="the bridge's claim")
+    wait_until(lambda: look_at_claims(redis), timeout_seconds=60, what="the bridge writes its claim")
     assert bridge.stop() == 0
     ((field, text),) = look_at_claims(redis).items()
     writer = uuid4()
