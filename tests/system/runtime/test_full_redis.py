@@ -15,12 +15,13 @@ PREFIX, QUEUE = "full-00000000:", "thing.0"
 @pytest.mark.own("redis")
 def test_a_worker_empties_a_full_redis(redis_url: str) -> None:
     items = {
-        name: write_item("a task", bytes(HEAD_BYTES), name) for name in ("first", "second", "of the dead")
+        name: write_item("a task", bytes(HEAD_BYTES), name)
+        for name in ("first", "second", "of a killed worker")
     }
     with build_redis(redis_url, PREFIX) as redis:
         redis.lpush(QUEUE, items["first"], items["second"])
         tag = make_tag(QUEUE, "dead")
-        redis.hset(UNACKED_KEY, tag, items["of the dead"])
+        redis.hset(UNACKED_KEY, tag, items["of a killed worker"])
         redis.zadd(UNACKED_INDEX_KEY, {tag: 1})
         redis.config_set("maxmemory", 1)
         # The holder binds the remote control queue, takes the lock of a restore, and records held messages.
@@ -39,7 +40,7 @@ def test_a_worker_empties_a_full_redis(redis_url: str) -> None:
         assert (redis.llen(QUEUE), redis.hlen(UNACKED_KEY), redis.zcard(UNACKED_INDEX_KEY)) == (0, 1, 1)
         redis.config_set("maxmemory", 0)
         holder.qos.restore_visible()
-        assert redis.lrange(QUEUE, 0, -1) == [items["of the dead"]]
+        assert redis.lrange(QUEUE, 0, -1) == [items["of a killed worker"]]
         wait_until(lambda: len(holder.turn().held) == 3, timeout_seconds=30, what="the message is taken")
         assert redis.hkeys(UNACKED_KEY) == [holder.held[-1].delivery_tag.encode()]
         holder.held[-1].ack()

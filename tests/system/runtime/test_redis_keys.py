@@ -34,7 +34,7 @@ INSPECTED = (
 )
 
 
-def live(deployment: Deployment) -> None:
+def run_deployment(deployment: Deployment) -> None:
     """Runs a deployment: start, load, kill -9 with held messages, takeover, operator commands, stop."""
     run = deployment.run
     first = run.start_worker(name="first", faults="apply.begun:1:stop")
@@ -59,7 +59,7 @@ def live(deployment: Deployment) -> None:
     )
     deployment.wait_sent()
     deployment.wait_called()
-    ask(deployment)
+    run_operator_tools(deployment)
     run.stop_all()
     assert {process.name: process.exit_code for process in run.processes if process.exit_code} == {
         "first": -signal.SIGKILL,
@@ -71,7 +71,7 @@ def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def ask(deployment: Deployment) -> None:
+def run_operator_tools(deployment: Deployment) -> None:
     """Runs the operator's tools: Flower, `celery inspect` and commands of Sluice."""
     run = deployment.run
     with socket.socket() as probe:
@@ -114,7 +114,7 @@ def test_every_key_begins_with_the_prefix(
     prefix = deployment.installation.redis_prefix
     with Redis.from_url(redis_url) as raw:
         with RedisMonitor(redis_url) as monitor:
-            live(deployment)
+            run_deployment(deployment)
         deployment.close()
         names = {one.words[0].decode().upper() for one in monitor.executed}
         strays = find_strays(raw, monitor.executed, prefix)
