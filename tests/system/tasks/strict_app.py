@@ -28,7 +28,7 @@ topics = (Topic("strict-things", entity=Entity("strict", shards=2)),)
 
 
 class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Data of `thing.set`."""
+    """The data of `thing.set`."""
 
     amount: int
     name: str | None = None

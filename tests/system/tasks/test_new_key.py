@@ -3,7 +3,7 @@
 from sluice.db.delivery.installation import read_keys
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 
 EVENTS_PER_SECOND = 200
 
@@ -32,5 +32,5 @@ def test_a_new_key_loses_no_event_and_ends_the_old_key(make_deployment: MakeDepl
     run.start_worker(name="later")
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_sent()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert [process.exit_code for process in run.processes] == [None] * len(run.processes)

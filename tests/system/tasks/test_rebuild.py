@@ -6,7 +6,7 @@ from examples.shop.tables import billing_line_items
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.system.tasks.rebuilding import (
     PROJECTION,
     lines_of,
@@ -49,7 +49,7 @@ def test_a_rebuild_corrects_the_wrong_tax_while_payments_continue(make_deploymen
         assert (code, "is not approved" in said) == (2, True), said
         sluice(deployment, "approve", PROJECTION, *WHY, "--yes")
         sluice(deployment, "swap", PROJECTION, *WHY, "--yes")
-        assert_as_the_oracle_says(deployment)
+        assert_equals_the_oracle(deployment)
         deployment.produce(payments(OLD + 1_000, 500))
         deployment.wait_settled()
         sluice(deployment, "swap", PROJECTION, "--back", *WHY, "--yes")
@@ -99,7 +99,7 @@ def test_a_swap_killed_at_any_point_is_done_completely_or_not_at_all(make_deploy
         assert {one["generation"]: one["state"] for one in sluice(deployment, "status", PROJECTION)} == states
     assert "none is ready" in sluice_fails(deployment, *words)[1]
     assert deployment.rows(billing_line_items) == {f"pay-{n}": right_line(n) for n in range(OLD + 300)}
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_bridges_and_workers_killed_during_a_rebuild_lose_nothing(make_deployment: MakeDeployment) -> None:
@@ -122,7 +122,7 @@ def test_bridges_and_workers_killed_during_a_rebuild_lose_nothing(make_deploymen
     deployment.wait_settled()
     wait_ready(deployment, 2)
     assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 3_000)}
-    assert_as_the_oracle_says_besides_old_lines(deployment)
+    assert_old_lines_are_wrong_and_new_lines_right(deployment)
 
 
 def wait_killed(deployment: Deployment, doomed: RunningProcess, point: str) -> None:
@@ -130,7 +130,7 @@ def wait_killed(deployment: Deployment, doomed: RunningProcess, point: str) -> N
     deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
 
 
-def assert_as_the_oracle_says_besides_old_lines(deployment: Deployment) -> None:
+def assert_old_lines_are_wrong_and_new_lines_right(deployment: Deployment) -> None:
     """Checks that the live generation has wrong lines from before the fix and right lines after it."""
     lines = deployment.rows(billing_line_items)
     assert {n: line for n, line in lines.items() if int(n[4:]) >= OLD} == {

@@ -12,14 +12,14 @@ from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 
 THINGS = 60
-TODAY, TOMORROW = "tests.system.tasks.dying_app", "tests.system.tasks.dying_next_app"
+CURRENT, NEXT = "tests.system.tasks.dying_app", "tests.system.tasks.dying_next_app"
 
 
-def deploy_tomorrow(deployment: Deployment) -> None:
+def deploy_next(deployment: Deployment) -> None:
     """Makes later processes start with the next revision of the handlers."""
     before = deployment.run.handlers
     deployment.run.handlers = after = f"{before}_next"
-    text = (deployment.run.folder / f"{before}.py").read_text().replace(TODAY, TOMORROW)
+    text = (deployment.run.folder / f"{before}.py").read_text().replace(CURRENT, NEXT)
     (deployment.run.folder / f"{after}.py").write_text(text)
     deployment.registry = collect_handlers(after)
 
@@ -38,7 +38,7 @@ def sluice(deployment: Deployment, *words: str) -> Any:
 def test_a_rebuild_passes_an_event_that_ends_its_process(
     make_deployment: MakeDeployment, supervised: bool
 ) -> None:
-    deployment = make_deployment(TODAY, partitions=1)
+    deployment = make_deployment(CURRENT, partitions=1)
     bridge = deployment.run.start_bridge()
     worker = deployment.run.start_worker(deployment.queues())
     keys = [f"thing-{n}" if n != THINGS // 2 else "deadly" for n in range(THINGS)]
@@ -48,7 +48,7 @@ def test_a_rebuild_passes_an_event_that_ends_its_process(
     )
     deployment.wait_settled()
     assert (bridge.stop(), worker.stop()) == (0, 0)
-    deploy_tomorrow(deployment)
+    deploy_next(deployment)
     deployment.run.start_relay()
     deployment.run.start_beat()
     sluice(deployment, "start", "counted", "--reason", "a test", "--no-wait")

@@ -30,7 +30,7 @@ def accept(deployment: Deployment, topic: str, *options: str) -> dict[str, Any]:
     return found
 
 
-def create_anew(deployment: Deployment, topic: str) -> None:
+def recreate(deployment: Deployment, topic: str) -> None:
     with closing(KafkaAdminClient(bootstrap_servers=deployment.urls.kafka_bootstrap_servers)) as admin:
         admin.delete_topics([topic])
         deployment.wait_until(
@@ -53,7 +53,7 @@ def test_a_rebuild_from_a_recreated_topic_equals_the_live_generation(
     # The topic has no problem yet.
     healthy = accept(deployment, topic)
     assert (healthy["accepted"], healthy["epoch"], healthy["reasons"]) == (False, None, [])
-    create_anew(deployment, topic)
+    recreate(deployment, topic)
     deployment.produce(payments(0, OLD))
     deployment.produce(payments(OLD, NEW))
     deployment.wait_until(

@@ -17,7 +17,7 @@ from sluice.tasks.api import Emit
 from sluice.tasks.outbox.emit import emit
 from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.waiting import wait_until
 
 ORDERS = 1_500
@@ -63,7 +63,7 @@ def test_a_relay_killed_at_any_point_loses_and_repeats_no_event(
     deployment.wait_settled()
     deployment.wait_sent()
     assert len(deployment.sent()) == ORDERS
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_three_relays_and_two_beats_send_every_event_one_time(make_deployment: MakeDeployment) -> None:
@@ -76,7 +76,7 @@ def test_three_relays_and_two_beats_send_every_event_one_time(make_deployment: M
     deployment.wait_settled()
     deployment.wait_sent()
     assert len(deployment.sent()) == ORDERS
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     leaders = [beat for beat in beats if "this beat leads" in beat.log.read_text()]
     assert len(leaders) == 1, "two beats lead, or no beat leads"
 

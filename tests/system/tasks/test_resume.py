@@ -1,9 +1,9 @@
-"""A projection with a broken table stops alone and later catches up from the log. On real services."""
+"""On real services, a projection with a broken table stops alone and later catches up from the log."""
 
 from examples.shop.tables import billing_line_items
 from sluice.db.connection import Statement
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.system.tasks.rebuilding import PROJECTION, payments, sluice, start_live
 
 HALTED = Statement("read_halted_queues", "SELECT queue FROM sluice.queues WHERE halted_reason IS NOT NULL")
@@ -41,4 +41,4 @@ def test_a_stopped_projection_is_resumed_from_the_log_while_payments_continue(
     deployment.produce(payments(4 * LINES, LINES))
     deployment.wait_settled()
     assert len(deployment.rows(billing_line_items)) == 5 * LINES
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
