@@ -12,7 +12,7 @@ from sluice.tasks.outbox.emit import emit
 from sluice.testing.servers.deployment import Deployment
 from tests.db.admin.leaving import insert_call
 from tests.harness.clocks import WallClock, clock_of
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 EFFECT = "capture_payment"
 
@@ -39,10 +39,10 @@ def assert_events_are_applied(deployment: Deployment, *, seed: int) -> None:
     deployment.produce(generate("orders", count=100, seed=seed))
     deployment.wait_settled()
     deployment.wait_sent()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
-def assert_beat_is_heard(deployment: Deployment, *, number: int) -> None:
+def assert_beat_works(deployment: Deployment, *, number: int) -> None:
     """Checks that beat runs the relay without a notification, and that maintenance ends an expired claim.
 
     Afterwards the tables differ from the oracle, which has neither the event nor the claim.

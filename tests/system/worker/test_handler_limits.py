@@ -1,4 +1,4 @@
-"""Handlers that run too long or end their process make only one dead letter. On a real worker."""
+"""On a real worker, a handler that runs too long or ends its process makes only one dead letter."""
 
 import signal
 from collections import Counter
@@ -191,7 +191,7 @@ def test_a_stop_signal_in_a_handler_ends_the_worker_after_its_batch(
 
 
 def start_again(deployment: Deployment, *, times: int) -> None:
-    """Starts plain workers, each after the end of the one before."""
+    """Starts workers without a supervisor, each after the end of the previous worker."""
     for number in range(times):
         worker = deployment.run.start_worker(name=f"worker{number}")
         if number < times - 1:

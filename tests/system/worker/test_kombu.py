@@ -45,7 +45,7 @@ class Loop:
         set_event_loop(self.hub)
         self.connection.transport.register_with_event_loop(self.connection.connection, self.hub)
         self.channel: Any = self.connection.default_channel
-        self.came: list[Any] = []
+        self.arrived: list[Any] = []
         self.held: list[Any] = []
         self.acknowledges = True
         task_consumer = make_consumer(self.channel, [], on_message=self._note)
@@ -55,7 +55,7 @@ class Loop:
         self.consuming = QueueSubscription(self.celery)
 
     def _note(self, message: Any) -> None:
-        self.came.append(number_of(message.body))
+        self.arrived.append(number_of(message.body))
         if self.acknowledges:
             message.ack()
         else:
@@ -66,16 +66,16 @@ class Loop:
         for body in bodies:
             self.redis.lpush(queue, write_item("a task", frame_of(body)))
 
-    def until_asked(self) -> None:
+    def until_pending(self) -> None:
         """Runs the loop until a BRPOP is pending."""
         self._turns(lambda: bool(self.channel._in_poll), "a BRPOP is pending")
 
-    def until_came(self, *bodies: int) -> None:
+    def until_arrived(self, *bodies: int) -> None:
         """Runs the loop until exactly these messages have arrived, in this order."""
-        self._turns(lambda: len(self.came) >= len(bodies), f"{bodies} have arrived")
-        assert self.came == list(bodies)
+        self._turns(lambda: len(self.arrived) >= len(bodies), f"{bodies} have arrived")
+        assert self.arrived == list(bodies)
 
-    def until_quiet(self, queue: str) -> None:
+    def until_released(self, queue: str) -> None:
         """Runs the loop until the queue is released."""
 
         def given() -> bool:
@@ -130,11 +130,11 @@ def test_the_attributes_of_kombu_exist_and_have_the_expected_meaning(loop: Loop)
     assert channel.brpop_timeout == BRPOP_SECONDS
     assert not channel._in_poll
     loop.consuming.adjust(set(QUEUES))
-    loop.until_asked()
+    loop.until_pending()
     assert channel._queue_cycle.named == set(QUEUES)
     loop.acknowledges = False
     loop.publish("thing.0", 1)
-    loop.until_came(1)
+    loop.until_arrived(1)
     ((tag, message),) = channel.qos._delivered.items()
     assert message.delivery_info["routing_key"] == "thing.0"
     assert loop.redis.hkeys(channel.unacked_key) == [tag.encode()]
@@ -146,26 +146,26 @@ def test_the_attributes_of_kombu_exist_and_have_the_expected_meaning(loop: Loop)
 
 def test_a_released_queue_keeps_its_messages_in_order(loop: Loop) -> None:
     loop.consuming.adjust(set(QUEUES))
-    loop.until_asked()
+    loop.until_pending()
     loop.consuming.adjust({"thing.1"})
     assert "thing.0" in loop.consuming.queues, "released although a BRPOP of the queue is pending"
     loop.publish("thing.0", 1, 2, 3)
-    loop.until_came(1)
-    loop.until_quiet("thing.0")
+    loop.until_arrived(1)
+    loop.until_released("thing.0")
     assert loop.waiting("thing.0") == [2, 3]
     loop.publish("thing.1", 4)
-    loop.until_came(1, 4)
+    loop.until_arrived(1, 4)
     assert loop.waiting("thing.0") == [2, 3]
 
 
 def test_a_message_of_a_cancelled_queue_returns_to_the_head_of_the_queue(loop: Loop) -> None:
     loop.consuming.adjust(set(QUEUES))
-    loop.until_asked()
+    loop.until_pending()
     loop.celery.cancel_task_queue("thing.0")
     loop.publish("thing.0", 1, 2, 3)
     wait_until(lambda: loop.redis.llen("thing.0") < 3, timeout_seconds=10, what="a message is popped")
     loop.publish("thing.1", 4)
-    loop.until_came(4)
+    loop.until_arrived(4)
     assert loop.waiting("thing.0") == [1, 2, 3]
 
 
@@ -173,13 +173,13 @@ def test_a_queue_with_a_held_message_is_not_released(loop: Loop) -> None:
     loop.acknowledges = False
     loop.consuming.adjust(set(QUEUES))
     loop.publish("thing.0", 1)
-    loop.until_came(1)
+    loop.until_arrived(1)
     loop.publish("thing.1", 2)
     loop.consuming.adjust({"thing.1"})
-    loop.until_came(1, 2)
+    loop.until_arrived(1, 2)
     assert "thing.0" in loop.consuming.queues
     loop.held[0].ack()
-    loop.until_quiet("thing.0")
+    loop.until_released("thing.0")
 
 
 def test_messages_of_a_killed_worker_return_to_the_head_in_order(loop: Loop, redis_url: str) -> None:
@@ -189,10 +189,10 @@ def test_messages_of_a_killed_worker_return_to_the_head_in_order(loop: Loop, red
     dead.publish("thing.0", 1, 2, 3)
     dead.publish("thing.1", 4)
     wait_until(
-        lambda: dead.hub.run_once() or len(dead.came) == 4, timeout_seconds=10, what="all have arrived"
+        lambda: dead.hub.run_once() or len(dead.arrived) == 4, timeout_seconds=10, what="all have arrived"
     )
     dead.publish("thing.0", 5)
-    order = [body for body in dead.came if body != 4]
+    order = [body for body in dead.arrived if body != 4]
     # As after kill -9, the worker does not restore its held messages.
     dead.channel.qos._delivered.clear()
     dead.channel.do_restore = False
@@ -217,7 +217,7 @@ def test_the_age_of_held_messages_is_measured_by_the_clock_of_redis(
     loop.consuming.adjust({"thing.0"})
     loop.publish("thing.0", 1)
     set_clock(hours * 3_600 if wrong == "holder" else 0)
-    loop.until_came(1)
+    loop.until_arrived(1)
     monkeypatch.undo()
     set_clock(hours * 3_600 if wrong == "judge" else 0)
     judge = Loop(redis_url)
@@ -234,7 +234,7 @@ def test_the_age_of_held_messages_is_measured_by_the_clock_of_redis(
 def test_a_queue_that_is_not_declared_can_be_consumed(loop: Loop) -> None:
     loop.consuming.adjust({"thing.9"})
     loop.publish("thing.9", 1)
-    loop.until_came(1)
+    loop.until_arrived(1)
 
 
 def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
@@ -246,9 +246,9 @@ def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
     queue.bind(other).declare()
     loop.publish("thing.0", 1)
     loop.publish("other", 2)
-    loop.until_came(1)
+    loop.until_arrived(1)
     assert other.basic_get("other") is not None
-    loop.until_asked()
+    loop.until_pending()
     redis.stop("redis", signal="kill")
     consumer = consumer_class.__new__(consumer_class)
     consumer.app, consumer.connection = loop.app, loop.connection

@@ -13,7 +13,7 @@ from sluice.stack import Stack
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.system.worker.handovers import overlap_seconds, read_spans
 
 APP = "tests.system.worker.sharing_app"
@@ -51,7 +51,7 @@ def wait_held(deployment: Deployment, *counts: int) -> None:
     deployment.wait_until(
         lambda: sorted(held(deployment).values()) == sorted(counts),
         timeout_seconds=60,
-        what=f"shares of {counts}",
+        what=f"the workers hold {counts} queues",
     )
 
 
@@ -75,7 +75,7 @@ def test_workers_share_the_queues_and_take_over_those_of_ended_workers(
     deployment.run.start_worker(name="newcomer")
     wait_held(deployment, 2, 3, 3)
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_another_worker_takes_over_the_queues_of_a_worker_killed_in_a_batch(
@@ -91,7 +91,7 @@ def test_another_worker_takes_over_the_queues_of_a_worker_killed_in_a_batch(
     deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what="the worker is killed")
     wait_held(deployment, 8)
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def end_lease_sessions(deployment: Deployment, _: Stack) -> None:
@@ -139,7 +139,7 @@ def test_workers_continue_without_a_restart_after_lost_connections(
     deployment.produce(things(EVENTS, first=EVENTS))
     deployment.wait_settled(timeout_seconds=120)
     wait_held(deployment, 4, 4)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert [worker.exit_code for worker in workers] == [None, None]
 
 
@@ -158,7 +158,7 @@ def test_a_suspended_worker_loses_its_queues_and_gets_its_share_after_it_continu
     wait_held(deployment, 4, 4)
     deployment.produce(things(EVENTS, first=EVENTS))
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_results_are_right_when_broken_leases_let_two_workers_pop_from_one_queue(
@@ -170,7 +170,7 @@ def test_results_are_right_when_broken_leases_let_two_workers_pop_from_one_queue
     wait_held(deployment, 0, 0, 8)
     deployment.produce(things(2 * EVENTS))
     deployment.wait_settled()
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     spans = [span for worker in workers for span in read_spans(worker, ended_at=time.time())]
     assert {span.queue for span in spans if span.worker == spans[0].worker} == set(deployment.queues())
     assert overlap_seconds(spans) > 0

@@ -11,7 +11,7 @@ import pytest
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 from tests.system.worker.handovers import Span, handovers, overlap_seconds, read_spans
 from tests.system.worker.test_leases import APP, start_workers, things, wait_held
 
@@ -126,6 +126,6 @@ def test_events_are_applied_while_workers_are_killed_and_join(make_deployment: M
         f" p95 {gaps[int(0.95 * len(gaps))]:.2f} s, most {gaps[-1]:.2f} s;"
         f" overlap {overlap_seconds(crew.spans):.3f} s; stops took {max(crew.stop_seconds):.2f} s at most"
     )
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert overlap_seconds(crew.spans) == 0
     assert {span.queue for span in crew.spans} == set(deployment.queues())

@@ -7,7 +7,7 @@ from sluice.runtime.redis_item import Item, read_item
 from sluice.testing.servers.deployment import Deployment
 from tests.harness.header_names import RawName
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 from tests.system.worker.test_rolling_deployments import APPS, EVENTS, NEW, events, of, things, wait_applied
 
 NEWER = f"{APPS}newer_format_app"
@@ -32,7 +32,7 @@ def test_a_newer_format_is_written_when_no_old_worker_is_left(
     old, newer = deployment.run, of(deployment, NEWER)
     first = old.start_worker(name="old")
     deployment.wait_until(
-        lambda: _announced(deployment, 1), timeout_seconds=60, what="it has written its row"
+        lambda: _announced(deployment, 1), timeout_seconds=60, what="the worker has written its row"
     )
     newer.start_bridge()
     deployment.produce(things(EVENTS))
@@ -57,7 +57,7 @@ def test_a_newer_format_is_written_when_no_old_worker_is_left(
     newer.start_worker(name="newer")
     deployment.produce(things(EVENTS, first=EVENTS + 10))
     deployment.wait_settled(timeout_seconds=180)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
     assert "newer format" not in first.log.read_text()
     assert [process.exit_code for process in deployment.run.processes[1:]] == [None] * 3
 
@@ -69,7 +69,7 @@ def test_a_flawed_record_waits_for_the_end_of_older_workers(
     deployment = make_deployment(NEW, partitions=1)
     older = of(deployment, FORMAT_1).start_worker(name="older")
     deployment.wait_until(
-        lambda: _announced(deployment, 1), timeout_seconds=60, what="it has written its row"
+        lambda: _announced(deployment, 1), timeout_seconds=60, what="the worker has written its row"
     )
     bridge = deployment.run.start_bridge()
     deployment.produce(things(10))
@@ -79,7 +79,7 @@ def test_a_flawed_record_waits_for_the_end_of_older_workers(
     deployment.produce(events("others", "thing.counted", EVENTS))
     wait_applied(deployment, "others", EVENTS)
     deployment.wait_until(
-        lambda: "lane held back" in bridge.log.read_text(), timeout_seconds=60, what="it is logged"
+        lambda: "lane held back" in bridge.log.read_text(), timeout_seconds=60, what="the held lane is logged"
     )
     assert not deployment.outcomes("rolling-things")["dead"]
     older.stop()

@@ -159,9 +159,11 @@ def test_a_prefork_worker_shows_only_its_own_metrics_and_its_children_close_the_
         return [child for child in parent.children() if child.pid not in first]
 
     # The successor is forked while the endpoint is open, unlike the first children.
-    [successor] = wait_until(successors, timeout_seconds=UP_SECONDS, what="another child")
+    [successor] = wait_until(successors, timeout_seconds=UP_SECONDS, what="a new child runs")
     wait_until(
-        lambda: not listens(successor, effects.metrics_port), timeout_seconds=UP_SECONDS, what="it is closed"
+        lambda: not listens(successor, effects.metrics_port),
+        timeout_seconds=UP_SECONDS,
+        what="the child closes the port",
     )
     assert listens(parent, effects.metrics_port)
     assert effects.stop() == 0

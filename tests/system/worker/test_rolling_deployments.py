@@ -14,7 +14,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import LocalRun
 from tests.scraping import scrape
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.faults.load import assert_equals_the_oracle
 
 APPS = "tests.system.worker.rolling_"
 OLD, NEW, NEWS = f"{APPS}old_app", f"{APPS}new_app", f"{APPS}news_app"
@@ -111,7 +111,7 @@ def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_hal
     new.start_effects(name="new-effects", pool="solo")
     deployment.wait_called(timeout_seconds=180)
     assert deployment.calls() == {"succeeded": EVENTS}
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def test_two_workers_that_each_lack_a_topic_apply_both_topics(make_deployment: MakeDeployment) -> None:
@@ -123,7 +123,7 @@ def test_two_workers_that_each_lack_a_topic_apply_both_topics(make_deployment: M
     deployment.produce(news(EVENTS))
     deployment.wait_settled(timeout_seconds=180)
     assert_none_halted(deployment)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 @pytest.mark.matrix
@@ -160,7 +160,7 @@ def test_a_topic_without_a_worker_blocks_no_other_topic_and_is_shown(make_deploy
     deployment.wait_settled(timeout_seconds=180)
     deployment.wait_until(lambda: waiting(deployment) == {}, timeout_seconds=60, what="the record is deleted")
     assert shown(new) == ([], False)
-    assert_as_the_oracle_says(deployment)
+    assert_equals_the_oracle(deployment)
 
 
 def waiting(deployment: Deployment) -> dict[str, float]:
