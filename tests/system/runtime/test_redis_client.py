@@ -51,10 +51,10 @@ def differences(commands: dict[str, Any], module: ModuleType) -> list[str]:
 
 
 MUTANTS = {
-    "one key of many": ('"EXISTS",', ""),
-    "all words are keys": ("_FIRST = (0, 1)", "_FIRST = (0, None)"),
+    "only the first key of EXISTS": ('"EXISTS",', ""),
+    "every word is a key": ("_FIRST = (0, 1)", "_FIRST = (0, None)"),
     "the timeout is a key": ('"BRPOP": (0, -1)', '"BRPOP": (0, None)'),
-    "the key is no key": ('"DBSIZE",', '"DBSIZE", "GET",'),
+    "GET has no key": ('"DBSIZE",', '"DBSIZE", "GET",'),
 }
 
 

@@ -38,21 +38,21 @@ def computes() -> None:
         pass
 
 
-def matches() -> None:
+def matches_slowly() -> None:
     re.match(r"(a+)+$", "a" * 40 + "b")
 
 
-def swallows() -> None:
+def suppresses_exceptions() -> None:
     while os.getpid():
         with suppress(BaseException):
             time.sleep(1000)
 
 
-def loops_with_the_lock() -> None:
+def loops_with_the_gil() -> None:
     deque(itertools.repeat(0), maxlen=0)
 
 
-def computes_with_the_lock() -> None:
+def computes_with_the_gil() -> None:
     pow(3, 10**9)
 
 
@@ -93,11 +93,11 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "nothing": lambda: None,
     "computes": computes,
     "sleeps": lambda: time.sleep(1000),
-    "matches": matches,
-    "swallows": swallows,
+    "matches slowly": matches_slowly,
+    "suppresses exceptions": suppresses_exceptions,
     "waits": lambda: threading.Event().wait(),
-    "loops with the lock": loops_with_the_lock,
-    "computes with the lock": computes_with_the_lock,
+    "loops with the GIL": loops_with_the_gil,
+    "computes with the GIL": computes_with_the_gil,
     "exits": lambda: os._exit(0),
     "crashes": faulthandler._sigsegv,  # type: ignore[attr-defined]
     "aborts": os.abort,
@@ -105,7 +105,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "waits for the test": waits_for_the_test,
     "is killed twice": is_killed_twice,
     "exits in a thread": exits_in_a_thread,
-    "leaves": lambda: sys.exit(3),
+    "calls sys.exit": lambda: sys.exit(3),
     "runs out of memory": runs_out_of_memory,
 }
 

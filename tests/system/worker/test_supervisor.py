@@ -133,14 +133,14 @@ RUNS = [
         [],
     ),
     (
-        "computes with the lock of the interpreter",
+        "computes with the GIL held",
         "ready()\nif attempt == 1: run(40); 3 ** 10 ** 9\nend()",
         0,
         2,
         [DEATH.format(True, KILLED)],
     ),
     (
-        "sleeps with the lock of the interpreter",
+        "sleeps with the GIL held",
         "ready()\nif attempt == 1: run(40); ctypes.PyDLL(None).sleep(1000)\nend()",
         0,
         2,
@@ -149,7 +149,7 @@ RUNS = [
 ]
 
 
-OFTEN = {"exits in a handler", "sleeps with the lock of the interpreter"}
+OFTEN = {"exits in a handler", "sleeps with the GIL held"}
 """The cases that `make test` runs. `make test-matrix` runs the others."""
 
 
