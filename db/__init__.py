@@ -1,4 +1,4 @@
 """All SQL of Sluice: one statement, one function."""
 
 if __name__ != "sluice.db":
-    raise ImportError("import sluice.db: the folder with sluice/ belongs on the path, not its parts")
+    raise ImportError("import this package as sluice.db; put the folder that holds sluice/ on the path")

@@ -1,4 +1,4 @@
-"""Event processing: what a handler author imports, and the tasks that apply events."""
+"""Event processing: the names that handler code imports, and the tasks that apply events."""
 
 if __name__ != "sluice.tasks":
-    raise ImportError("import sluice.tasks: the folder with sluice/ belongs on the path, not its parts")
+    raise ImportError("import this package as sluice.tasks; put the folder that holds sluice/ on the path")

@@ -1,4 +1,4 @@
-"""What a handler author imports: events, effects, topics, and the decorators that declare handlers."""
+"""The names that handler code imports: events, effects, topics, and the decorators of handlers."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ WriteVersion: TypeAlias = Version | EventVersion | None
 
 
 class Event(msgspec.Struct, Generic[D], frozen=True):
-    """One decoded event. `headers` are the record's, without those of CloudEvents."""
+    """One decoded event. `headers` are the headers of the record, without those of CloudEvents."""
 
     id: str | None
     type: str
@@ -50,7 +50,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True):
 
 
 class Insert(msgspec.Struct, frozen=True):
-    """Inserts a row once. If it exists: duplicate if its values are the same, conflict if they differ."""
+    """Inserts a row. If the row exists, the outcome is duplicate for equal values, conflict for others."""
 
     table: Table
     key: Text | None
@@ -86,9 +86,9 @@ class Increment(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Deletes a row. Its version is kept, so that a late older event cannot restore it.
+    """Deletes a row. Its version is kept, so that a late older event cannot restore the row.
 
-    With `version=None` only versions that the row had are kept: a row without a version leaves no tombstone.
+    With `version=None`, the row's own version is kept; a row without a version leaves no tombstone.
     """
 
     table: Table
@@ -104,7 +104,7 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Emit(msgspec.Struct, frozen=True):
-    """An outgoing event, written to the outbox in the same transaction; a repeat has the same id."""
+    """An outgoing event. The same transaction writes it to the outbox. A repeated event emits the same id."""
 
     topic: Text
     key: Text | None
@@ -115,7 +115,7 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A side effect, by name or function. The same transaction stores it in the ledger, once per `once`."""
+    """A side effect, by name or function. The same transaction stores one ledger row per value of `once`."""
 
     effect: "Text | EffectFunction"
     once: Text | None = None
@@ -140,7 +140,7 @@ class EffectRefused(Exception):
 
 @dataclass(frozen=True)
 class Entity:
-    """What events are about. `shards` is read when the type is first seen; later use `sluice reshard`."""
+    """A type of object that events are about. `shards` is read one time; later use `sluice reshard`."""
 
     name: str
     shards: int = 4
@@ -162,8 +162,8 @@ class Topic:
     """A Kafka topic whose record keys are keys of `entity`.
 
     `dedup` sets how a repeated event is recognized. "id": by its event id; a record without an id is a dead
-    letter, except for null values. "position": by its place in the log, so every record counts, even if a
-    producer sends it twice.
+    letter, except for null values. "position": by topic, partition and offset, so every record counts, even
+    if a producer sends an event twice.
     """
 
     name: str
@@ -174,7 +174,7 @@ class Topic:
     dedup: Literal["id", "position"] = "id"
     fields: FieldNames = FieldNames()
     tombstone_type: str | None = None  # default: <entity type>.deleted
-    max_bytes: int = 1_048_576  # a value above it is rejected undecoded
+    max_bytes: int = 1_048_576  # a larger value is rejected without decoding
 
 
 TopicChoice: TypeAlias = Text | Topic | Collection[Text | Topic] | None
@@ -244,7 +244,7 @@ Raises if the result cannot be determined.
 
 @dataclass(frozen=True)
 class EffectDeclaration:
-    """Attached to a function by `effect`: how its calls are attempted, and how unknown outcomes end."""
+    """Attached to a function by `effect`: how calls are attempted, and what follows an unknown outcome."""
 
     name: str
     on_unknown: Literal["retry", "ask"]
@@ -289,10 +289,10 @@ def effect(
     holds: bool = False,
     reconcile: Reconcile | None = None,
 ) -> Callable[[E], E]:
-    """Declares an effect function. "retry" requires `key_lifetime`: for how many seconds a key is honoured.
+    """Declares an effect function. "retry" requires `key_lifetime`: the time in seconds that a key is valid.
 
     `reconcile` asks the provider for the result of a call whose outcome is unknown (`sluice effects
-    reconcile`). `holds`: a call that failed or is uncertain holds back later ones of its entity.
+    reconcile`). `holds`: a call that failed or is uncertain holds back later calls of its entity.
     """
     if on_unknown == "retry" and key_lifetime is None:
         raise ValueError(f"effect {name}: on_unknown='retry' requires key_lifetime= in seconds")

@@ -1,4 +1,4 @@
-"""The Celery tasks. Each passes its arguments to the services of the process that runs it."""
+"""The Celery tasks. Each task passes its arguments to the services of the process that runs the task."""
 
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ class TaskServices(Protocol):
         """Ends the attempts of calls whose claim has expired."""
 
     def purge(self) -> None:
-        """Deletes what is older than its retention."""
+        """Deletes rows that are older than their retention."""
 
     def check_self(self) -> None:
         """Logs the open issues."""
@@ -55,8 +55,8 @@ class ServiceTask(Task):  # type: ignore[misc]
         return services
 
 
-# Only a batch is acknowledged late. For all other tasks Postgres stores the remaining work, and beat repeats
-# them.
+# Only a batch is acknowledged late. For all other tasks, Postgres stores the remaining work, and beat
+# publishes the task again.
 _EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False, "ignore_result": True}
 
 
@@ -110,5 +110,5 @@ def purge(task: ServiceTask) -> None:
 
 @shared_task(name=names.SELF_CHECK_TASK, **_EARLY)  # type: ignore[untyped-decorator]
 def check_self(task: ServiceTask) -> None:
-    """Logs what requires an operator."""
+    """Logs the open issues, which require an operator."""
     task.services.check_self()

@@ -1,4 +1,4 @@
-"""Applies the batches of a queue: deduplicated, folded, written and accounted for in ONE transaction each."""
+"""Applies the batches of a queue. ONE transaction deduplicates, folds, writes and accounts for a batch."""
 
 import time
 from collections import Counter
@@ -50,13 +50,13 @@ class Applied:
     outcomes: Counter[str]
     judgements: Counter[str]
     outgoing: int = 0
-    """Outbox events and calls that were stored and now wait to be sent."""
+    """Number of outbox events and calls that were stored and now wait to be sent."""
     undeclared: frozenset[str] = frozenset()
     """Topics of slices that were not applied because this process does not declare the topic."""
     is_whole: bool = True
-    """True if nothing is left in the message that this worker can apply."""
+    """True if this worker can apply nothing more of the message."""
     without_id: Counter[str] = field(default_factory=Counter)
-    """Topic → number of events without an id, for topics that had some."""
+    """Topic → number of events without an id. Topics without such events are omitted."""
     retries: Mapping[str, int] = field(default_factory=dict)
     """Attempts at events that were set aside, by result."""
 
@@ -76,7 +76,7 @@ class Applier:
     """Applies batches over one session, one at a time. `apply` is idempotent per batch."""
 
     def __init__(self, session: Session, registry: Registry, limits: RetryLimits = RetryLimits()) -> None:
-        """`limits` bound the retries of events that the surroundings keep from being applied."""
+        """`limits` bound the retries of events that the surroundings (servers, locks) hold up."""
         self._session = session
         self._registry = registry
         self._set_aside = partial(set_aside, limits=limits)
@@ -90,9 +90,9 @@ class Applier:
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
         """Applies as much of the slices as the time allows, in chunks, usually one.
 
-        Then it retries events of the queue that were set aside; without slices it does nothing else. Returns
-        None if it gave up or halted the queue before anything was applied; the bridge sends the batch again.
-        Returns normally in every case except a bug in Sluice, so a message may always be acknowledged.
+        Then retries events of the queue that were set aside; without slices, it only retries. Returns None
+        if it stopped or halted the queue before an event was applied; the bridge sends the batch again.
+        Raises only for a bug in Sluice, so a message may always be acknowledged.
         """
         message = MessageEvents(self._registry, slices)
         total = self._apply_chunks(queue, message)
@@ -123,7 +123,7 @@ class Applier:
         def attempt() -> Applied:
             nonlocal chunk
             if chunk is None:
-                # Read without the lock, so that a storm of repeats costs no decoding.
+                # Read without the lock, so that many repeats cost no decoding.
                 chunk = message.next_chunk(guard.read_lanes(self._session, queue))
             # Idempotent: after a lost COMMIT the guard shows what was applied.
             return self._attempt(queue, message, chunk, singly=tries.singly)
@@ -203,7 +203,7 @@ class Applier:
                 judgement = Judgement.MISROUTED
                 log.warning("slice misrouted", queue=queue, topic=piece.topic)
             if judgement is Judgement.NEXT and piece.topic not in self._registry.topics:
-                # Left, not refused: its lane waits for a process that declares the topic.
+                # The slice is not refused: its lane waits for a process that declares the topic.
                 judgement = Judgement.UNDECLARED
                 claims.undeclared.add(piece.topic)
             claims.judgements[judgement.value] += 1
@@ -267,8 +267,8 @@ class Applier:
             last = next(s for s in reversed(settled) if s.outcome in _FAILURES and not s.known)
             failures = verdict.failure_window.count(FAILED)
             raise DeploymentBroken(
-                f"{failures} of the last {len(verdict.failure_window)} events died or conflicted, lately of"
-                f" {last.error}{describe_place(last)}"
+                f"{failures} of the last {len(verdict.failure_window)} events died or conflicted, most recently"
+                f" by {last.error}{describe_place(last)}"
             )
         return verdict
 
@@ -284,7 +284,7 @@ class Applier:
         except Exception as second:
             # The queue is not marked as halted, so the bridge sends the batch again without a delay.
             log.error("queue could not be halted", queue=queue, reason=reason, error=second)
-        # A prepared plan may outlive a repair, for example of a rule that does nothing.
+        # A new connection has no prepared plans from before a repair, such as that of a rule.
         self._session.close()
 
 

@@ -29,9 +29,9 @@ from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned
 
-CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
+CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # so that deferred constraints fail before COMMIT
 
-# For the rest of a pass after an event was held up: the other events wait for a shorter time.
+# After an event was held up, the other events of the pass have shorter limits.
 SHORT_LIMITS = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '100ms'"
 USUAL_LIMITS = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT"
 
@@ -66,12 +66,12 @@ class BatchWriter:
         set_aside: SetAside | None = None,
         limit: int | None = None,
     ) -> None:
-        """`snapshot` holds the generations as read under the lock; the live ones are written here. `erasures`
-        are as of the same moment.
+        """`snapshot` holds the generations as read under the lock. Live generations are written here.
+        `erasures` were read at the same moment.
 
         `redriving`: the events are letters of one entity. They are applied although they are known and the
         entity is parked; the caller updates letters and identities. If `set_aside` is None, errors of the
-        surroundings are raised. `limit` bounds the events of a pass event by event.
+        surroundings are raised. `limit`: the most events that one transaction settles event by event.
         """
         self._session = session
         self._queue = queue
@@ -84,15 +84,15 @@ class BatchWriter:
         self._set_aside = set_aside
         self._limit = limit
         self._locks = AbsentKeyLocks()
-        # Tables whose rows changed, and tables that events wrote, or tried to write, under keys other than
-        # their own.
+        # Tables whose rows changed, and tables that events wrote, or tried to write, under a key other than
+        # the event's.
         self._changed_tables: set[Table] = set()
         self._other_tables: set[Table] = set()
 
     def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
-        """Settles the events, or the first of them, and writes the results. Returns them.
+        """Settles the events, or only the first of them. Writes and returns the results.
 
-        Raises what Postgres refuses. Event by event it raises only errors that are not an event's fault.
+        Raises errors of Postgres. With `singly`, raises only errors that no event causes.
         """
         settled = self._settle_singly(events) if singly else self._settle(self._store(), events)
         self._erasures.tables.note(self._entity, self._changed_tables, self._other_tables)
@@ -143,12 +143,12 @@ class BatchWriter:
                 faults |= found
 
     def _settle_refused(self, event: Planned, error: Exception, done: SingleEvents) -> EventResult:
-        """Settles an event that Postgres refuses for another reason than its projections."""
+        """Settles an event that Postgres refuses for a reason other than its projections."""
         if isinstance(error, WriteSuppressed):
             done.suppressed.append((error, DeploymentBroken(str(error))))
         else:
             if self._redriving and done.settled and may_be_set_aside(error):
-                # The events before it are applied. The next transaction begins at it and raises this error.
+                # The earlier events are applied. The next transaction begins here and raises this error.
                 return EventResult(event, Outcome.WAITING)
             if self._set_aside is not None and may_be_set_aside(error):
                 one = self._put_aside(self._set_aside, event, error)
@@ -214,7 +214,7 @@ class BatchWriter:
         return dead.settled[0]
 
     def _with_letter(self, write: Callable[[FoldIO], T]) -> T:
-        """Stores one letter by `write`. Runs it again with the letter cut if Postgres refuses it whole."""
+        """Stores one letter with `write`. If Postgres refuses it, stores it without the record's value."""
         try:
             return self._in_savepoint(lambda: write(self._store()))
         except LetterNotStored:
@@ -246,6 +246,6 @@ class BatchWriter:
 
 
 def _blocks(settled: EventResult) -> bool:
-    """Returns True if the later events of its entity must wait."""
+    """Returns True if the later events of the entity must wait."""
     died = settled.outcome is Outcome.DEAD and settled.planned.parks
     return settled.outcome is Outcome.WAITING or died

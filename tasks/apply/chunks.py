@@ -19,10 +19,11 @@ from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
 HANDLER_BUDGET_SECONDS = 1.0
-"""Time in handlers after which no further event is begun; counted before a transaction and again within it.
+"""Time in handlers after which no further event is begun. The time before a transaction and the time within
+it are counted separately.
 """
 
-_MARGIN_SECONDS = 5.0  # for all else that a process does between two statements, on a busy machine
+_MARGIN_SECONDS = 5.0  # for other work of a process between two statements, on a busy machine
 
 
 def session_settings(handler_seconds: float) -> dict[str, str]:
@@ -37,18 +38,18 @@ RecordPlace: TypeAlias = tuple[str, int, int]
 
 @dataclass(slots=True)
 class Chunk:
-    """The next slices of a message, of which the last one may be cut."""
+    """The next slices of a message. The last slice may be cut."""
 
     slices: list[Slice] = field(default_factory=list)
     is_cut: bool = False
     """True if the message holds more records."""
     first: RecordPlace | None = None
-    """Its first event; None if none of its records are known to be new."""
+    """Its first event; None if no record is known to be new."""
     events: int = 0
     has_begun: bool = False
     """True if its newest transaction held the queue's lock and had events to apply."""
     failures: QueueFailures | None = None
-    """As read by that transaction."""
+    """The failures of the queue, as that transaction read them."""
     is_alone: bool = False
     """True if it holds a single event that may end the process, so that no other event runs with it."""
 
@@ -90,7 +91,8 @@ class MessageEvents:
             applied = lanes.applied.get((piece.topic, piece.partition), -1)
             if piece.epoch == lanes.epoch and piece.last <= applied:
                 continue
-            # A topic that this code does not declare is not decoded. Its slice is left aside under the lock.
+            # Records of a topic that this code does not declare are not decoded. Under the lock, such a slice
+            # is left for another process.
             if piece.topic not in self._registry.topics or piece.epoch != lanes.epoch:
                 chunk.slices.append(piece)
                 continue
@@ -106,7 +108,7 @@ class MessageEvents:
     def events_of(self, piece: Slice, applied: int) -> list[Planned]:
         """Returns the events of a slice above an offset."""
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
-        # Some are not planned yet only if a failover moved Postgres back or a type was re-routed meanwhile.
+        # A record is not planned yet only if a failover moved Postgres back or the type was re-routed.
         return [self._plan(piece, record) for record in unapplied]
 
     def leave(self, pieces: Sequence[Slice]) -> None:
@@ -115,7 +117,7 @@ class MessageEvents:
         self._slices = [piece for piece in self._slices if (piece.topic, piece.partition) not in lanes]
 
     def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
-        """Plans events of a slice while the budget lasts. Returns the index of the first one that is left."""
+        """Plans events of a slice while the budget lasts. Returns the index of the first unplanned record."""
         for number in range(first, len(piece.records)):
             record = piece.records[number]
             is_suspect = bool(self._deaths) and self._is_suspect(piece, record)
@@ -167,7 +169,7 @@ class MessageEvents:
 
 
 def reached(claims: Sequence[tuple[Slice, Sequence[Planned]]], settled: int) -> dict[Place, int]:
-    """Returns the offset of each lane once the first `settled` events of the slices are settled."""
+    """Returns the offset that each lane reaches with the first `settled` events of the slices."""
     offsets: dict[Place, int] = {}
     for piece, events in claims:
         if settled <= 0:

@@ -1,15 +1,15 @@
-"""Decides when so many events die that the deployment must be at fault, not the events. Pure."""
+"""Decides if so many events die that the deployment must be at fault, not the events. Pure."""
 
 from dataclasses import dataclass
 
 SUCCEEDED, FAILED = ".", "x"
-WINDOW = 200  # tried events that are looked back upon
-FEWEST_DEATHS = 20  # below it a few poison events after a quiet night would halt the queue
+WINDOW = 200  # number of recent tried events that count
+FEWEST_DEATHS = 20  # with fewer, some poison events after a quiet night would halt the queue
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """The queue's failure window after a batch, deaths still accepted, and whether the queue halts."""
+    """The queue's failure window after a batch, the deaths still accepted, and the decision to halt."""
 
     failure_window: str
     accepted_deaths: int

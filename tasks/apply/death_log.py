@@ -58,14 +58,14 @@ def _fills(run: HandlerRun, projection: str) -> bool:
 
 
 def describe_place(died: EventResult) -> str:
-    """Returns handler, file and line in brackets; empty if no handler is known."""
+    """Returns handler, file and line in brackets; an empty text if no handler is known."""
     where = _where(died)
     lines = f" at {where['file']}:{where['line']}" if "file" in where else ""
     return f" (in {where['handler']}{lines})" if where else ""
 
 
 def _where(died: EventResult) -> dict[str, Any]:
-    """Returns handler, file and line; only the names if Postgres refused what several handlers wrote."""
+    """Returns handler, file and line; only the handlers' names if Postgres refused writes of several."""
     assert died.error is not None
     at, runs = died.error.at, died.planned.runs
     if at is None and len(runs) == 1:

@@ -1,4 +1,4 @@
-"""Notes which tables the events of an entity type write, and under whose keys. `sluice erase` reads it."""
+"""Notes the tables that events of an entity type write, and under which keys, for `sluice erase`."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from sluice.db.connection import Session
 
 
 class EntityTables:
-    """The notes that one session has stored. After the first events of a kind it sends no statement."""
+    """The notes that one session has stored. A table that is already noted costs no statement."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -23,6 +23,6 @@ class EntityTables:
             for name, otherwise in seen.items()
             if otherwise > self._noted.get((entity, name), -1)
         }
-        # Only notes that existed before are committed. Those of this transaction may still be rolled back.
+        # Remembers notes only if Postgres had them all: new ones may still be rolled back.
         if new and not note_entity_tables(self._session, entity, new):
             self._noted |= {(entity, name): otherwise for name, otherwise in new.items()}

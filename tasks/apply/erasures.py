@@ -1,4 +1,4 @@
-"""Finds records of erased entities: every process that reads them again passes them over."""
+"""Finds records of erased entities. Every process that reads such a record again passes over it."""
 
 import math
 from collections import defaultdict
@@ -19,7 +19,7 @@ ERASED_CALL = "erased:"
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """One erasure of one entity: where the logs of its topics ended, and when."""
+    """One erasure of one entity: its time, and the ends that the logs of its topics had then."""
 
     log_ends: Mapping[str, Mapping[int, int]]
     """Topic id → partition → the first offset that is not erased. A missing partition was empty."""
@@ -28,8 +28,9 @@ class Erasure:
     def covers(self, topic_id: str, partition: int, offset: int, milliseconds: float) -> bool:
         """Returns True for a record of the entity that was written before the erasure. Pure.
 
-        A topic whose log was not measured then (it was made before or afterwards, or its records were moved
-        into it) is judged by time: that of the record, or the time at which its event was applied.
+        `milliseconds` is the time of the record, or the time at which its event was applied. It decides for
+        a topic whose log was not measured: one that existed only before or after, or that received records
+        from another topic.
         """
         ends = self.log_ends.get(topic_id)
         if ends is None:
@@ -38,7 +39,7 @@ class Erasure:
 
 
 def hash_key(erasure_key: bytes, entity: str, key: str) -> UUID:
-    """Returns the hash that replaces an erased entity's key. Only the erasure key links both."""
+    """Returns the hash that replaces an erased entity's key. Only the erasure key can link hash and key."""
     hasher = _begin_hash(erasure_key, entity)
     hasher.update(key.encode())
     return UUID(bytes=hasher.digest())
@@ -90,10 +91,10 @@ class Erasures:
         return bool(self._hashes) and entity in self._hashes
 
     def find(self, entity: str, known: Sequence[tuple[Decoded, RecordPlace | None]]) -> set[RecordPlace]:
-        """Returns the places of the records, all of one entity type, that were erased.
+        """Returns the places of the erased records. All given records are of one entity type.
 
-        Each record comes with the place where its identity was seen first, None if it is new. A record is
-        erased if an erasure covers either place.
+        Each record comes with the place where its identity was first seen; None for a new record. A record
+        is erased if an erasure covers either place.
         """
         found = self._load(entity, [one for one, _ in known])
         if not found:
@@ -119,7 +120,7 @@ class Erasures:
         return places
 
     def stand_ins(self, effect_keys: Iterable[str]) -> dict[str, str]:
-        """Returns the ledger key that each call has if it was erased → its effect key."""
+        """Returns a map: the key that replaces an effect key after an erasure → the effect key."""
         if not self._newest:
             return {}
         return {erased_effect_key(self._key, one): one for one in effect_keys}

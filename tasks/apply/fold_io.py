@@ -1,4 +1,4 @@
-"""Loads and writes back what the live fold needs from Postgres: identities, effects, letters and rows."""
+"""Loads identities, effects, letters and rows for the worker's fold from Postgres, and writes them back."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -26,7 +26,10 @@ from sluice.tasks.fold.plan import Planned, called_effects
 
 
 class LetterNotStored(Exception):
-    """Postgres ran out of time or resources at one dead letter. Store it without the record's value."""
+    """Raised if Postgres runs out of time or resources at one dead letter.
+
+    The caller then stores the letter without the record's value.
+    """
 
     def __init__(self, error: psycopg2.Error) -> None:
         super().__init__(str(error))
@@ -51,9 +54,9 @@ class FoldIO:
     ) -> None:
         """`entity` is the entity type of all events. For `snapshot` and `redriving` see `BatchWriter`.
 
-        `held` are the entities whose events began to wait for a projection in this transaction. `faults`: why
-        Postgres refuses what projections write for the only event. `locks` are those of the transaction.
-        `cut_letters`: store letters without their values.
+        `held`: projection → keys of entities whose events began to wait for it in this transaction. `faults`:
+        projection → the reason why Postgres refuses its writes for the only event. `locks` are the key locks
+        of the transaction. `cut_letters`: store letters without their values.
         """
         self._erasures = erasures
         self._session = session
@@ -86,7 +89,7 @@ class FoldIO:
         own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
         for identity, *where, is_old in identities.load_identities(self._session, wanted):
             known = FirstSeen(*where)
-            # The letter's own row marks it as dead or waiting. The redrive changes that row.
+            # The identity row of a redriven letter marks it as dead or waiting; the redrive changes that row.
             if own.get(identity) != known[1:]:
                 memory.identities[identity] = known
                 if is_old:
@@ -101,8 +104,8 @@ class FoldIO:
             if synced.has_letters:
                 found = load_held(self._session, name, synced.generation, self._entity, keys)
                 memory.held.setdefault(name, set()).update(found)
-        # Events of a parked entity wait in any case; their rows, which another session may hold, are not
-        # needed.
+        # Events of a parked entity wait in any case. Their rows are not needed, and another session may hold
+        # them.
         fresh = [
             planned
             for planned in events
@@ -124,9 +127,9 @@ class FoldIO:
         return places
 
     def write_back(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
-        """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
+        """Writes everything that a fold changed. Raises RowsChanged and errors of Postgres.
 
-        For redriven events it writes no identities, and letters only of projections.
+        For redriven events, it writes no identities and only letters of projections.
         """
         self._rows.write(memory.rows)
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())

@@ -1,4 +1,4 @@
-"""Folds events into the rows of one generation. Events that it refuses become letters of the generation."""
+"""Folds events into the rows of one generation. Events that fail there become letters of the generation."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -29,9 +29,9 @@ def apply_to_generation(
     refuse: Refuse | None = None,
     singly: bool = False,
 ) -> list[EventResult]:
-    """Folds events of one entity type into one generation only. Stores its letters.
+    """Folds events of one entity type into one generation only. Stores the generation's letters.
 
-    Raises DeploymentBroken for an effect that is not a write to it, RowsChanged, and what Postgres refuses.
+    Raises DeploymentBroken for an effect that is not a write to it, RowsChanged, and errors of Postgres.
     `singly`: each event has a savepoint, so that an event that Postgres refuses becomes a letter.
     """
     feed = GenerationFeed(session, synced, entity, refuse)
@@ -63,7 +63,7 @@ class GenerationFeed:
         """Keys whose events wait for this generation."""
 
     def load_held(self, events: Iterable[Planned]) -> None:
-        """Reads which of the events wait behind a letter."""
+        """Reads which keys of the events wait behind a letter."""
         keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
         place = (self._synced.projection, self._synced.generation, self._entity)
         self._held |= load_held(self._session, *place, keys)
@@ -128,7 +128,7 @@ class GenerationFeed:
             raise
 
     def _as_letter(self, settled: EventResult) -> EventResult:
-        """Returns an event that died as a whole, such as an undecodable one, as a generation's letter."""
+        """Returns an event that died as a whole (an undecodable record, for example) as a letter."""
         if settled.error is None or settled.outcome is None:
             return settled
         planned = settled.planned

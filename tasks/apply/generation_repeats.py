@@ -1,4 +1,4 @@
-"""Decides if a generation holds an event that live applied from another place in the log."""
+"""Decides if a generation holds an event that the live generation applied from another record."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -12,18 +12,18 @@ from sluice.runtime.place import Place
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen
 
-MOST_ACCEPTS = 1_000  # of one topic
+MOST_ACCEPTS = 1_000  # audited `accept`s of one topic that are read
 
 
 class Holding(Enum):
-    """What is known of the first occurrence of a repeated event."""
+    """The relation of a generation to the first record of a repeated event."""
 
     HELD = "held"
-    """The generation holds it."""
+    """The generation holds the event."""
     GONE = "gone"
-    """The generation's log no longer has it where live applied it."""
+    """The generation's log no longer has the event where the live generation applied it."""
     AHEAD = "ahead"
-    """The generation has not reached that place yet."""
+    """The generation has not reached that record yet."""
 
 
 def judge_holding(
@@ -31,12 +31,12 @@ def judge_holding(
 ) -> Holding:
     """Judges a repeated event. Pure.
 
-    `first` is where live applied it. `applied` is the generation's offset in that lane.
+    `first` is where the live generation applied it. `applied` is the generation's offset in that lane.
     """
     if found.is_noted:
         return Holding.HELD
     if first.topic_id != repeat.topic_id:
-        # Applied before the topic was accepted. A copy is newer, since accepting ends older ones.
+        # The event was applied before the topic was accepted. A copy is newer: accepting ends older copies.
         return Holding.HELD if generation.is_copy else Holding.GONE
     if first.offset > applied:
         return Holding.AHEAD
@@ -44,7 +44,7 @@ def judge_holding(
 
 
 def is_displaced(session: Session, topic: str) -> bool:
-    """Returns True if the topic was ever accepted with the same id: its offsets may hold other records."""
+    """Returns True if the topic was ever accepted with the same id. Its offsets may hold other records."""
     accepts = read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS)
     told = [one.details or {} for one in accepts]
     return any(one.get("topic_id") == one.get("topic_id_before") for one in told)
@@ -57,7 +57,7 @@ def find_holdings(
     repeats: Sequence[tuple[Decoded, FirstSeen]],
     applied: Callable[[Place], int],
 ) -> list[Holding]:
-    """Judges repeats of one queue, in one statement."""
+    """Judges repeats of one queue. Sends one statement."""
     events = [(one.identity, one.topic, first.partition, first.offset) for one, first in repeats]
     found = find_events(session, generation.projection, generation.generation, queue, events)
     return [
@@ -75,9 +75,9 @@ def lagging_places(
 ) -> frozenset[Place]:
     """Returns the lanes with a repeat of an event that the generation may lack.
 
-    Live passes over such a record. The generation must not: its lane lags, and the rebuild, which reads the
-    log, decides. The interleaving: a topic is created again and accepted; a generation catches up with live
-    at its first record; live passes over all other records, because it applied them from the old topic.
+    The worker passes over such a record. The generation must not: its lane lags, and the rebuild reads the
+    log and decides. The interleaving: a topic is created again and accepted; a generation catches up at the
+    first record; the worker passes over all other records, because it applied them from the old topic.
     """
     if generation.state == GenerationState.RETIRED:
         return frozenset()  # it holds what live held when the generation was retired

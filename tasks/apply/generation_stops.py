@@ -1,4 +1,4 @@
-"""Stops feeding a broken generation and keeps its place. Live continues without it."""
+"""Stops feeding a broken generation and keeps its offsets. The other tables continue without it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,12 +27,12 @@ class GenerationBroken(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """Returns the stored reason why a generation fails or stops."""
+    """Returns the reason that is stored when a generation fails or stops."""
     return printable(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
 
 
 def end_feeding(session: Session, synced: SyncedGeneration, queue: str, reason: str) -> None:
-    """Stops a generation that has been live, fails any other, within the transaction of a batch."""
+    """Stops a generation that has been live; fails any other. Runs within the transaction of a batch."""
     if not synced.has_been_live:
         generations.fail_generation(session, synced.projection, synced.generation, reason)
         log.error("generation failed", table=synced.table, queue=queue, reason=reason)
@@ -58,9 +58,9 @@ def count_failures(
     *,
     before: str,
 ) -> str | None:
-    """Counts the events that a generation tried. Returns why its feeding must stop, None if it continues.
+    """Counts the events that a generation tried. Returns the reason to stop its feeding; None without one.
 
-    Costs nothing while no event fails. `before` is the failure window of a generation without failures.
+    Sends no statement while no event fails. `before` is the failure window of a generation without failures.
     """
     window = synced.failure_window
     if window is None and not any(_failed(one, synced.projection) for one in settled):
@@ -82,8 +82,8 @@ def count_failures(
         failures = verdict.failure_window.count(FAILED)
         projection_letters.clear_failures(session, *place)
         return (
-            f"{failures} of the last {len(verdict.failure_window)} events failed in queue {queue}, lately of"
-            f" {last.fault}"
+            f"{failures} of the last {len(verdict.failure_window)} events failed in queue {queue}, most recently"
+            f" by {last.fault}"
         )
     if FAILED in verdict.failure_window:
         projection_letters.write_failures(session, *place, verdict.failure_window)

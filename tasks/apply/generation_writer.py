@@ -1,4 +1,4 @@
-"""Keeps generations in sync: the live transaction applies its events to them last, in a savepoint."""
+"""Keeps generations in sync: a batch's transaction applies its events to them last, in a savepoint."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ log = structlog.get_logger("sluice.generation_writer")
 
 
 class GenerationWriter:
-    """Keeps generations in sync within a live transaction, under the lock of its queue."""
+    """Keeps generations in sync within a batch's transaction, under the lock of its queue."""
 
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
@@ -38,7 +38,7 @@ class GenerationWriter:
         """The failure window of a generation that has none stored."""
 
     def read_projection_snapshot(self, queue: str) -> ProjectionSnapshot:
-        """Returns the generations that count in this transaction. The caller holds the queue's lock."""
+        """Returns the generations as of this transaction. The caller holds the queue's lock."""
         return (
             generations.read_projection_snapshot(self._session, queue)
             if self._registry.revisions
@@ -54,13 +54,13 @@ class GenerationWriter:
         settled: Sequence[EventResult],
         failure_window: str,
     ) -> None:
-        """Counts the failures of the live generations, and writes the others that do not lag.
+        """Counts the failures of the live generations, and writes the other generations that do not lag.
 
-        `before` and `after` are live's offsets of the lanes that it moved. Never raises a fault of a
-        generation: that becomes a letter, ends the feeding, or makes it lag. Raises errors that end the
-        connection. `failure_window` is that of the queue.
+        `before` and `after` are the offsets of the lanes that the batch moved. `failure_window` is that of
+        the queue. A fault of a generation is not raised: it becomes a letter, ends the feeding, or makes the
+        generation lag. Raises errors that end the connection.
         """
-        # For a generation without failures, all recent events of the queue succeeded.
+        # A generation without failures counts all recent events of the queue as successes.
         self._no_failures = SUCCEEDED * len(failure_window)
         for synced in snapshot.fed.values():
             reason = self._count_failures(synced, queue, settled)
@@ -106,7 +106,7 @@ class GenerationWriter:
             counts[_lane(one.planned)][_what_became(one)] += 1
         steps = [GenerationStep(*lane, offset, counts[lane]) for lane, offset in moved.items()]
         if not self._sync_safely(synced, queue, steps, mine, may_lag=True):
-            # A lane without a row has nothing applied, even after the feeding was stopped.
+            # In a lane without a row nothing is applied, even after the feeding was stopped.
             self._keep_places(synced, queue, moved, own, {})
 
     def _keep_places(
@@ -117,7 +117,7 @@ class GenerationWriter:
         own: Mapping[Place, int],
         fed: Mapping[Place, int],
     ) -> None:
-        """Stores how far lanes without a row were fed."""
+        """Stores the offsets up to which lanes without a row were fed."""
         places = {lane: fed.get(lane, NOTHING_APPLIED) for lane in moved if lane not in own}
         generation_lanes.keep_places(self._session, synced.projection, synced.generation, queue, places)
 
@@ -136,7 +136,7 @@ class GenerationWriter:
             return
         topic_ids = guard.read_lanes(self._session, queue).topic_ids
         displaced = {topic for topic, _ in places if is_displaced(self._session, topic)}
-        # If the topic was accepted since then, the log has the event at another offset or not at all.
+        # If the topic was accepted after the event, the log has the event at another offset or not at all.
         elsewhere = {
             one.planned.decoded.identity
             for one, _ in taken
@@ -159,7 +159,7 @@ class GenerationWriter:
         if snapshot.live[synced.projection] == synced.generation:
             # A lane without a row was fed until now.
             generation_lanes.keep_live_places(self._session, *place, queue)
-        # Locked before it is read: a rebuild may be passing over these records now.
+        # The lane is locked before its row is read: a rebuild may be passing over these records now.
         lanes = generation_lanes.lock_lanes(self._session, *place, queue, places)
         passed = [
             (s, was)
@@ -192,7 +192,7 @@ class GenerationWriter:
         *,
         may_lag: bool,
     ) -> bool:
-        """Writes one generation in a savepoint. Returns True if it was written or failed for good."""
+        """Writes one generation in a savepoint. Returns True if it was written or failed permanently."""
         error = self._try_sync(synced, queue, steps, settled, singly=False)
         if error is not None and whose_fault(error) is Fault.EVENT:
             error = self._try_sync(synced, queue, steps, settled, singly=True)

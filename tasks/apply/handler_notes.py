@@ -1,9 +1,9 @@
 """Notes in Postgres the event whose handlers run, in a worker without a supervisor.
 
-A worker notes only the first slice of each lane, since the next holder of a queue begins with the slice whose
-event ended the previous worker. One note covers a whole batch and does not count as a death. A worker that
-finds another worker's note then notes each event while its handlers run; such a note counts as a death if it
-remains. Notes are best effort: the next holder makes up for a missing one.
+A worker notes only the first slice of each lane, because the next holder of a queue begins with the slice
+whose event ended the previous worker. One note covers a whole batch and does not count as a death. A worker
+that finds another worker's note then notes each event while its handlers run. Such a note counts as a death
+if it remains. Notes are best effort: if one is missing, the next holder of the queue notes the events.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ from sluice.runtime.place import EventPlace
 
 log = structlog.get_logger("sluice.apply")
 
-# A process that ends loses no commit. A server that crashes loses at most a note.
+# The end of this process loses no commit. A crash of the server loses at most a note.
 NOTE_SETTINGS = {"synchronous_commit": "off"}
 QUIET_BATCHES = 50
-"""Batches without a note before the connection is closed. One per batch would slow a start by a tenth."""
+"""Batches without a note before the connection is closed. A connection per batch slows a start by 10 %."""
 Lane = tuple[str, str, int]
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class HandlerNotes:
             log.warning("workers ended inside batches", queue=queue, notes=found)
 
     def _try(self, run: Callable[[], T]) -> T | None:
-        """Returns None if Postgres fails. The batch then meets the same failure and handles it."""
+        """Runs a statement. Returns None if Postgres fails; the batch then handles the same failure."""
         try:
             return run()
         except psycopg2.Error as error:

@@ -3,8 +3,8 @@
 from sluice.db.apply.guard import QueueFailures
 from sluice.tasks.apply.chunks import RecordPlace
 
-FAILURES = 5  # at one record; each further one halves the batch
-WIDEST = 200  # events of a message of the usual size: a limit above it limits nothing
+FAILURES = 5  # failures at one record; each further failure halves the batch
+WIDEST = 200  # events of a message of the usual size; a higher limit has no effect
 
 
 def after_failure(before: QueueFailures | None, place: RecordPlace, events: int) -> QueueFailures:

@@ -1,4 +1,4 @@
-"""Retries the events of a queue that were set aside, behind its batches and within a share of its time."""
+"""Retries the events of a queue that were set aside, after its batches and within a share of its time."""
 
 import time
 from collections import Counter
@@ -27,15 +27,15 @@ from sluice.tasks.redrive import Redriver
 
 log = structlog.get_logger("sluice.retries")
 
-# For rows, keys, tables and advisory locks alike: the attempt fails at once if one is held.
+# The limit for locks on rows, keys and tables and for advisory locks. The attempt fails if one is held.
 NO_WAIT_MILLISECONDS = 1
 BLOCKED_MILLISECONDS = 100  # long enough for another session to read the blockers
-BLOCKERS_EVERY = 8  # attempts between two searches, since blockers change
+BLOCKERS_EVERY = 8  # attempts between two searches, because blockers change
 
 READ_PID = Statement("read_pid", "SELECT pg_backend_pid()")
 
 REFUSED = "refused"
-"""The result of a retry that the deployment refuses. The other results are kinds and outcomes."""
+"""The result if the deployment is at fault. The other results are values of RetryKind and Outcome."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Retrier:
         """Retries events that are due, if the queue's budget allows it. Raises nothing; failures are retried
         later.
 
-        A kill is safe at any point: a retry is one transaction, and a failed one is counted in another.
+        A kill is safe at any point: a retry is one transaction, and a second one counts a failed retry.
         """
         budget = self._budgets.setdefault(queue, RetryBudget(self._limits.share))
         started = self._clock()
@@ -106,7 +106,7 @@ class Retrier:
         except Rerouted:
             log.info("entity type re-routed; its events are retried in their new queues", queue=queue)
         except Exception as error:
-            # The error came before the queue was locked. The batch is applied, so its message is still done.
+            # The error occurred before the queue was locked. The batch is applied, so its message is done.
             if needs_new_connection(error):
                 self._session.close()
             if self._pace.allows(queue):
@@ -120,7 +120,7 @@ class Retrier:
         if fault is not None:
             self._bury(queue, retry, fault, done)
             return
-        # An event that was tried before is retried alone. The events behind it follow once it is applied.
+        # An event that was tried before is retried alone. The events behind it follow after it is applied.
         limit = LETTERS if retry.attempts == 0 and retry.deaths is None else 1
         attempt = _Attempt(self._session, retry)
         retries.begin_retry(self._session, retry.letter_id, self._limits.pause_seconds(retry.attempts + 1))
@@ -167,7 +167,9 @@ class Retrier:
         failures = retry.failures + (timed_out and self._commits.counts(queue, retry.letter_id))
         name, text = type(error).__name__, printable(str(error))[:MAX_ERROR_CHARACTERS]
         if failures >= self._limits.max_failures:
-            why = f"timed out {failures} times while other events of its queue were applied; lately: {text}"
+            why = (
+                f"timed out {failures} times while other events of its queue were applied; last error: {text}"
+            )
             self._bury(queue, retry, EventFault(name, why[:MAX_ERROR_CHARACTERS]), done)
             return
         attempts = retry.attempts + 1
@@ -190,7 +192,7 @@ class Retrier:
 
 
 class _Attempt:
-    """One attempt: how long it waits for locks, and which sessions hold them."""
+    """One attempt: its limit for lock waits, and the sessions that hold the locks."""
 
     def __init__(self, session: Session, retry: Retry) -> None:
         self._session = session
@@ -201,7 +203,7 @@ class _Attempt:
         self.blockers: str | None = None
 
     def begin(self) -> None:
-        """Limits the waits, once the queue is locked: from then on the event alone causes them."""
+        """Limits lock waits. Called when the queue is locked: only the event causes further waits."""
         self.has_begun = True
         wait = NO_WAIT_MILLISECONDS if self._watch is None else BLOCKED_MILLISECONDS
         self._session.defer(f"SET LOCAL lock_timeout = '{wait}ms'")

@@ -28,7 +28,7 @@ def retry(
     sleep: Callable[[float], object] = time.sleep,
     draw_jitter: Callable[[], float] = random.random,
 ) -> T:
-    """Returns what `attempt` returns. Raises its error once `pause_after` allows no further attempt.
+    """Returns what `attempt` returns. Raises its error if `pause_after` allows no further attempt.
 
     `attempt` must be idempotent: after a lost COMMIT it runs again although it may have taken effect.
     `what` names the work in the log.
@@ -39,7 +39,7 @@ def retry(
             return attempt()
         except Exception as error:
             if needs_new_connection(error):
-                # Its state is unknown: open transactions, locks and prepared plans may be lost.
+                # The session's state is unknown: open transactions, locks and prepared plans may be lost.
                 session.close()
             pause_seconds = pause_after(error, clock() - started, draw_jitter())
             if pause_seconds is None:

@@ -17,7 +17,7 @@ from sluice.runtime.backoff import backoff_seconds
 PATIENCE_SECONDS = 20.0  # then the task returns; the bridge still holds the batch and sends it again
 FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within one transaction
 LONGEST_PAUSE_SECONDS = 2.0  # short, to use a restarted Postgres at once
-MAX_ROWS_CHANGED = 5  # another writer keeps changing these rows; smaller steps meet it less often
+MAX_ROWS_CHANGED = 5  # then another writer changes these rows all the time; smaller steps collide less often
 MAX_HELD_UP = 2  # attempts held up by a time-out or a lock; a single event may be the cause
 
 
@@ -27,7 +27,7 @@ class Step(Enum):
     AGAIN = "again"
     SINGLY = "singly"  # again, event by event, each in a savepoint
     HALT = "halt"  # the deployment is broken
-    GIVE_UP = "give up"  # out of patience; nothing is lost
+    GIVE_UP = "give up"  # the time is over; nothing is lost
 
 
 def counts(error: Exception) -> bool:
@@ -41,7 +41,7 @@ class Tries:
     """Failed attempts at one batch."""
 
     contains: bool = False
-    """True if the batch writes projections. Event by event shows if Postgres refuses one of them."""
+    """True if the batch writes projections. Retries event by event show if Postgres refuses a projection."""
     attempts: int = 0
     rows_changed: int = 0
     held_up: int = 0
@@ -71,8 +71,7 @@ class Tries:
         if elapsed_seconds > PATIENCE_SECONDS:
             return Step.GIVE_UP
         if fault is Fault.EVENT:
-            # Event by event, a refusal is caught at its event. One that reaches this line belongs to no
-            # event.
+            # Event by event, a refusal is caught at its event. A refusal that reaches this line has no event.
             step = Step.HALT if self.singly else Step.SINGLY
         elif self.rows_changed >= MAX_ROWS_CHANGED or self.held_up >= MAX_HELD_UP:
             step = Step.SINGLY

@@ -51,7 +51,7 @@ class RowStore:
         self._loaded: dict[tuple[Table, str], Row] = {}
 
     def load(self, events: Iterable[Planned], left: Set[str] = frozenset()) -> dict[tuple[Table, str], Row]:
-        """Loads and locks the rows that these events are known to need, absent ones included.
+        """Loads and locks the rows that these events are known to need. Locks absent keys too.
 
         Rows of the projections in `left` are omitted.
         """

@@ -9,7 +9,7 @@ from sluice.runtime.backoff import backoff_seconds
 
 # The server ends a session that is idle within a transaction: the handler, or a Read of it, takes too long.
 _TIME_OUTS = frozenset({QUERY_CANCELED, "25P03", "25P04"})
-_MAX_REMEMBERED = 10_000  # letters per process; forgetting one costs an attempt that does not count
+_MAX_REMEMBERED = 10_000  # letters per process; the next time-out of a forgotten letter may not count
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class RetryBudget:
 
 
 class CommitCounts:
-    """Counts what one worker committed per queue, to tell a slow event from a slow server.
+    """Counts the commits of one worker per queue, to distinguish a slow event from a slow server.
 
-    A time-out of an event counts only if, since the time-out before, this worker committed other events of
-    the queue and none of its batches timed out.
+    A time-out of an event counts only if, after the event's previous time-out, this worker committed other
+    events of the queue and none of its batches timed out.
     """
 
     def __init__(self) -> None:

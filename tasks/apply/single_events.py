@@ -15,7 +15,7 @@ from sluice.db.records import Outcome
 from sluice.tasks.fold.fold_state import EventResult
 
 PASS_SECONDS = 10.0  # then the events so far are committed
-LONGEST_SECONDS = 20.0  # the same, even if an event that was set aside has no proof yet
+LONGEST_SECONDS = 20.0  # the same, even if no other event has proved yet that the server works
 _SET_ASIDE_CODES = ("57014", "55P03")
 _SET_ASIDE_CLASSES = ("53", "58")
 

@@ -12,11 +12,11 @@ DEATHS_OF_LETTER = 3
 
 
 class HandlerEndedProcess(Exception):
-    """The class of a dead letter whose handlers ended the process again and again."""
+    """The class of a dead letter whose handlers ended the process repeatedly."""
 
 
 def find_fault(deaths: HandlerDeaths) -> EventFault | None:
-    """Returns why an event must not run again, None if it may.
+    """Returns the reason why an event must not run again, None if it may.
 
     One kill by a supervisor is enough: the supervisor measured that the handler exceeded the limit.
     """
@@ -38,7 +38,7 @@ def find_fault(deaths: HandlerDeaths) -> EventFault | None:
 def passed(
     deaths: Iterable[EventPlace], topic_ids: Mapping[str, str], applied: Mapping[Place, int]
 ) -> list[EventPlace]:
-    """Returns the places that their lane has passed, and those of topics that were created again."""
+    """Returns the places that their lanes have passed, and the places in topics that were created again."""
     return [
         place
         for place in deaths

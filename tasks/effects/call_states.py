@@ -16,7 +16,7 @@ FIRST_PAUSE_SECONDS = 2.0  # jitter removes up to half; short outages of provide
 LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
 SHORTEST_RETRY_AFTER_SECONDS = 1.0  # an effect function that requests no pause must not keep a worker busy
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
-AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is dispatched twice is still made once
+AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call is made one time even if it is dispatched twice
 # The same, after a worker that does not declare the effect got the message; another worker may declare it.
 LEFT_AFTER_SECONDS = 2.0
 CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease; time to store the answer
@@ -31,10 +31,10 @@ class Ending(Enum):
 
 
 class Claim(Enum):
-    """What a process does with a call after it received the message."""
+    """The decision of a process that received the message of a call."""
 
     RUN = "run"
-    LEAVE = "leave"  # not due, or no longer; it is dispatched again if necessary
+    LEAVE = "leave"  # not due, or not pending; it is dispatched again if necessary
     GIVE_UP = "give up"  # no automatic attempt is allowed any more
 
 
@@ -44,7 +44,7 @@ class Tried:
 
     state: CallState
     tried: int
-    """Number of counted attempts since its last release, including this one once it runs."""
+    """Number of counted attempts after its last release, including one that runs now."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     due_at: datetime
@@ -75,8 +75,8 @@ def judge_claim(call: Tried, policy: EffectDeclaration, *, behind: bool, paused:
 def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
     """Returns True if the provider may forget the key before an attempt that begins now has ended.
 
-    A repeat after that would make a call again that was made before. An attempt that was not sent leaves no
-    key at the provider, so the check applies only after an unknown ending.
+    A later repeat could make the call a second time. An attempt that was not sent leaves no key at the
+    provider, so the check applies only after an unknown ending.
     """
     if policy.on_unknown == "ask" or policy.key_lifetime_seconds is None or call.first_attempt_at is None:
         return True

@@ -24,8 +24,8 @@ SERVED_SECONDS = 1.0  # maximum age of the list of effects that workers declare
 class Dispatcher:
     """Dispatches due calls. `publish` takes an effect key; `count_waiting` returns the length of the list.
 
-    It dispatches the effects that active workers declare, even if this process does not. It does not know
-    which of those effects hold back later calls; the executor checks that again.
+    The dispatcher publishes calls of effects that active workers declare, even if this process does not. It
+    cannot read which of those effects hold back later calls; the executor checks that again.
     """
 
     def __init__(

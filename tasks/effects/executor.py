@@ -1,4 +1,4 @@
-"""Makes one call of a side effect: claims it, calls with no transaction open, stores the answer.
+"""Makes one call of a side effect: claims it, calls the provider outside of transactions, stores the answer.
 
 If the process ends in between, the lease expires. The provider's result is then unknown; the effect's
 declaration decides if the call is repeated under its key or an operator is asked.
@@ -48,8 +48,8 @@ T = TypeVar("T")
 
 # Storing an answer is retried for this long. A success counts even after the lease has expired.
 STORE_PATIENCE_SECONDS = 20.0
-STORE_PAUSE_SECONDS = 0.5  # one row each; few enough to need no backoff
-# After the call's own time-out, which cannot interrupt every C library, the process is ended.
+STORE_PAUSE_SECONDS = 0.5  # each retry writes one row, so no backoff is needed
+# The call's own time-out cannot interrupt every C library. After this further time, the process is ended.
 HARD_LIMIT_SECONDS = CLAIM_MARGIN_SECONDS - 5.0
 STDERR = 2  # Celery puts an object without a file descriptor in the place of sys.stderr
 EXPIRED_ROWS = 100  # per transaction
@@ -96,7 +96,7 @@ class Executor:
             log.info("call succeeded", effect=row.effect, key=row.effect_key, attempt=row.attempt)
 
     def _claim(self, effect_key: str) -> CallRow | None:
-        """Marks the attempt as running and commits. Returns the running call; None if it must not be made."""
+        """Marks the attempt as running and commits. Returns the call; None if it must not be made now."""
         session = self._session
         with session.transaction():
             row = calls.lock_call(session, effect_key)
@@ -132,7 +132,7 @@ class Executor:
             )
 
     def _retry_after(self, row: CallRow, error: NotSent) -> float | None:
-        """Returns the pause that the provider requested. Logs and ignores one that is not a duration."""
+        """Returns the pause that the provider requested. Logs and ignores a value that is no duration."""
         seconds = read_retry_after(error.retry_after)
         ignored = seconds is None and error.retry_after is not None
         if ignored and self._pace.allows((row.effect, "retry_after")):
@@ -184,8 +184,8 @@ def pause_after_store(error: Exception, elapsed_seconds: float, _jitter: float) 
 def expire_claims(session: Session, registry: Registry) -> int:
     """Ends the attempts without a stored answer, as unknown. Returns their number. Idempotent.
 
-    Calls of an effect that this process does not declare are left to one that does, because the next state
-    depends on the declaration.
+    Calls of an effect that this process does not declare are left to a process that declares it, because the
+    next state depends on the declaration.
     """
     with session.transaction():
         expired = calls.lock_expired(
@@ -206,7 +206,7 @@ def holding_effects(registry: Registry) -> list[str]:
 
 
 def storable(answer: Any) -> str:
-    """Returns the answer as JSON text. Never raises: the call was made, whatever its answer contains."""
+    """Returns any answer as JSON text. Never raises, because the call was made."""
     try:
         return printable(msgspec.json.encode(answer).decode()).replace("\\u0000", "\\ufffd")
     except Exception:
@@ -229,8 +229,9 @@ def _call(entry: EffectEntry, row: CallRow) -> Any:
 def _hard_limit(seconds: float) -> Iterator[None]:
     """Ends this process if the block does not return before the claim of the call expires.
 
-    A C thread of the interpreter ends it, which needs no lock that a library call may hold. It works with
-    every pool. The limit comes from the declaration in this code; limits in the message are ignored.
+    A C thread of the interpreter ends the process, so it needs no lock that a library call may hold. This
+    works with every pool. The limit comes from the declaration in this code; limits in the message are
+    ignored.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
     try:

@@ -178,7 +178,7 @@ def test_a_slow_event_is_dead_after_timeouts_between_applied_events(bench: Aside
     ((text, reason),) = bench.look(
         "SELECT error_text, reason FROM sluice.dead_letters, sluice.parked_entities WHERE state = 'dead'"
     )
-    assert text.startswith("timed out 3 times while other events of its queue were applied; lately: ")
+    assert text.startswith("timed out 3 times while other events of its queue were applied; last error: ")
     assert text in reason
     assert bench.outcomes() == {"applied": offset - 4, "dead": 1, "waiting": 3}
     assert bench.look(f'SELECT outcome FROM sluice.processed_events WHERE "offset" = {HELD}') == [("dead",)]
