@@ -153,7 +153,7 @@ def _make_table(
         own.append(Column(FIELD_VERSIONS, JSONB(none_as_null=True), nullable=True))
     taken = sorted(BOOKKEEPING & {c.name for c in columns if isinstance(c, Column)})
     if taken:
-        raise TableRefused(f"table {name}: column {taken[0]} is kept by Sluice; choose another name")
+        raise TableRefused(f"table {name}: column {taken[0]} is reserved for Sluice; choose another name")
     try:
         table = Table(name, metadata, *columns, *own)
     except SQLAlchemyError as error:

@@ -30,7 +30,7 @@ class WholeRecordNeeded(Exception):
 
 
 class NotRedrivable(Exception):
-    """The letter is not stored whole and its record could not be read. The text says why and what to do."""
+    """The letter is not stored whole and its record could not be read. The text gives reason and remedy."""
 
 
 def stored_record(letter: Letter) -> Record:
@@ -49,9 +49,9 @@ def is_cut(letter: Letter) -> bool:
 
 
 def readable_letters(letters: Sequence[Letter]) -> Sequence[Letter]:
-    """Returns the letters before the first of a newer format. Raises DeploymentBroken if there are none.
+    """Returns the letters before the first letter of a newer format. Raises DeploymentBroken if it is first.
 
-    The letters behind it wait, which keeps the order of an entity's letters.
+    The letters behind it wait, to keep the order of an entity's letters.
     """
     for number, letter in enumerate(letters):
         if letter.format > formats.NEWEST_FORMAT:
@@ -70,7 +70,7 @@ def refuse_newer(letter: Letter) -> NoReturn:
 
 
 class LetterRecords:
-    """Reads the records of letters, from Kafka where they are not stored whole."""
+    """Reads the records of letters; from Kafka if a letter is not stored whole."""
 
     def __init__(self, read_whole: ReadWhole) -> None:
         self._read_whole = read_whole
@@ -79,7 +79,7 @@ class LetterRecords:
     def choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
         """Returns the first letters, as many as one transaction can try.
 
-        A letter that is not stored whole is tried alone, since its record may be as large as Kafka allows.
+        A letter that is not stored whole is tried alone, because its record may be as large as Kafka allows.
         Raises WholeRecordNeeded.
         """
         for number, letter in enumerate(letters):
@@ -98,7 +98,7 @@ class LetterRecords:
         return stored_record(letter)
 
     def provide(self, attempt: Callable[[], T]) -> T:
-        """Returns what the attempt returns. Repeats the attempt with each record that it needs.
+        """Returns the result of the attempt. Repeats the attempt with each whole record that it needs.
 
         Raises NotRedrivable.
         """

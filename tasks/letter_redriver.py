@@ -1,4 +1,4 @@
-"""The common parts of all redrives of letters: the lock of the entity's queue, the records, the retries."""
+"""The common parts of all redrives of letters: the lock on the entity's queue, the records, the retries."""
 
 import time
 from collections import Counter
@@ -35,7 +35,7 @@ LETTERS = 200  # per transaction; the queue is blocked meanwhile
 
 
 class Rerouted(Exception):
-    """The entity type was re-routed between reading its routing and locking the queue. Retry."""
+    """The entity type was re-routed after its routing was read and before its queue was locked. Retry."""
 
 
 @dataclass
@@ -45,16 +45,16 @@ class Redriven:
     outcomes: Counter[str] = field(default_factory=Counter)
     """Outcome → number of letters that were tried."""
     blocked_by: str | None = None
-    """Why a letter died again, if one did. The letters behind it wait."""
+    """The reason why a letter died again. The letters behind it wait. None if no letter died."""
     unparked: bool = False
     outgoing: int = 0
     """Number of outbox events and calls that were written."""
     holds: str | None = None
-    """Why the letters behind a dead one wait, if they do."""
+    """The reason why the letters behind a dead letter wait. None if no letter waits."""
 
 
 class LetterRedriver:
-    """Redrives over one session, one entity at a time. Live traffic continues between the transactions."""
+    """Redrives over one session, one entity at a time. Workers continue between the transactions."""
 
     def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
         self._session = session
@@ -64,7 +64,7 @@ class LetterRedriver:
         """The queue that was locked last."""
 
     def _without_broken(self, attempt: Callable[[], T]) -> T:
-        """Repeats the attempt after each broken generation, which it stops first."""
+        """Makes the attempt. Stops each generation that proves broken, then repeats the attempt."""
         while True:
             try:
                 return attempt()
@@ -81,7 +81,7 @@ class LetterRedriver:
             return Redriven(blocked_by=str(error))
 
     def _plan_in_time(self, letters: Sequence[Letter], plan: Callable[[Decoded], Planned]) -> list[Planned]:
-        """Plans the first letters within a time budget: the transaction is idle while handlers run."""
+        """Plans the first letters within a time budget. The transaction is idle while handlers run."""
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
         events: list[Planned] = []
         for letter in letters:

@@ -19,7 +19,7 @@ from sluice.tasks.letter_redriver import LETTERS, LetterRedriver, Redriven
 
 
 class HeldEntity(NamedTuple):
-    """An entity whose events wait for one generation. Without a key: events that name no entity."""
+    """An entity whose events wait for one generation. Without a key, the events name no entity."""
 
     projection: str
     generation: int
@@ -28,7 +28,7 @@ class HeldEntity(NamedTuple):
 
 
 class ProjectionRedriver(LetterRedriver):
-    """Redrives letters of generations. Live traffic continues between the transactions."""
+    """Redrives letters of generations. Workers continue between the transactions."""
 
     def redrive_once(self, held: HeldEntity) -> Redriven:
         """Redrives the oldest open letters of an entity in one transaction. Idempotent, and safe to kill.
@@ -64,7 +64,7 @@ class ProjectionRedriver(LetterRedriver):
         return self._provide(lambda: self._retry(held.entity, attempt))
 
     def drop(self, held: HeldEntity, letter_id: int) -> bool:
-        """Drops the entity's first letter permanently. Returns True if it was still the first."""
+        """Drops the entity's first letter permanently. Returns False if it is no longer the first letter."""
 
         def attempt(_singly: bool) -> bool:
             with self._session.transaction():

@@ -1,4 +1,4 @@
-"""Applies a dead letter and the letters that wait behind it again, with the current code."""
+"""Applies again, with the current code, a dead letter and the letters that wait behind it."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Redriver(LetterRedriver):
         )
 
     def redrive_letter(self, entity: str, letter_id: int, key: str | None = None) -> Redriven:
-        """Redrives one letter whose record key names no entity, or a conflict of the entity with this key.
+        """Redrives one letter whose record key names no entity, or a conflict of the entity `key`.
 
         Otherwise as `redrive_once`. No letter waits behind it.
         """
@@ -63,7 +63,7 @@ class Redriver(LetterRedriver):
         return self._provide(lambda: self._retry(entity, attempt))
 
     def drop(self, entity: str, key: str, letter_id: int) -> bool:
-        """Drops the entity's first letter permanently. Returns True if it was still the first.
+        """Drops the entity's first letter permanently. Returns False if it is no longer the first letter.
 
         The caller then redrives the rest.
         """
@@ -81,10 +81,10 @@ class Redriver(LetterRedriver):
         return self._retry(entity, attempt)
 
     def retry_waiting(self, retry: Retry, limit: int, begin: Callable[[], None]) -> Redriven:
-        """Tries up to `limit` waiting letters: one that was set aside, and those behind it.
+        """Tries up to `limit` waiting letters: a letter that was set aside, and the letters behind it.
 
-        Calls `begin` once the queue is locked. Commits the letters before the first that the surroundings
-        refuse. Raises the error of the first letter, and what `redrive_once` raises; the caller tries again
+        Calls `begin` when the queue is locked. Commits the letters before the first that the surroundings
+        refuse. Raises the error of the first letter, and the errors of `redrive_once`; the caller tries again
         later.
         """
         if limit > 1:
@@ -110,7 +110,7 @@ class Redriver(LetterRedriver):
         return redriven
 
     def bury_waiting(self, retry: Retry, error_class: str, error_text: str) -> bool:
-        """Makes a dead letter of one that was set aside. Returns False if it was no longer waiting."""
+        """Makes a dead letter of a letter that was set aside. Returns False if it no longer waits."""
         redriven = Redriven()
         with self._session.transaction():
             queue = self._lock(retry.entity, retry.key or "")
@@ -127,7 +127,7 @@ class Redriver(LetterRedriver):
         return bool(letters)
 
     def _lock_waiting(self, retry: Retry, limit: int) -> Sequence[Letter]:
-        """Locks the first waiting letters, if the first of them is the one that is retried."""
+        """Locks the first waiting letters. Returns none if the first is not the letter of the retry."""
         if retry.key is None:
             letter = dead_letters.lock_letter(self._session, retry.letter_id)
             return [letter] if letter is not None and letter.state == LetterState.WAITING else []
@@ -209,7 +209,7 @@ class Redriver(LetterRedriver):
             assert one.outcome is not None
             place = (letter.topic_id, letter.partition, letter.offset)
             changed.append((letter.identity, one.outcome, *place))
-            # It could not be decoded before; now it has an identity.
+            # The record could not be decoded before; now it has an identity.
             if one.planned.decoded.identity != letter.identity and not one.known:
                 new.append(processed_row(one, one.outcome))
         identities.update_outcomes(self._session, changed)

@@ -22,7 +22,7 @@ from sluice.runtime.settings import Settings
 log = structlog.get_logger("sluice.maintenance")
 
 DAY_SECONDS = 86_400.0
-# Some configure "forever" as the largest integer; so long ago is not a valid time in Postgres.
+# Some users configure "forever" as the largest integer. Postgres has no time that long ago.
 FOR_EVER_SECONDS = 100 * 365 * DAY_SECONDS
 MARGIN_SECONDS = DAY_SECONDS  # for records that were read or sent and are still in flight
 ROWS = 5_000  # per statement; takes some milliseconds, so that no other session waits long
@@ -35,9 +35,9 @@ def identity_seconds(
 ) -> float | None:
     """Returns the age at which identities of a topic may be deleted, None for never.
 
-    Identities are kept until Kafka has deleted the records, which may be read again before, by a replay or a
-    redrive of a parked entity. `topic_retention_seconds` is None for a topic that keeps its records forever
-    or whose retention is unknown.
+    Identities are kept until Kafka has deleted the records: until then, a replay or a redrive of a parked
+    entity may read a record again. `topic_retention_seconds` is None for a topic that keeps its records
+    forever or whose retention is unknown.
     """
     if topic_retention_seconds is None:
         return None
@@ -45,7 +45,7 @@ def identity_seconds(
 
 
 def retention_seconds(config: Mapping[str, str]) -> float | None:
-    """Returns how long a topic may keep a record, from its Kafka configuration; None: forever or unknown.
+    """Returns the longest age of a record, from the topic's Kafka configuration; None: forever or unknown.
 
     Kafka deletes a segment when its newest record is older than `retention.ms`. The oldest record of a
     segment is older by up to `segment.ms` (by default 7 days). Compaction merges segments, so the age is
@@ -57,7 +57,7 @@ def retention_seconds(config: Mapping[str, str]) -> float | None:
 
 
 def kept_seconds(retention_ms: int | str | None, segment_ms: int | str | None) -> float | None:
-    """Returns how long a topic without compaction may keep a record; None: forever or unknown."""
+    """Returns the longest age of a record in a topic without compaction; None: forever or unknown."""
     if retention_ms is None or segment_ms is None or int(retention_ms) < 0:
         return None
     seconds = (int(retention_ms) + int(segment_ms)) / 1000
@@ -73,23 +73,23 @@ def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, d
         admin = build_confluent_admin(KafkaAccess(bootstrap_servers), {"log_level": LOG_LEVEL_CRITICAL})
         asked = admin.describe_configs(resources, request_timeout=ANSWER_SECONDS)
     except KafkaException as error:
-        log.warning("retention of topics not known: identities are kept", error=str(error))
+        log.warning("retention of topics unknown; identities are kept", error=str(error))
         return {}
     found = {}
     for resource, future in asked.items():
         try:
             found[resource.name] = {e.name: e.value for e in future.result(ANSWER_SECONDS).values()}
         except (KafkaException, TimeoutError) as error:
-            log.info("retention not known: identities are kept", topic=resource.name, error=error)
+            log.info("retention unknown; identities are kept", topic=resource.name, error=error)
     return found
 
 
 Kinds: TypeAlias = Mapping[str, Callable[[], int]]
-"""Kind → a step that deletes up to ROWS rows of it in a transaction of its own, and returns how many."""
+"""Kind → a step that deletes up to ROWS rows of the kind in its own transaction and returns their number."""
 
 
 class Purged(NamedTuple):
-    """Deleted rows by kind, and the kinds that failed. `more`: the time ended before the work."""
+    """Deleted rows by kind, and the kinds that failed. `more`: the time was over before the work was done."""
 
     gone: dict[str, int]
     failed: dict[str, Exception]
@@ -108,7 +108,7 @@ def purge(
 
 
 def kinds_to_purge(session: Session, settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> Kinds:
-    """Returns the kinds of rows with an age limit. Topics that keep records forever have none."""
+    """Returns the kinds of rows with an age limit. A topic that keeps records forever has no such kind."""
     kinds: dict[str, Callable[[], int]] = {}
     effects_age = settings.keep_effects_days * DAY_SECONDS
     letters_age = settings.keep_dead_letters_days * DAY_SECONDS

@@ -44,7 +44,7 @@ class UnknownTask(ValueError):
 
 
 class FormatTooOld(ValueError):
-    """This format cannot hold some of the arguments. A newer one can."""
+    """This format cannot hold some of the arguments. A newer format can."""
 
 
 def _write_1(call: TaskCall) -> bytes:
@@ -74,7 +74,7 @@ def _read(content: bytes) -> TaskCall:
 WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1, 2: _write_2}
 """A writer may raise FormatTooOld."""
 READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read, 2: _read}
-"""By format. A new format is added here and in `formats.py`; the old one stays while workers need it."""
+"""By format. Add a new format here and in `formats.py`; keep the old format while workers need it."""
 
 
 def describe(call: TaskCall) -> str:

@@ -82,8 +82,8 @@ def count_failures(
         failures = verdict.failure_window.count(FAILED)
         projection_letters.clear_failures(session, *place)
         return (
-            f"{failures} of the last {len(verdict.failure_window)} events failed in queue {queue}, most recently"
-            f" by {last.fault}"
+            f"{failures} of the last {len(verdict.failure_window)} events failed in queue {queue}, most"
+            f" recently by {last.fault}"
         )
     if FAILED in verdict.failure_window:
         projection_letters.write_failures(session, *place, verdict.failure_window)

@@ -1,1 +1,1 @@
-"""From a Kafka record to an event: decoding, identity, routing."""
+"""Makes events from Kafka records: decoding, identity, routing."""

@@ -1,4 +1,4 @@
-"""From a Kafka record to an event: CloudEvents 1.0 (binary, structured), plain JSON, tombstones."""
+"""Makes an event from a Kafka record: CloudEvents 1.0 (binary, structured), plain JSON, tombstones."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -58,7 +58,7 @@ class Decoded(msgspec.Struct, frozen=True):
 
     @property
     def lacks_id(self) -> bool:
-        """Returns True for an event without an id. A null value cannot hold one and does not count."""
+        """Returns True for an event without an id; False for a null value, which cannot hold an id."""
         return self.event_id is None and self.event is not None and self.record.value is not None
 
 
@@ -95,7 +95,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
 
 
 def former_identity(topic: Topic, decoded: Decoded) -> UUID | None:
-    """Returns the identity that an event had before the topic's `dedup` was changed, None if none."""
+    """Returns the identity that an event had before the topic's `dedup` was changed, None without one."""
     if decoded.event is None or decoded.event_id is None:
         return None
     if topic.dedup == "position":
@@ -117,7 +117,7 @@ def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelop
 
 
 def _read_id(topic: Topic, name: str, value: object) -> str | None:
-    """Returns the event id, None if missing, null or empty. Does not check it if `dedup` ignores ids."""
+    """Returns the event id, None if missing, null or empty. Skips the check if `dedup` ignores ids."""
     if topic.dedup == "position":
         return readable_text(value)
     return None if value == "" else optional_text(name, value)
@@ -167,8 +167,8 @@ def _binary(topic: Topic, body: JsonObject, attributes: Attributes) -> _Envelope
 
 
 def _tombstone(topic: Topic, attributes: Attributes) -> _Envelope:
-    # A null value cannot hold an envelope, and tools that write null values set no headers, so none is
-    # required.
+    # A null value cannot hold an envelope, and tools that write null values set no headers. So no attribute
+    # is required.
     if "ce_specversion" in attributes:
         _check_specversion(_header_text(attributes, "ce_specversion"))
     return _Envelope(
@@ -224,7 +224,8 @@ def _header_text(attributes: Attributes, name: str) -> str | None:
 
 
 def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, error: DecodeError) -> Decoded:
-    # Identified by its place: an id that is half read must not make a good event a duplicate.
+    # Identified by topic, partition and offset: an id from a damaged record must not make a good event a
+    # duplicate.
     identity = record_identity(topic_id, partition, record.offset)
     id_, type_, source = _peek(topic, record)
     return Decoded(
@@ -244,7 +245,7 @@ def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, er
 
 
 def _peek(topic: Topic, record: Record) -> tuple[object, object, object]:
-    """Returns id, type and source of a refused record, unchecked."""
+    """Returns id, type and source of a refused record, without checks."""
     try:
         attributes = _cloud_attributes(record.headers)
         structured = _is_structured(attributes)

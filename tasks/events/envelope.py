@@ -1,4 +1,4 @@
-"""Reads the texts, versions and times of an envelope. Checks each value and converts no type."""
+"""Reads and checks the texts, versions and times of an envelope. Converts no other type to these."""
 
 import re
 from datetime import UTC, datetime
@@ -9,10 +9,10 @@ from sluice.tasks.api import Version
 from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER, DecodeError
 
 MAX_CHARACTERS = 255
-"""For ids, keys and types, which are indexed, listed and sent in headers."""
+"""Limit for ids, keys and types, which are indexed, listed and sent in headers."""
 
 MAX_SOURCE_CHARACTERS = 2_048
-"""For a CloudEvents source: a URI, often a URL, and not indexed. The usual limit of URLs."""
+"""Limit for a CloudEvents source: the usual limit of URLs. The source is not indexed."""
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _RFC_3339 = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")

@@ -19,7 +19,7 @@ class HandlerPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EventFault:
-    """Class and text of an error, and where in a handler it arose.
+    """Class and text of an error, and its line in a handler.
 
     The exception itself is not kept: its traceback holds the frames of the handler, and an error of Postgres
     holds its cursor, whose query holds every payload of the batch.
@@ -30,14 +30,14 @@ class EventFault:
     at: HandlerPlace | None = field(default=None, compare=False)
     """None if the error does not come from a single handler."""
     traceback: str = field(default="", compare=False)
-    """The frames of the handler as text, bounded, without values; empty if it was not the handler's code."""
+    """The frames of the handler as bounded text, without values; empty if no handler raised the error."""
 
     def __str__(self) -> str:
         return f"{self.error_class}: {self.text}"
 
     @classmethod
     def of(cls, error: BaseException, at: HandlerPlace | None = None, traceback: str = "") -> "EventFault":
-        """Returns the fault of an error. Whatever the error's own text raises is ignored."""
+        """Returns the fault of an error. Ignores exceptions of the error's own `str()`."""
         name = printable(type(error).__name__)[:MAX_CLASS_CHARACTERS]
         try:
             text = str(error)

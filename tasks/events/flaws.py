@@ -7,7 +7,7 @@ from sluice.tasks.events.strict_json import DecodeError
 
 
 class RecordTooLarge(DecodeError):
-    """The record is larger than SLUICE_MAX_RECORD_KIB. Only Kafka holds it whole."""
+    """The record is larger than SLUICE_MAX_RECORD_KIB. Only Kafka holds the whole record."""
 
 
 class HeadersUnreadable(DecodeError):
@@ -21,7 +21,7 @@ class _Stored(msgspec.Struct, omit_defaults=True):
 
 
 def flaw_error(flaw: Flaw) -> DecodeError:
-    """Returns why a record with this flaw is not an event."""
+    """Returns the reason why a record with this flaw is not an event."""
     if flaw.is_cut:
         return RecordTooLarge(
             f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; its value is"

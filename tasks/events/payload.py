@@ -18,12 +18,12 @@ def convert_data(data: object, data_type: Any) -> Any:
 
 
 def own_data(data: JsonObject, data_type: Any) -> Any:
-    """As `convert_data`, but of a copy, so that `data` never changes. Raises DecodeError."""
+    """Converts a copy as `convert_data` does, so that `data` never changes. Raises DecodeError."""
     return _copier(data_type)(data)
 
 
 def payload_type_flaw(data_type: Any) -> str | None:
-    """Returns why no event can have data of this type, None if one can. Pure."""
+    """Returns the reason why no event can have data of this type, None if events can. Pure."""
     try:
         info = msgspec.inspect.type_info(data_type)
     except (TypeError, NameError) as error:
@@ -92,14 +92,14 @@ def _converter(data_type: Any) -> Callable[[object], Any]:
 @cache
 def _copier(data_type: Any) -> Callable[[JsonObject], Any]:
     convert = _converter(data_type)
-    # A conversion may reuse untyped objects and arrays of its input. msgspec copies typed ones.
+    # A conversion may reuse untyped objects and arrays of its input. msgspec copies typed values.
     if _kinds_in(data_type) & {msgspec.inspect.AnyType, msgspec.inspect.CustomType}:
         return lambda data: convert(copied_json(data))
     return convert
 
 
 def copied_json(value: Any) -> Any:
-    """Returns a JSON value with objects and arrays of its own."""
+    """Returns a copy of a JSON value, with new objects and arrays."""
     if type(value) is dict:
         return {
             name: copied_json(inner) if type(inner) is dict or type(inner) is list else inner
@@ -128,7 +128,7 @@ def _parts_of(info: msgspec.inspect.Type) -> Collection[Any]:
 
 
 def _refuse_floats(place: str, data: Any, converted: Any) -> None:
-    # msgspec makes a Decimal from a float that has already lost digits: 12345678901234567.89 ends in 68.
+    # msgspec makes a Decimal from a float, which loses digits: 12345678901234567.89 becomes …68.
     if type(converted) is Decimal:
         if type(data) is float:
             raise DecodeError(

@@ -23,7 +23,7 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class DecodeError(Exception):
-    """A record is not an event; the text is the reason, in one sentence. A retry would fail again."""
+    """The record is not an event. The text is the reason, in one sentence. A retry would fail again."""
 
 
 def parse_object(raw: bytes) -> JsonObject:
@@ -39,7 +39,7 @@ def parse_object(raw: bytes) -> JsonObject:
         escaped = b"\\" in raw
         if _is_suspect(raw) or (escaped and b"\\u0000" in raw):
             _check_values(value)
-        # If no colon is escaped, parsing and writing a string again does not change its number of colons.
+        # Without an escaped colon, a string has the same number of colons after it is parsed and written.
         if (escaped and b"\\u003" in raw) or _lost_a_key(raw, value):
             check_keys_exactly(raw)
     except RecursionError:
@@ -78,8 +78,8 @@ def _kind(value: object) -> str:
 
 
 def _is_suspect(raw: bytes) -> bool:
-    # Cheap, and never misses a value that is too deep or too big. For a run of digits, translating is seven
-    # times faster than a regular expression.
+    # A cheap check that never misses a value that is too deep or too big. For a run of digits, `translate` is
+    # seven times faster than a regular expression.
     return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _LONG_INTEGER in raw.translate(_ALL_DIGITS_ZERO)
 
 
@@ -105,7 +105,7 @@ def _check_values(value: JsonObject) -> None:
 
 
 def _lost_a_key(raw: bytes, value: JsonObject) -> bool:
-    # msgspec keeps only the last of repeated keys, so the object written again has fewer colons.
+    # msgspec keeps only the last of repeated keys, so the object as written by msgspec has fewer colons.
     return raw.count(b":") != _encode(value).count(b":")
 
 

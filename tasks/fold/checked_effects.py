@@ -1,8 +1,8 @@
 """Checks the effects that a handler yields, and copies values that could change later. Pure.
 
-A checked effect has the class of the yielded one. Its keys, values and versions have the table's types, data
-and args are encoded, and `otherwise` is a tuple of checked effects. So the handler cannot change it
-afterwards, and the fold converts nothing again.
+A checked effect has the class of the yielded effect. Its keys, values and versions have the table's types,
+data and args are encoded, and `otherwise` is a tuple of checked effects. So the handler cannot change the
+effect afterwards, and the fold converts nothing again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +44,7 @@ MAX_ONCE_CHARACTERS = 500
 
 
 def checked_effect(entry: AnyEntry, event: Event[Any], effect: object) -> Effect:
-    """Returns a checked, immutable copy of the effect. Raises EffectRefused with the flaw and its reason."""
+    """Returns a checked, immutable copy of the effect. Raises EffectRefused with the reason."""
     check = _CHECKS.get(type(effect)) or _inherited_check(effect)
     return check(entry, event, effect)
 
@@ -80,7 +80,7 @@ def _checked_call(entry: AnyEntry, _event: Event[Any], call: Call) -> Call:
         if not args.startswith(b"{"):
             raise EffectRefused(f"args must be a mapping, not {type(call.args).__name__} {call.args!r:.80}")
         if b"\\u0000" in args and holds_nul(msgspec.json.decode(args)):
-            raise EffectRefused("args hold the character NUL, which Postgres cannot keep")
+            raise EffectRefused("args hold the character NUL, which Postgres cannot store")
     except (EffectRefused, NotJson) as refused:
         raise EffectRefused(f"Call of {effect}: {refused}") from None
     return Call(effect, once, cast(Mapping[str, Any], msgspec.Raw(args)))
@@ -102,7 +102,7 @@ def _refuse_in_projection(entry: AnyEntry, effect: Emit | Call) -> None:
     if isinstance(entry, ProjectionEntry):
         raise EffectRefused(
             f"{type(effect).__name__} by a handler that projects into {entry.into.name}: a rebuild would"
-            " repeat it; yield it from a handler of its own"
+            " repeat it; yield it from a separate handler"
         )
 
 

@@ -46,7 +46,7 @@ def checked_insert(entry: AnyEntry, event: Event[Any], write: Insert) -> Insert:
 
 
 def checked_upsert(entry: AnyEntry, event: Event[Any], write: Upsert) -> Upsert:
-    """Returns the Upsert. Raises EffectRefused if it omits a column, since it writes the whole row."""
+    """Returns the Upsert. Raises EffectRefused if it omits a column: an Upsert writes the whole row."""
     shape, key = _target(entry, write)
     fields = _checked_fields(shape, write)
     if len(fields) != len(shape.fields):
@@ -140,11 +140,11 @@ def _target(
     elif entry.tables.get(table.name) is not table:
         raise EffectRefused(
             f"{what} of {table.name}, a table that was made after the start or by a module that no module of"
-            " SLUICE_HANDLERS uses: make it in such a module, so that `sluice init` creates it"
+            " SLUICE_HANDLERS uses: make it in a module that one of them uses; `sluice init` then creates it"
         )
     if key is None:
         raise EffectRefused(
-            f"{what} of {table.name} without a key: the record's key is null or unreadable; have the producer"
+            f"{what} of {table.name} without a key: the record's key is null or unreadable; in the producer,"
             " set the key to the text that names the entity"
         )
     return shape, _coerced(shape, shape.key, key, shape.coercers[shape.key])
@@ -206,7 +206,7 @@ def _why_not_writable(shape: Shape, name: str) -> str:
     if name == shape.key:
         return f"column {name} is the key, which is given as key="
     if name in shape.types:
-        return f"column {name} is kept by Sluice"
+        return f"column {name} is reserved for Sluice"
     return f"there is no column {name!r:.80}; its columns are {', '.join(shape.fields)}"
 
 

@@ -42,7 +42,7 @@ _BY_RESULT = {
 
 
 def effect_key(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> str:
-    """Returns the idempotency key of a call: the effect with `once`, or with the place of the call."""
+    """Returns the idempotency key of a call: the effect with `once`, or with an id of event and ordinal."""
     once = call.once or derived_id(decoded.identity, run.entry.name, ordinal).hex
     return f"{call.effect}:{once}"
 
@@ -62,11 +62,11 @@ class Died(Exception):
 
 
 class _Ended(Exception):
-    """Raised at the first write without effect, which ends its handler (the gate rule)."""
+    """Raised at the first write that changes nothing: it ends its handler (the gate rule)."""
 
 
 class Decision:
-    """The pending results of handlers that decide together; applied only if none dies or conflicts."""
+    """The pending results of handlers that decide together; applied only if no handler dies or conflicts."""
 
     def __init__(self, planned: Planned, runs: Sequence[HandlerRun], memory: FoldState) -> None:
         self.decoded = planned.decoded
@@ -216,5 +216,5 @@ def _end(run: HandlerRun, steps: Generator[Effect, Any, None]) -> None:
 
 
 def _blamed(run: HandlerRun, error: BaseException) -> BaseException:
-    """Returns what to raise for a handler's error: the event's fault, unless the error stops the worker."""
+    """Returns the exception to raise for a handler's error: Died, unless the error stops the worker."""
     return error if is_worker_stop(error) else Died(blame(error, run.entry))

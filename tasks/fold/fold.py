@@ -24,9 +24,9 @@ def fold(
 ) -> FoldResult:
     """Settles each event in turn. A fault of an event becomes its outcome.
 
-    Begins no further event once `is_over` returns True, but settles at least one. Raises what
-    `FoldState.refuse` raises, and the error of a failed load, because a lost connection must not bury an
-    event.
+    Begins no further event after `is_over` returned True, but settles at least one event. Raises the error
+    of `FoldState.refuse` and of a failed load, because a lost connection must not make an event a dead
+    letter.
     """
     folded = FoldResult()
     for planned in events:
@@ -37,7 +37,7 @@ def fold(
         except Died as died:
             folded.bury(planned, died.fault, memory)
         except LoadFailed as failed:
-            # Callers judge the database's own error, with its own cause.
+            # Callers judge the original error of the database, with its own cause.
             raise failed.cause from failed.cause.__cause__
     return folded
 
@@ -50,7 +50,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     if known == here:
         return EventResult(planned, None, first=known)
     if memory.erased and here[1:] in memory.erased:
-        # Checked before anything that would store the record, such as a conflict or a letter.
+        # Checked before any step that would store the record, such as a conflict or a letter.
         memory.identities.setdefault(decoded.identity, here)
         return EventResult(planned, Outcome.ERASED, first=known)
     if known is not None and known.data_hash == here.data_hash:
@@ -87,7 +87,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
 def _project(
     planned: Planned, parts: Sequence[Sequence[HandlerRun]], memory: FoldState, folded: FoldResult
 ) -> tuple[Collection[Outcome], Sequence[ProjectionLetter]]:
-    """Folds each projection of an event alone. Returns their outcomes and the letters of failures.
+    """Folds each projection of an event separately. Returns their outcomes and the letters of failures.
 
     A failure counts as applied. It discards only the results of its own projection.
     """

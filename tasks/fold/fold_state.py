@@ -19,7 +19,7 @@ RecordPlace: TypeAlias = tuple[str, int, int]
 """The place of a record: topic id, partition, offset."""
 
 TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
-"""Outcomes of events that live applied, with or without effect. Generations apply exactly these events."""
+"""Outcomes of events that a worker applied, with or without effect. Generations apply exactly these."""
 
 
 class Conflict(Exception):
@@ -48,13 +48,13 @@ class FirstSeen(NamedTuple):
 
 
 class ProjectionLetter(NamedTuple):
-    """Why one projection did not apply an event: it died, conflicted, or waits behind one that did."""
+    """The reason why one projection did not apply an event: death, conflict, or a wait behind another."""
 
     projection: str
     outcome: Outcome
     fault: EventFault
     holds: bool
-    """True if later events of its entity wait behind it, for this projection only."""
+    """True if later events of the entity wait behind this letter, for this projection only."""
 
     @property
     def failed(self) -> bool:
@@ -64,24 +64,24 @@ class ProjectionLetter(NamedTuple):
 
 @dataclass(slots=True)
 class EventResult:
-    """One record with its outcome. None if this same record was settled, and counted, before."""
+    """One record with its outcome. The outcome is None if the same record was settled and counted before."""
 
     planned: Planned
     outcome: Outcome | None
     error: EventFault | None = None
     first: FirstSeen | None = None
-    """Where its identity was seen before; None if it is new."""
+    """The record in which its identity was first seen; None if the identity is new."""
     call_conflicts: int = 0
     outgoing: int = 0
-    """Number of outbox events and calls that it wrote."""
+    """Number of outbox events and calls that the event wrote."""
     set_aside: bool = False
     """True if the event itself was set aside: it is retried without an operator."""
     letters: Sequence[ProjectionLetter] = ()
-    """Letters of projections that did not apply it, although live did."""
+    """Letters of projections that did not apply the event, although the other tables did."""
 
     @property
     def is_taken(self) -> bool:
-        """Returns True if live applied it now. Every generation then applies it too."""
+        """Returns True if this fold applied the event. Every generation then applies it too."""
         return self.outcome in TAKEN and not self.known
 
     @property
@@ -92,12 +92,12 @@ class EventResult:
 
 @dataclass(slots=True)
 class FoldState:
-    """The fold's rows, identities and effect keys, each loaded at its first use."""
+    """The fold's rows, identities and effect keys. Each is loaded at its first use."""
 
     load_row: Callable[[Table, str], Row]
     load_effect: Callable[[str], UUID | None]
     refuse: Callable[[HandlerRun, Effect], None] | None = None
-    """Raises for an effect that is not allowed; a second check, used by rebuilds."""
+    """A second check of effects, for rebuilds. Raises for an effect that is not allowed."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class FoldResult:
         return self.settled[-1]
 
     def set_aside(self, planned: Planned, error: EventFault, memory: FoldState) -> EventResult:
-        """Lets the event wait. Parks its entity, if it has one, for every topic, to keep the order."""
+        """Makes the event wait. Parks its entity, if it has one, in every topic, to keep the order."""
         key = planned.decoded.entity_key
         if key is not None:
             memory.parked.add(key)

@@ -34,7 +34,7 @@ class Frame(NamedTuple):
 def blame(error: BaseException, entry: AnyEntry) -> EventFault:
     """Returns the fault of an error that a handler or one of its effects raised.
 
-    Removes the frames from the error: a handler that raises one error object again would collect frames.
+    Removes the frames from the error. Otherwise an error object that is raised repeatedly collects frames.
     """
     try:
         return _fault_of(error, entry)
@@ -60,7 +60,7 @@ def _fault_of(error: BaseException, entry: AnyEntry) -> EventFault:
 
 
 def place_of(entry: AnyEntry) -> HandlerPlace:
-    """Returns where a handler is defined."""
+    """Returns the place where a handler is defined."""
     code = entry.function.__code__
     return HandlerPlace(entry.name, shown_path(code.co_filename), code.co_firstlineno)
 
@@ -88,7 +88,7 @@ def _frame_of(steps: Any) -> Frame:
 
 
 def _frames_of(error: BaseException) -> tuple[Frame | None, list[Frame], int]:
-    """Returns the handler's own frame, the most recent frames, and how many were left out."""
+    """Returns the handler's own frame, the most recent frames, and the number of omitted frames."""
     refused_at = error.frames if isinstance(error, EffectRefused) else ()
     first: Frame | None = None
     recent: deque[Frame] = deque(maxlen=MAX_FRAMES)
@@ -101,7 +101,7 @@ def _frames_of(error: BaseException) -> tuple[Frame | None, list[Frame], int]:
 
 
 def _outside(traceback: TracebackType | None) -> Iterator[Frame]:
-    """Yields the frames, beginning with the first one outside of Sluice."""
+    """Yields the frames, beginning with the first frame outside of Sluice."""
     is_outside = False
     while traceback is not None:
         frame = traceback.tb_frame

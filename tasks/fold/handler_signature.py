@@ -31,12 +31,12 @@ def event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
         if not isinstance(kind, str):
             raise HandlersRefused(f"{name}: {kind!r:.80} is not an event type; an event type is a text")
     if not types or len(set(types)) != len(types):
-        raise HandlersRefused(f"{name}: name each event type once, at least one")
+        raise HandlersRefused(f"{name}: name at least one event type, and none of them twice")
     return types
 
 
 def data_type_of(function: Any, name: str) -> Any:
-    """Returns X of the handler's parameter `Event[X]`; Any if it names none. Raises HandlersRefused."""
+    """Returns X of the handler's parameter `Event[X]`; Any without `[X]`. Raises HandlersRefused."""
     if not inspect.isgeneratorfunction(function):
         raise HandlersRefused(
             f"handler {name} contains no yield; yield each effect, as in"

@@ -1,4 +1,4 @@
-"""Runs a user's handler. No other module does. Pure."""
+"""Runs a user's handler. No other module runs handlers. Pure."""
 
 from collections.abc import Generator
 from typing import Any
@@ -33,11 +33,11 @@ def begin_run(decoded: Decoded) -> HandlerWatch:
 
 
 def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, None]:
-    """Yields the checked and copied effects of one run of a handler, and passes it the rows of its Reads.
+    """Yields the checked and copied effects of one run of a handler. Sends the handler the rows of its Reads.
 
-    The data of `event` is JSON; the run gets a copy of its own. Raises DecodeError if the data does not fit
-    the declared type, EffectRefused for a wrong effect, HandlerTimedOut, TooManyEffects, and what the handler
-    raises. Closing the generator closes the handler, which may raise.
+    The data of `event` is JSON; the run gets its own copy. Raises DecodeError if the data does not fit the
+    declared type, EffectRefused for a wrong effect, HandlerTimedOut, TooManyEffects, and the handler's own
+    errors. Closing the generator closes the handler, which may raise.
     """
     run = HandlerSteps(entry, event)
     answer = None
@@ -55,8 +55,8 @@ def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, N
 class HandlerSteps:
     """One run of a handler, within the limits of its event.
 
-    `cells[RUNNING]` marks the handler's code. Only stores may stand between the mark and `try`, and after
-    `finally`.
+    `cells[RUNNING]` marks that the handler's code runs. Between the mark and `try`, and after `finally`, only
+    assignments are allowed.
     """
 
     __slots__ = ("_entry", "_event", "_steps", "_watch")
@@ -97,7 +97,7 @@ class HandlerSteps:
         raise located
 
     def close(self) -> None:
-        """Closes the handler. Raises what the handler raises then."""
+        """Closes the handler. Raises the errors that the handler raises at its end."""
         watch, cells = self._watch, self._watch.cells
         cells[RUNNING] = watch.number
         try:
@@ -110,7 +110,7 @@ class HandlerSteps:
 
 
 def end_quietly(steps: Generator[Any, Any, Any] | HandlerSteps) -> None:
-    """Closes a run whose result is not used, and ignores what it raises."""
+    """Closes a run whose result is not used. Ignores the handler's errors."""
     try:
         steps.close()
     except BaseException as error:

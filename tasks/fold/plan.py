@@ -24,7 +24,7 @@ class HandlerRun:
     """One handler's first run: all its effects and its end. A run that reads a row stops at the Read.
 
     A handler without a Read does not depend on rows, so this is its only run. `event` holds the data as JSON;
-    every run gets a copy of its own.
+    every run gets its own copy.
     """
 
     entry: AnyEntry
@@ -35,7 +35,7 @@ class HandlerRun:
 
     @property
     def into(self) -> Table | None:
-        """Returns the projection that this handler fills and may only touch. None if it fills none."""
+        """Returns the projection that this handler fills, its only table. None if it fills no projection."""
         return entry_into(self.entry)
 
 
@@ -48,11 +48,11 @@ class Planned:
     ignored: bool = False
     error: EventFault | None = None
     parks: bool = True
-    """True if its death parks its entity."""
+    """True if the entity is parked when this event becomes a dead letter."""
 
     @property
     def parts(self) -> list[list[HandlerRun]]:
-        """Returns the runs by decision: first those that fill no projection, then each projection's."""
+        """Returns the runs by decision: first those that fill no projection, then those per projection."""
         return _parts(self.runs, lambda run: run.into)
 
 
@@ -61,7 +61,7 @@ class NoHandler(Exception):
 
 
 def plan_event(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
-    """Finds the handlers and runs them once. What they raise becomes the event's error."""
+    """Finds the handlers and runs them one time. Their error becomes the event's error."""
     planned = _plan(registry, topic, decoded)
     planned.parks = topic.on_failure == "park"
     return planned
@@ -87,9 +87,9 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
 
 
 def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> Planned:
-    """As `plan_event`, for one projection only. Event types that it does not handle are ignored.
+    """As `plan_event`, for one projection only. Ignores event types that the projection does not handle.
 
-    An event without an id is accepted: live applied it while the topic had dedup="position".
+    An event without an id is accepted: a worker applied it while the topic had dedup="position".
     """
     event = decoded.event
     if event is None:
@@ -125,7 +125,7 @@ def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Pl
 
 
 def entry_into(entry: AnyEntry) -> Table | None:
-    """Returns the projection that a handler fills, None if it fills none."""
+    """Returns the projection that a handler fills, or None."""
     return entry.into if isinstance(entry, ProjectionEntry) else None
 
 
@@ -139,7 +139,7 @@ def _parts(things: Sequence[T], into: Callable[[T], Table | None]) -> list[list[
 
 
 def find_entries(registry: Registry, event: Event[Any]) -> list[AnyEntry]:
-    """Returns the handlers that take this event, those of projections last."""
+    """Returns the handlers that take this event, with projection handlers last."""
     entries: list[AnyEntry] = _of_topic(registry.handlers.get(event.type, ()), event)
     entries += _of_topic(registry.projections.get(event.type, ()), event)
     return entries
@@ -150,7 +150,7 @@ def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:
 
 
 def touched_rows(planned: Planned, left: Set[str] = frozenset()) -> list[tuple[Table, str]]:
-    """Returns the rows that the first runs touch. The fold loads any others itself.
+    """Returns the rows that the first runs touch. The fold loads further rows itself.
 
     Rows of the projections in `left` are omitted.
     """
@@ -171,7 +171,7 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
 
 def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
-    # Does not use the generator `iter_effects`, since this loop is most of an event's cost.
+    # Does not use the generator `iter_effects`, because this loop is most of an event's cost.
     steps = HandlerSteps(entry, event)
     try:
         while (effect := steps.advance(None)) is not None:

@@ -1,4 +1,4 @@
-"""Collects handlers, effects and topics from the user's modules, and refuses invalid ones at start."""
+"""Collects handlers, effects and topics from the user's modules. Refuses invalid declarations at start."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,18 +31,18 @@ MAX_ENTITY_NAME = 64  # characters; every queue's name begins with it
 
 @dataclass(frozen=True)
 class HandlerEntry:
-    """One collected handler. `data_type` is X of its parameter `Event[X]`; Any if it names none."""
+    """One collected handler. `data_type` is X of its parameter `Event[X]`; Any without `[X]`."""
 
     name: str
     types: tuple[str, ...]
     function: Handler
     data_type: Any
     topics: tuple[str, ...] | None
-    """None if it handles events of every topic."""
+    """None if the handler takes events of every topic."""
     effects: Mapping[str, "EffectEntry"] = field(repr=False, compare=False)
-    """The effects that it may call: all declared ones."""
+    """The effects that the handler may call: all declared effects."""
     tables: Mapping[str, Table] = field(repr=False, compare=False)
-    """The tables that it may use: all tables known at start."""
+    """The tables that the handler may use: all tables known at start."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Registry:
     """Projection → the topics whose events its handlers take."""
     effects: dict[str, EffectEntry] = field(default_factory=dict)
     outgoing_topics: set[str] = field(default_factory=set)
-    """Topics that handlers emit to, as far as the modules declare them."""
+    """Topics that handlers emit to, if the modules declare them."""
     metadatas: list[MetaData] = field(default_factory=list)
-    """The metadata of all tables that the handlers' modules know."""
+    """The metadata of all tables that the handlers' modules use."""
     tables: dict[str, Table] = field(default_factory=dict)
     """Name → table, for all tables that `entity_table` or `projection_table` made before the start."""
 
@@ -103,7 +103,7 @@ def collect_handlers(names: str) -> Registry:
 
 
 def collect_modules(modules: Iterable[ModuleType]) -> Registry:
-    """Collects what the modules declare, each object once. Raises HandlersRefused."""
+    """Collects the declarations of the modules, each object one time. Raises HandlersRefused."""
     registry = Registry()
     seen: set[int] = set()
     modules = list(modules)
@@ -152,18 +152,18 @@ def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
     if flaw is not None:
         raise HandlersRefused(f"topics of {place}: {flaw}")
     if registry.topics.get(topic.name, topic) != topic:
-        raise HandlersRefused(f"topic {topic.name} is declared twice, differently (again in {place})")
+        raise HandlersRefused(f"topic {topic.name} has two different declarations (the second in {place})")
     if topic.dedup not in ("id", "position"):
         raise HandlersRefused(
-            f'topic {topic.name} in {place}: dedup={topic.dedup!r}; use "id" (events are known by their ids)'
+            f'topic {topic.name} in {place}: dedup={topic.dedup!r}; use "id" (repeats have the same id)'
             ' or "position" (every record counts)'
         )
     entity = topic.entity
     if registry.entities.get(entity.name, entity) != entity:
-        raise HandlersRefused(f"entity {entity.name} is declared with two shard counts (again in {place})")
+        raise HandlersRefused(f"entity {entity.name} has two shard counts (the second in {place})")
     if entity.shards < 1 or not entity.name or len(entity.name) > MAX_ENTITY_NAME or "." in entity.name:
         raise HandlersRefused(
-            f"entity {entity.name!r} in {place}: 1 to 64 characters without '.', shards ≥ 1"
+            f"entity {entity.name!r} in {place}: a name has 1 to 64 characters without '.', shards ≥ 1"
         )
     registry.topics[topic.name] = topic
     registry.entities[entity.name] = entity
@@ -191,7 +191,7 @@ def _refuse_undeclared_topics(registry: Registry, entry: AnyEntry) -> None:
 
 
 def _refuse_unhandled_topics(registry: Registry, entries: Sequence[AnyEntry], modules: Sequence[str]) -> None:
-    """Refuses a topic without handlers, since all its events would be dead letters."""
+    """Refuses a topic without handlers, because all its events would become dead letters."""
     handled = set[str]().union(*(registry.topics if one.topics is None else one.topics for one in entries))
     for topic in registry.topics.values():
         if topic.name not in handled and not topic.ignores:
@@ -251,7 +251,7 @@ def _add_projection(registry: Registry, into: Table, revision: int, name: str) -
     if not shape.projection:
         raise HandlersRefused(f"{name}: into={into.name}, which was not made by projection_table(...)")
     if registry.projection_tables.setdefault(into.name, into) is not into:
-        raise HandlersRefused(f"two tables are called {into.name} (again in {name})")
+        raise HandlersRefused(f"two tables are called {into.name} (the second in {name})")
     if revision < FIRST_REVISION:
         raise HandlersRefused(f"{name}: revision {revision}; revisions begin at {FIRST_REVISION}")
     known = registry.revisions.setdefault(into.name, revision)
@@ -265,6 +265,6 @@ def _add_projection(registry: Registry, into: Table, revision: int, name: str) -
 def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
     if any(other.name == entry.name for other in entries):
         raise HandlersRefused(
-            f"two handlers are called {entry.name}; rename one, since the ids of emitted events depend on it"
+            f"two handlers are called {entry.name}; rename one: the ids of emitted events depend on the name"
         )
     return tuple(sorted((*entries, entry), key=lambda e: e.name))

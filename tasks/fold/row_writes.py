@@ -37,7 +37,7 @@ def view(shape: Shape, key: str, row: Row) -> Mapping[str, Any] | None:
     """Returns a copy of the row for a handler, None if there is no row."""
     if row.values is None:
         return None
-    # In declared order, so that an event emitted from it has the same bytes in every batch.
+    # In declared order, so that an event that is emitted from the row has the same bytes in every batch.
     seen = {shape.key: key, **{name: row.values[name] for name in shape.row_columns}, "version": row.version}
     for name in shape.json_columns:
         seen[name] = copied_json(seen[name])

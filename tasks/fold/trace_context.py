@@ -14,9 +14,9 @@ _SAMPLED = 1
 def carried_trace(headers: Iterable[tuple[str, bytes | None]], identity: UUID) -> dict[str, str]:
     """Returns the trace headers of outgoing events for a causing event with these headers and identity.
 
-    An invalid `traceparent` is restarted, as the specification requires: a new one replaces it and
-    `tracestate` is dropped. The new one is derived from the identity, so that a repeat has the same bytes. An
-    event without `traceparent` starts no trace. An invalid `tracestate` alone is dropped.
+    For an invalid `traceparent` the trace is restarted, as the specification requires: a new `traceparent`
+    replaces it and `tracestate` is dropped. The new value is derived from the identity, so that a repeat has
+    the same bytes. An event without `traceparent` starts no trace. An invalid `tracestate` is dropped.
     """
     parents: list[bytes] = []
     states: list[bytes] = []

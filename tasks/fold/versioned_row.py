@@ -1,13 +1,13 @@
 """Applies versioned writes to rows in memory; the last writer wins. Pure. The tests use it as their oracle.
 
 A row has a base version: the version of its newest Insert, Upsert or Delete, which write all fields. A field
-that was merged later has its own version, above the base. None is older than every version. So writes with
-different versions commute in any order of arrival. Fields and deltas are checked where they are yielded:
-Insert and Upsert write every field of the table.
+that was merged later has its own version, above the base. The version None is older than every other. So
+writes with different versions have the same result in any order of arrival. Fields and deltas are checked
+when a handler yields them: Insert and Upsert write every field of the table.
 
 Two writes with the same integer version conflict unless their values are the same; a Delete wins. Timestamps
-come from coarse clocks, so the write that is applied last wins, or the first in a table with
-`equal_versions="first"`; there a field's version may equal the base's.
+come from coarse clocks, so of two writes with the same timestamp the last wins, or the first in a table with
+`equal_versions="first"`. In such a table, a field's version may equal the base version.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ ABSENT = Row()
 
 
 def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """Inserts the row once. Without a version it applies unless the row was deleted or fully written."""
+    """Inserts the row unless an Insert did. Without a version, stale if the row was deleted or fully written."""
     content = _content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
@@ -66,7 +66,7 @@ def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
     """Writes the whole row if its version is the newest. With `version=None` arrival order decides."""
     base = row.tombstone if row.values is None else row.version
     if version is None:
-        # Writes every field, even those with a version of their own: the later write is newer.
+        # Writes every field, even fields with their own version: the later write is newer.
         values = _with_counters(shape, row, fields)
         return WriteResult.APPLIED, Row(values, base, row.field_versions, row.inserted_hash, row.tombstone)
     if base is not None and version < base:
@@ -102,7 +102,7 @@ def merge(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None
 
 
 def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Row]:
-    """Deletes the row and keeps the version as its tombstone. Newer fields, and then the row, are kept."""
+    """Deletes the row and keeps the version as its tombstone. Keeps the row if it has newer fields."""
     base = row.tombstone if row.values is None else row.version
     if version is None:
         known = [v for v in (base, row.tombstone, *row.field_versions.values()) if v is not None]

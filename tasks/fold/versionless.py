@@ -1,4 +1,4 @@
-"""Finds writes without a version in the source of a handler, as far as the source shows them. Pure."""
+"""Finds writes without a version in the source code of a handler. Pure."""
 
 import ast
 import builtins
@@ -21,7 +21,7 @@ _UNKNOWN = object()
 def topics_of_projections(
     entries: Iterable["ProjectionEntry"], declared: Iterable[str]
 ) -> dict[str, frozenset[str]]:
-    """Returns projection → topics of its handlers: those that they name, or all."""
+    """Returns projection → topics of its handlers: the named topics, or all topics."""
     found: dict[str, frozenset[str]] = {}
     for entry in entries:
         taken = declared if entry.topics is None else entry.topics
@@ -30,7 +30,7 @@ def topics_of_projections(
 
 
 def versionless_flaw(entries: Iterable["ProjectionEntry"]) -> str | None:
-    """Returns why a projection's handlers are refused, if one of them writes without a version."""
+    """Returns the reason to refuse a projection's handlers, if a handler writes without a version."""
     for entry in entries:
         several = entry.sources[entry.into.name]
         if len(several) > 1 and (place := find_versionless(entry.function)) is not None:
@@ -39,7 +39,7 @@ def versionless_flaw(entries: Iterable["ProjectionEntry"]) -> str | None:
 
 
 def versionless_problem(projection: str, topics: Iterable[str]) -> str:
-    """Returns why a projection of several topics needs versions, and the solutions."""
+    """Returns the reason why a projection of several topics needs versions, and the solutions."""
     return (
         f"writes projection {projection} with version=None, but its handlers take events of several topics"
         f" ({', '.join(sorted(topics))}), whose order differs from one rebuild to the next; give a version"
@@ -50,7 +50,7 @@ def versionless_problem(projection: str, topics: Iterable[str]) -> str:
 def find_versionless(handler: Callable[..., Any]) -> str | None:
     """Returns file and line of a write with `version=None` in a handler or in functions that it names.
 
-    None if the source holds none; computed versions are checked when the write is yielded.
+    Returns None if there is no such write. Computed versions are checked when the write is yielded.
     """
     seen: set[int] = set()
     left: list[Any] = [inspect.unwrap(handler)]

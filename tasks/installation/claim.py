@@ -1,9 +1,9 @@
-"""Claims: how two physical copies of one database detect each other, and which one stops. Pure.
+"""Claims: how two physical copies of one database detect each other, and which copy stops. Pure.
 
     1.<rank>.<claim>.<writer>.<written at>.<MAC>
 
 A later version may only append fields before the MAC. So every version reads claims of older versions, and
-refuses to start beside a newer one. The MAC covers all fields and the id of the installation.
+refuses to start beside a newer version. The MAC covers all fields and the id of the installation.
 """
 
 import hmac
@@ -24,7 +24,7 @@ STALE_SECONDS = 3_600
 """An older claim is ignored, because Postgres keeps its own claims for a limited time."""
 
 PROVEN_SECONDS = 300
-"""An older claim that came with the files belongs to an ended bridge, or it would have been renewed."""
+"""A claim from copied files that is older belongs to an ended bridge: a running one renews its claim."""
 
 _DOMAIN = b"sluice claim"
 _TEXT = re.compile(
@@ -47,7 +47,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(Enum):
-    """What a starting process does while it watches claims."""
+    """The decision of a starting process that watches claims."""
 
     WATCH = "watch"
     REFUSE = "refuse"
@@ -98,8 +98,8 @@ def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim
 def find_unproven(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
     """Returns the recent claims that this database holds but its server did not write.
 
-    They came with the files: a copy that starts within seconds holds all claims of its original. A single
-    claim that the server wrote is proof, because a bridge on this server was not refused.
+    Such claims came with copied files: a copy that starts within seconds holds all claims of its original. A
+    single claim that the server wrote is proof, because a bridge on this server was not refused.
     """
     if known.witnessed:
         return frozenset()
@@ -125,19 +125,19 @@ class Watch:
 def begin_watch(
     foreign: frozenset[Claim], unproven: frozenset[Claim], *, watch_seconds: float
 ) -> Watch | None:
-    """Returns what to watch after the first reading, None if the process may start at once."""
+    """Returns the claims to watch after the first reading, None if the process may start at once."""
     if foreign:
         return Watch(foreign, watch_seconds)
-    # Longer than the periods of claims and commits together.
+    # This is longer than the periods of claims and of commits together.
     return Watch(foreign, watch_seconds * 2 / 3) if unproven else None
 
 
 def judge_claims(foreign: frozenset[Claim], watch: Watch, *, proven: bool = False) -> Verdict:
     """Decides after a later reading if a process starts.
 
-    A new foreign claim was written meanwhile, so another database is active. A claim that vanished proves
-    nothing, because an emptied Redis is filled again at the next renewal. `proven`: the server wrote one of
-    the claims meanwhile, so that only foreign claims need to be watched.
+    A new foreign claim proves that another database is active. A claim that vanished proves nothing, because
+    an emptied Redis is filled again at the next renewal. `proven`: meanwhile the server wrote one of the
+    claims, so only foreign claims need to be watched.
     """
     if foreign - watch.seen:
         return Verdict.REFUSE

@@ -1,4 +1,4 @@
-"""Refuses to start a process while the database that its own was copied from is in use."""
+"""Refuses to start a process while another copy of its database is in use."""
 
 import time
 from contextlib import closing
@@ -22,26 +22,26 @@ from sluice.tasks.installation.claim_reader import ClaimReader, Look
 log = structlog.get_logger("sluice.installation")
 
 WATCH_SECONDS = 30.0
-"""How long foreign claims are watched for a renewal: three times the period of a bridge's claims."""
+"""Seconds for which foreign claims are watched: three times the period in which a bridge renews its claim."""
 POLL_SECONDS = 0.5
 
 CLAIMED = (
-    "another database works as this installation: it writes claims that this database does not know,"
-    " so one of both is a physical copy (a base backup or a snapshot of disks)."
+    "another database works as this installation: it writes claims that this database does not hold,"
+    " so one of the two is a physical copy (a base backup or a snapshot of disks)."
     " If this database is the copy, run `sluice init --new-installation`: it gets an id of its own."
     " If the original is lost, end the processes that still run for it; after a dump and restore or"
-    " `pg_upgrade` run `sluice init --moved`."
-    " If this database is the original and a copy was started while it was down, run"
+    " `pg_upgrade`, run `sluice init --moved`."
+    " If this database is the original and a copy was started while the original was down, run"
     " `sluice init --original`: the bridges of the copy stop"
 )
 
 
 def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
-    """Returns once no other database works as this installation.
+    """Returns as soon as it is sure that no other database works as this installation.
 
     Call it before the process joins a group or writes anything. Waits while Redis or Postgres does not
-    answer. Raises InstallationRefused, also if Redis refuses this process permanently, and errors of Postgres
-    other than an outage.
+    answer. Raises InstallationRefused, also if Redis refuses this process permanently. Raises errors of
+    Postgres other than an outage.
     """
     with closing(ClaimReader(settings, installation)) as reader:
         check = ClaimCheck(reader, WATCH_SECONDS)
@@ -65,7 +65,7 @@ class ClaimCheck:
         self._pace = LogPace()
 
     def is_done(self, now: float) -> bool:
-        """Reads the claims once. Returns True if the process may start. Raises InstallationRefused."""
+        """Reads the claims one time. Returns True if the process may start. Raises InstallationRefused."""
         if not self._backoff.allows(now):
             return False
         try:
@@ -77,7 +77,7 @@ class ClaimCheck:
         return self._judge(look, now)
 
     def _note_failure(self, error: Exception, now: float) -> None:
-        """Logs an outage once a minute. Raises an error that waiting cannot resolve."""
+        """Logs an outage, at most every minute. Raises an error that waiting cannot resolve."""
         server: Server = "Postgres"
         text = str(error).strip()
         if isinstance(error, RedisError):
@@ -93,7 +93,7 @@ class ClaimCheck:
             log.warning(f"waiting for {server}", error=text, **{AWAY: server})
 
     def _judge(self, look: Look, now: float) -> bool:
-        # If Kafka answered only later, its old claims would look new.
+        # Kafka is not read again after it failed. If it answered later, its old claims would look new.
         self.with_kafka = look.kafka_answered
         self.began = now if self.began is None else self.began
         if self.watch is None:
@@ -110,5 +110,5 @@ class ClaimCheck:
         if verdict is Verdict.REFUSE:
             raise InstallationRefused(CLAIMED)
         if verdict is Verdict.TAKE_OVER:
-            log.warning("no claim of another server was renewed; this one takes over")
+            log.warning("no claim of another server was renewed; this process starts")
         return verdict is Verdict.TAKE_OVER

@@ -34,7 +34,7 @@ class RedisClaims(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The claims found by one reading."""
+    """The claims that one reading found."""
 
     claims: frozenset[Claim]
     foreign: frozenset[Claim]
@@ -107,7 +107,7 @@ class ClaimReader:
         return frozenset(claim for claim in claims if claim is not None)
 
     def look(self, *, with_kafka: bool = True) -> Look:
-        """Reads Redis, Kafka, then Postgres, so that a claim that was just written counts as known.
+        """Reads Redis, Kafka, then Postgres. In this order, a claim that was just written counts as known.
 
         Raises RedisError and psycopg2.Error.
         """
@@ -123,7 +123,7 @@ class ClaimReader:
 
 
 def judge_look(session: Session, claims: frozenset[Claim], in_kafka: frozenset[Claim] | None) -> Look:
-    """Judges claims that were read before against Postgres. Raises psycopg2.Error."""
+    """Compares claims that were read before with Postgres. Raises psycopg2.Error."""
     every = claims | (in_kafka or frozenset())
     known = read_known_claims(session, (claim.claim for claim in every))
     return Look(every, find_foreign(every, known), find_unproven(every, known), known, in_kafka is not None)

@@ -72,7 +72,7 @@ def join_installation(
     node: str,
     queues: Iterable[str] | None = None,
 ) -> Membership:
-    """As `join_once`, but waits while Postgres does not answer. SIGTERM ends the process meanwhile.
+    """As `join_once`, but waits while Postgres does not answer. SIGTERM ends the process during the wait.
 
     Raises InstallationRefused, also for a wrong setting and a database that does not fit.
     """

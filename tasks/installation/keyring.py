@@ -19,7 +19,7 @@ from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.installation")
 
-FRESH_SECONDS = 10.0  # a new key or an older worker is known to every publisher within this time
+FRESH_SECONDS = 10.0  # every publisher reads a new key or the format of an older worker within this time
 SUSPICION_SECONDS = 1.0  # between two reads that unsigned messages cause
 
 
@@ -36,7 +36,7 @@ class Signing(NamedTuple):
 class KeyRing:
     """Signs and checks messages. Thread-safe. A forked child continues with the keys of its parent.
 
-    Each read opens and closes a connection of its own. During an outage of Postgres the last read counts.
+    Each read opens and closes its own connection. During an outage of Postgres the last read counts.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class KeyRing:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Reads the keys. Raises what Postgres raises."""
+        """Reads the keys. Raises errors of Postgres."""
         self._installation = installation
         self._read = read
         self._clock = clock
@@ -85,7 +85,7 @@ class KeyRing:
         return frame
 
     def refresh(self, *, older_than: float = 0.0) -> bool:
-        """Reads the keys again if the last read is older than that. Returns True if it did."""
+        """Reads the keys again if the last read is older than `older_than`. Returns True if it read them."""
         if self._clock() - self._read_at < older_than:
             return False
         with self._lock:

@@ -48,6 +48,6 @@ def require_name(stored: StoredInstallation, name: str) -> None:
 COPIED = (
     "this database is a copy of the database of another installation, and has its id and its keys:"
     " if the original still exists, run `sluice init --new-installation` here, which makes this database"
-    " an installation of its own; if the original is gone and this database replaces it, run"
+    " a separate installation; if the original is gone and this database replaces it, run"
     " `sluice init --moved` here"
 )

@@ -31,9 +31,9 @@ STOP_SECONDS = 5.0  # waits for the thread, which may be running a statement
 
 
 class Presence:
-    """Writes the formats and declarations of this process, from a thread of its own.
+    """Writes the formats and declarations of this process, from its own thread.
 
-    Each write opens and closes a connection. `after` is called with it once the row is written.
+    Each write opens and closes a session. `after` is called with the session after the row is written.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Presence:
         queues: Iterable[str] | None = None,
         after: Callable[[Session], None] | None = None,
     ) -> None:
-        """`registry` is None for a process without handlers, which declares nothing."""
+        """`registry` is None for a process without handlers. Such a process declares nothing."""
         self.process = uuid4()
         self._url = settings.database_url.get_secret_value()
         self._declared = Process(

@@ -1,1 +1,1 @@
-"""Outgoing events: from the outbox to Kafka."""
+"""Outgoing events: sends the outbox to Kafka."""

@@ -27,18 +27,20 @@ _STREAM = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app") -> list[UUID]:
     """Writes events to the outbox in the connection's open transaction; returns their ids, in order.
 
-    Events of one key and `stream` are sent in the order in which their transactions commit, and within one in
-    the given order. Call it once per transaction, late, with all events: it locks the queue of each key, in a
-    fixed order, until you commit. With two calls per transaction, two transactions may deadlock; Postgres
-    then aborts one of them.
+    Events of one key and `stream` are sent in the order in which their transactions commit; within a
+    transaction, in the given order. Call `emit` one time per transaction, late, with all events: it locks the
+    queue of each key, in a fixed order, until you commit. With two calls per transaction, two transactions
+    may deadlock; Postgres then aborts one of them.
 
-    Their CloudEvents source is SLUICE_SOURCE of this process, else that of the installation.
+    The CloudEvents source of the events is SLUICE_SOURCE of this process, or else that of the installation.
 
-    Raises Rejected for an event that could never be sent, ValueError for a stream's name, SettingsError for a
-    source that is too long. Not idempotent: a second call emits again.
+    Raises Rejected for an event that could never be sent, ValueError for an invalid name of a stream,
+    SettingsError for a source that is too long. Not idempotent: a second call emits the events again.
     """
     if not _STREAM.fullmatch(stream):
-        raise ValueError(f"stream {stream!r}: a lower-case letter, then letters, digits, - and _, at most 64")
+        raise ValueError(
+            f"stream {stream!r}: a name has a lower-case letter, then letters, digits, - and _, at most 64"
+        )
     now = datetime.now(UTC)
     rows = []
     for event in events:

@@ -1,8 +1,8 @@
-"""The outbox rows of one relay run; selects which may be in flight together. Pure.
+"""The outbox rows of one relay run; selects the rows that may be in flight together. Pure.
 
-A producer may fail at one record and succeed at the next. With one key, the later event would then arrive
-without the earlier one. So of one (topic, key) only one record is in flight: the second is sent once the
-first is acknowledged.
+A producer may fail at one record and succeed at the next. If both have the same key, the later event would
+arrive without the earlier event. So only one record of each (topic, key) is in flight: the second is sent
+after the first is acknowledged.
 """
 
 from collections import defaultdict, deque
@@ -19,7 +19,7 @@ class OutboxPage:
         self.acknowledged: list[WaitingRow] = []
         self.refused: list[tuple[WaitingRow, str]] = []
         self.away: dict[str, str] = {}
-        """Topic → why one of its records did not arrive."""
+        """Topic → the reason why one of its records did not arrive."""
         self.heads: list[WaitingRow] = []
         """The first row of each (topic, key), and all rows without a key."""
         self._behind: defaultdict[tuple[str, str], deque[WaitingRow]] = defaultdict(deque)
@@ -49,7 +49,7 @@ class OutboxPage:
         return None
 
     def take_refused(self) -> list[WaitingRow]:
-        """Removes and returns the refused rows, to send each alone: another row may be the cause."""
+        """Removes and returns the refused rows. The caller sends each alone: another row may be the cause."""
         suspects, self.refused = [row for row, _ in self.refused], []
         return suspects
 
@@ -65,11 +65,11 @@ def ids_by_queue(rows: Iterable[WaitingRow]) -> dict[str, list[int]]:
 def sent_through(
     before: int, ids: Collection[int], acknowledged: Iterable[int], lowest_hidden: int | None
 ) -> int:
-    """Returns the highest id of a queue at or below which no row is left, after a page of its oldest rows.
+    """Returns the highest id of a queue up to which all rows are sent, after a page of its oldest rows.
 
     `ids` are all rows of that queue in the page. `lowest_hidden` is the lowest id of the queue that no page
-    shows, because it is refused or of a newer format. It may be far above a page that was cut short; the rows
-    between them were not read.
+    shows, because the row is refused or of a newer format. This id may be far above the last id of a full
+    page; the rows between them were not read.
     """
     left = set(ids).difference(acknowledged)
     if lowest_hidden is not None:

@@ -14,10 +14,10 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
     """Returns the record of a row; `source` is the CloudEvents source of a row that was stored without one.
 
-    The user's `headers` are included but cannot replace an attribute set here. They also hold `ce_time` and
-    the trace context, which the fold took from the causing event.
+    The `headers` of the row are included but cannot replace an attribute set here. They also hold `ce_time`
+    and the trace context, which the fold took from the causing event.
     """
-    # By position: attribute by attribute costs more.
+    # Unpacked by position, because access by attribute costs more.
     _, _, event_id, topic, key, type_, version, written, payload, stored_source = row
     headers: dict[str, str | bytes | None] = {
         "ce_specversion": "1.0",

@@ -1,8 +1,8 @@
-"""Publishes the outbox: sends waiting rows in order, and deletes them once the broker acknowledged them.
+"""Publishes the outbox: sends waiting rows in order, and deletes rows that the broker acknowledged.
 
-Delivery is at least once: after a crash between the acknowledgement and COMMIT the relay sends the same rows
-again, with the same ids. Several relays may run at once: a lock gives each queue to one relay until its
-transaction ends.
+Delivery is at-least-once: after a crash between the acknowledgement and COMMIT the relay sends the same rows
+again, with the same ids. Several relays may run at the same time: a lock gives each queue to one relay until
+its transaction ends.
 """
 
 import time
@@ -29,7 +29,7 @@ log = structlog.get_logger("sluice.relay")
 PAGE_ROWS = 2_000  # of all queues together; takes some milliseconds to send, so that locks are short
 LEAST_PAGE_ROWS = 100  # of one queue, for any number of queues
 # The locks are held during the flush. Records are sent for HAND_SECONDS and answered within the producer's
-# time-out. The relay gives up unanswered ones at FLUSH_SECONDS, below the 10 s that Postgres allows.
+# time-out. After FLUSH_SECONDS, less than the 10 s that Postgres allows, the relay waits for no more answers.
 HAND_SECONDS = 1.0
 FLUSH_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -48,7 +48,7 @@ class Relayed:
 
 
 class Relay:
-    """One relay, with its hints and the backoff of each topic. Several may run at once."""
+    """One relay, with its hints and the backoff of each topic. Several relays may run at the same time."""
 
     def __init__(
         self,
@@ -139,12 +139,12 @@ class Relay:
             wait()
             for row in page.take_refused():
                 if self._clock() - began >= HAND_SECONDS:
-                    break  # Not known yet to be refused permanently; the next run begins with it.
+                    break  # The refusal is not confirmed yet; the next run begins with this row.
                 hand(row)
                 wait()
         finally:
             if in_flight:
-                # Records that are given up must not be sent after, or together with, later ones.
+                # Unanswered records must not be sent after, or together with, later records.
                 self._producer.close()
                 log.warning("producer replaced: records without an answer", records=in_flight)
 
@@ -156,7 +156,7 @@ class Relay:
         outbox.insert_refusals(self._session, page.refused)
         for row, error in page.refused:
             log.error(
-                "record refused permanently; its key waits until `sluice outbox retry` or `drop`",
+                "record refused permanently; its key is held until `sluice outbox retry` or `drop`",
                 queue=row.queue,
                 id=row.id,
                 topic=row.topic,
@@ -175,7 +175,7 @@ class Relay:
                 )
 
     def _refresh_hints(self) -> None:
-        """Reads the hints again, always after a reconnect: the new server may have an older state."""
+        """Reads the hints again if they are old, and after a reconnect: another server may be behind."""
         connection, now = self._session.connection, self._clock()
         if connection is not self._hints_of:
             self._sent_through, self._hints_of = {}, None

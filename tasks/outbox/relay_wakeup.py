@@ -9,30 +9,30 @@ from sluice.tasks.task_sender import TaskSender
 log = structlog.get_logger("sluice.relay_wakeup")
 
 WAKEUP_KEY = "relay-wakeup"
-# A lost message suppresses others for this long.
+# A lost message suppresses other messages for this time.
 WAKEUP_MS = 1_000
 
 
 class RelayWakeup:
-    """The key in Redis by which workers wake the relay once per batch of commits."""
+    """The key in Redis with which workers wake the relay, one time per group of commits."""
 
     def __init__(self, sender: TaskSender) -> None:
         self._sender = sender
         self._redis = sender.redis
 
     def notify(self) -> None:
-        """Wakes the relay unless its message is in the list. Idempotent. Never raises errors of Redis."""
+        """Wakes the relay unless its message is on the list. Idempotent. Raises no errors of Redis."""
         try:
             if not self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
                 return
             if not self._sender.is_waiting(RELAY_TASK, RELAY_QUEUE):
                 self._sender.send(RELAY_TASK, RELAY_QUEUE)
         except (redis.RedisError, OSError) as error:
-            # Beat starts the relay anyway.
+            # Beat starts the relay in any case.
             log.debug("relay not woken", error=str(error))
 
     def hold(self, milliseconds: int) -> None:
-        """Suppresses wake-ups while the relay runs, for at most this long."""
+        """Suppresses wake-ups while the relay runs, for at most this time."""
         try:
             self._redis.set(WAKEUP_KEY, 1, px=milliseconds)
         except (redis.RedisError, OSError) as error:

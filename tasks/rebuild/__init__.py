@@ -1,1 +1,1 @@
-"""Rebuilding generations of projections from the log."""
+"""Rebuilds generations of projections from the log."""

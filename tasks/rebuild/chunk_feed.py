@@ -31,7 +31,7 @@ def feed_chunk(
     refuse: Refuse,
     singly: bool,
 ) -> None:
-    """Folds events that live applied, under the lock of their lane. Raises DeploymentBroken.
+    """Folds events that workers applied, under the lock of their lane. Raises DeploymentBroken.
 
     `singly`: each event has a savepoint, after Postgres refused them together.
     """
@@ -41,7 +41,7 @@ def feed_chunk(
     has_letters, window = read_generation_health(session, *place)
     synced = synced._replace(has_letters=has_letters, failure_window=window)
     settled = apply_to_generation(session, synced, events, snapshot.entity, refuse, singly)
-    # Earlier events of the lane count as successes while no failure is stored.
+    # While no failure is stored, earlier events of the lane count as successes.
     before = SUCCEEDED * min(WINDOW, lane.applied + 1)
     reason = count_failures(session, synced, lane.queue, topics, settled, before=before)
     if reason is not None:
@@ -49,9 +49,9 @@ def feed_chunk(
 
 
 def pass_over_dropped(session: Session, synced: SyncedGeneration, events: Iterable[Decoded]) -> set[UUID]:
-    """Returns the identities of events that an operator dropped for the generation, or for the live one.
+    """Returns the identities of events that an operator dropped for this or the live generation.
 
-    They remain dropped for this generation, even if the live one changes.
+    The events remain dropped for this generation, even if another generation becomes live.
     """
     place = (synced.projection, synced.generation)
     dropped = read_dropped(session, *place, [one.identity for one in events])

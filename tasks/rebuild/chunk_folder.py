@@ -1,4 +1,4 @@
-"""Folds one chunk of a lane into a generation: each event that live applied, exactly once."""
+"""Folds one chunk of a lane into a generation: each event that workers applied, exactly once."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -121,7 +121,7 @@ class ChunkFolder:
         found: Sequence[tuple[Decoded, Known | None]],
         own: Collection[UUID],
     ) -> set[int]:
-        """Returns the offsets of repeats that replace first occurrences that the log no longer has."""
+        """Returns the offsets of repeats whose first record is gone from the log. Repeats replace it."""
         repeats = [
             (one, FirstSeen(known.data_hash, known.topic_id, known.partition, known.offset))
             for one, known in found
@@ -149,14 +149,14 @@ class ChunkFolder:
             if holding is Holding.AHEAD and first.partition == one.partition:
                 is_held = self._is_ahead(one, first.offset, where, own)
                 holding = Holding.HELD if is_held else Holding.GONE
-            # The other partition is further behind; whichever is read first represents the event.
+            # The other partition is further behind; the record that is read first represents the event.
             if holding is not Holding.HELD:
                 stand.setdefault(one.identity, one.record.offset)
         noted = note_identities(self._session, synced.projection, synced.generation, list(stand))
         return {offset for identity, offset in stand.items() if identity in noted}
 
     def _is_ahead(self, repeat: Decoded, offset: int, where: ChunkPlace, own: Collection[UUID]) -> bool:
-        """Returns True if the log has the event at a later offset, where live applied it."""
+        """Returns True if the log has the event at a later offset, where a worker applied it."""
         lane, chunk, read_through = where
         if offset <= chunk.reaches:
             return repeat.identity in own

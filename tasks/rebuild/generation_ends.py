@@ -1,4 +1,4 @@
-"""Ends the rebuild of a generation: it has caught up with live, or cannot continue."""
+"""Ends the rebuild of a generation that has caught up with the live one, or that cannot continue."""
 
 import structlog
 from psycopg2.errors import LockNotAvailable
@@ -13,12 +13,12 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 
 log = structlog.get_logger("sluice.rebuild")
 
-# Live traffic is blocked while all queues are locked; the next task tries again.
+# All workers wait while all queues are locked. After a time-out, the next task tries again.
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
 def note_met(session: Session, synced: SyncedGeneration) -> None:
-    """Notes that a partition of the generation has caught up with live. Idempotent."""
+    """Notes that a partition of the generation has caught up with the live generation. Idempotent."""
     if synced.state != GenerationState.RESUMING:
         generation_lag.note_ready(session, synced.projection, synced.generation)
     elif _end_resuming(session, synced):
@@ -36,9 +36,10 @@ def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -
 
 
 def _end_resuming(session: Session, synced: SyncedGeneration) -> bool:
-    """Feeds a stopped generation again if it has caught up with live. Returns True if its state changed.
+    """Feeds a stopped generation again if it has caught up. Returns True if its state changed.
 
-    Holds the locks of all queues: before, live wrote it lane by lane; afterwards with every batch.
+    Holds the locks of all queues: before, workers write the generation only in lanes that are in sync;
+    afterwards, in every lane.
     """
     place = (synced.projection, synced.generation)
     try:

@@ -1,4 +1,4 @@
-"""Rebuilds one partition of a projection's generation from the log, in small chunks, until it meets live."""
+"""Rebuilds one partition of a generation from the log, in chunks, until it has caught up."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -37,9 +37,9 @@ from sluice.tasks.rebuild.rebuild_reader import RebuildReader
 
 log = structlog.get_logger("sluice.rebuild")
 
-TURN_SECONDS = 20.0  # then other partitions of the worker have their turn
+TURN_SECONDS = 20.0  # then the worker takes another partition
 READ_SECONDS = 0.2
-BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one more read may be added
+BUFFERED_BYTES = 32 * 1024 * 1024  # for all lanes of the partition; the last read may exceed it
 FILLED_STATES = ("building", "ready", "retired", "resuming")
 
 
@@ -55,7 +55,7 @@ class Rebuilder:
         max_record_bytes: int,
         watched: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        """Records above `max_record_bytes` are read whole, one at a time, if live applied them whole.
+        """A record above `max_record_bytes` is read whole, and alone, if a worker applied it whole.
 
         `watched` makes the context that limits and notes the handlers of a turn, under the given name.
         """
@@ -143,7 +143,7 @@ class _Turn:
                     first = min(lane.applied for lane in behind) + 1
                     self._reader = open_reader(first)
                     for lane in self._lanes.values():
-                        # It may be further back than every lane that is behind, where live itself is slow.
+                        # The reader may be behind every lane that lags, if the worker itself is slow there.
                         lane.skipped = lane.applied + 1 < first
                 self._read(snapshot, behind)
                 for lane in behind:
@@ -167,17 +167,17 @@ class _Turn:
             return None
         for queue, (live, applied) in found.lanes.items():
             if queue not in self._lanes:
-                # An open reader may already have passed records of it.
+                # An open reader may already have passed records of this lane.
                 self._lanes[queue] = RebuildLane(queue, applied, live, skipped=True)
             lane = self._lanes[queue]
             lane.live = live
             if applied > lane.applied:
                 lane.move(applied)
             if not lane.is_behind:
-                # Live feeds the records beyond its own offset. Keeping them would fill the buffer.
+                # The worker writes the later records into the generation. Keeping them would fill the buffer.
                 lane.forget()
         if self._reader is not None and any(one.skipped and one.is_behind for one in self._lanes.values()):
-            # The lane fell out of sync, by code of another revision or by a lock that was not free.
+            # The lane fell out of sync, because of code of another revision or of a lock that was not free.
             self._close_reader()
         return found
 
@@ -201,7 +201,7 @@ class _Turn:
                 queue = queue_name(snapshot.entity, shard_of(record.key, snapshot.shards))
                 lane = self._lanes.setdefault(queue, RebuildLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
                 if not lane.is_behind:
-                    # No lag: the live transaction keeps it in sync.
+                    # The lane does not lag: the worker's transaction keeps it in sync.
                     lane.skipped = True
                 elif record.offset > lane.applied:
                     lane.add(record)
@@ -219,7 +219,7 @@ class _Turn:
                 time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
 
     def _apply_chunk(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk) -> int:
-        """Applies one chunk, with retries if they may help. Returns the number of applied records."""
+        """Applies one chunk. Retries if that may help. Returns the number of applied records."""
         tries = Tries()
 
         def attempt() -> int:
@@ -272,7 +272,7 @@ class _Turn:
                 self._session, self._projection, self._generation, lane.queue, [self._place]
             )
             if held.get(self._place) != lane.applied:
-                # Another process moved it, or the generation was dropped. The next `_look` shows which.
+                # Another process moved the lane, or the generation was dropped. The next `_look` finds out.
                 lane.move(held.get(self._place, lane.applied))
                 lane.live = NOTHING_APPLIED
                 return 0

@@ -16,9 +16,9 @@ from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import HandlerRun
 
 REPEATED = "repeated"
-CHUNK_RECORDS = 200  # per transaction; a live transaction may wait for it
+CHUNK_RECORDS = 200  # per transaction; a worker's transaction may wait for it
 CHUNK_SECONDS = 0.1  # target time of one chunk
-FEWEST_RECORDS = 1  # also the first chunk, before the speed of the handlers is known
+FEWEST_RECORDS = 1  # also the size of the first chunk, when the speed of the handlers is not known
 
 
 class Chunk(NamedTuple):
@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
     records: int
     reaches: int
     locked: bool
-    """True if the chunk reaches live, so that the queue must be locked to keep live from moving."""
+    """True if the chunk reaches the live offset, so that the queue must be locked to hold that offset."""
 
 
 def next_chunk(
@@ -38,12 +38,12 @@ def next_chunk(
     most: int = CHUNK_RECORDS,
     is_full: bool = False,
 ) -> Chunk | None:
-    """Returns the next chunk of a lane that is behind live, None if more must be read first.
+    """Returns the next chunk of a lane that lags, None if more must be read first.
 
-    `offsets` are its waiting records, ascending. `live` is live's offset in the lane. Every record of the
-    partition at or below `read_through` was read. A generation never passes live: records beyond `live` wait.
-    While records below `live` are left, the chunk cannot reach it. `is_full`: the buffer is full, so a chunk
-    must be taken before the next read.
+    `offsets` are its waiting records, ascending. `live` is the live generation's offset in the lane. Every
+    record of the partition at or below `read_through` was read. A generation never passes `live`: later
+    records wait. The chunk reaches `live` only if no earlier record is left. `is_full`: the buffer is full,
+    so a chunk must be taken before the next read.
     """
     due = bisect_right(offsets, live)
     if due > most:
@@ -54,7 +54,7 @@ def next_chunk(
 
 
 def adapted(most: int, records: int, seconds: float) -> int:
-    """Returns the size of the next chunk, after one of `records` records took `seconds`."""
+    """Returns the size of the next chunk, after a chunk of `records` records took `seconds`."""
     if seconds > CHUNK_SECONDS:
         return max(FEWEST_RECORDS, min(most, int(records * CHUNK_SECONDS / seconds)))
     return min(CHUNK_RECORDS, most + max(1, most // 4))
@@ -62,7 +62,7 @@ def adapted(most: int, records: int, seconds: float) -> int:
 
 @dataclass
 class RebuildLane:
-    """One lane of the partition: its waiting records, its offset and live's offset."""
+    """One lane of the partition: its waiting records, its offset and the live generation's offset."""
 
     queue: str
     applied: int
@@ -76,7 +76,7 @@ class RebuildLane:
 
     @property
     def is_behind(self) -> bool:
-        """Returns True if live has applied more."""
+        """Returns True if the live generation has applied more."""
         return self.applied < self.live
 
     def move(self, applied: int) -> None:
@@ -105,10 +105,10 @@ def is_own(decoded: Decoded, known: Known | None) -> bool:
 
 
 def judge_record(decoded: Decoded, known: Known | None) -> str:
-    """Returns FOLDED if a generation folds a record, else why it passes over it, as live did. Pure.
+    """Returns FOLDED if a generation folds a record, else the reason why it passes over the record. Pure.
 
-    REPEATED: live applied the event from another place, and the generation has not noted it as read
-    elsewhere. The generation folds the record if the log no longer has the other one.
+    REPEATED: a worker applied the event from another record, and the generation has not noted the event as
+    read elsewhere. The generation folds this record if the log no longer has the other record.
     """
     if known is None:
         return UNKNOWN
@@ -123,16 +123,16 @@ def judge_record(decoded: Decoded, known: Known | None) -> str:
 
 
 def needs_whole(decoded: Decoded, known: Known | None) -> bool:
-    """Returns True if a record was read without its value, but live may have applied it whole. Pure.
+    """Returns True if a record was read without its value, but a worker may have applied it whole. Pure.
 
-    Live identified such a record by its place until a redrive, or read it whole under a higher limit.
+    The worker identified such a record by its offset until a redrive, or read it whole under a higher limit.
     """
     flaw = decoded.record.flaw
     return flaw is not None and flaw.is_cut and (known is None or known.outcome in TAKEN)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
-    """Returns a check that raises for effects that a rebuild must not have, behind types and fold."""
+    """Returns a check that raises for effects that a rebuild must not have. Types and fold check first."""
 
     def refuse(run: HandlerRun, effect: Effect) -> None:
         if isinstance(effect, Emit | Call):

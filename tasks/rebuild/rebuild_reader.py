@@ -18,7 +18,7 @@ log = structlog.get_logger("sluice.rebuild")
 
 
 class RebuildReader:
-    """A PartitionReader that also passes over records skipped since it was opened. Must be closed."""
+    """A PartitionReader that also passes over records skipped after it was opened. Must be closed."""
 
     def __init__(
         self, session: Session, bootstrap_servers: str, place: Place, offset: int, *, max_record_bytes: int
@@ -42,8 +42,8 @@ class RebuildReader:
         except PartitionStalled as error:
             log.warning("rebuild waits for Kafka", error=error)
         except RecordUnreadable as error:
-            # A rebuild reads no further than live. So the record was skipped after this reader was opened, or
-            # only the bridge's client can read it.
+            # A rebuild reads no further than the bridge. So the record was skipped after this reader was
+            # opened, or only the bridge's client can read it.
             self._reader.close()
             self._reader = self._open(error.offset)
             if self._reader.read_through < error.offset:

@@ -145,13 +145,13 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     "an event without key": (
         lambda: dead(EVENT, key=None),
         f"EffectRefused: <string>:{LAST_LINE}: Insert of orders without a key: the record's key is null or"
-        " unreadable; have the producer set the key to the text that names the entity",
+        " unreadable; in the producer, set the key to the text that names the entity",
     ),
     "an event without id": (
         lambda: dead(EVENT.replace(b'"event_id": "e-1", ', b"")),
-        "EventIdMissing: the event has no id, so a repeat of it would count as another event; have the"
-        " producer set an id ('event_id' in plain JSON, the header ce_id or the field id of CloudEvents), or"
-        " declare Topic('orders', dedup=\"position\") if every record of it counts, also a repeated one",
+        "EventIdMissing: the event has no id, so a repeat of it would count as another event; in the"
+        " producer, set an id ('event_id' in plain JSON, the header ce_id or the field id of CloudEvents), or"
+        " declare Topic('orders', dedup=\"position\") if every record counts, even a repeated one",
     ),
     "no settings": (
         lambda: printed("status"),

@@ -65,7 +65,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         Insert(people, "k", [1]), r"values for people must be a mapping, not list"),  # type: ignore[arg-type]
     ("an unknown column", Insert(people, "k", {"naem": 1}), "no column 'naem'; its columns are name, level,"),
     ("the key as a value", Insert(people, "k", {"id": "k"}), "column id is the key"),
-    ("a column of Sluice", Insert(people, "k", {"version": 1}), "column version is kept by Sluice"),
+    ("a column of Sluice", Insert(people, "k", {"version": 1}), "column version is reserved for Sluice"),
     ("a counter as a value", Insert(people, "k", {"visits": 1}), "visits is a counter, which only Increment"),
     ("a column of another table",
         Insert(people, "k", {merged.c.a: "x"}), "merged.a is not a column of people"),
