@@ -1,4 +1,4 @@
-"""`python -m sluice.bridge`: one bridge, until SIGTERM."""
+"""`python -m sluice.bridge`: runs one bridge until SIGTERM."""
 
 import signal
 import sys
@@ -35,8 +35,8 @@ from sluice.tasks.installation.joining import join_installation
 from sluice.tasks.task_sender import open_sender
 
 LOUD_STOP_EXIT_CODE = 3
-# Above the sum of a turn's time-outs, and above MAX_POLL_INTERVAL_MS, after which the group excludes this
-# bridge.
+# Longer than all time-outs of a turn together, and than MAX_POLL_INTERVAL_MS, after which the group excludes
+# this bridge.
 TURN_SECONDS = 120.0
 STOP_SECONDS = 25.0  # most supervisors kill a process after 30
 REFUSED_EXIT_CODE = 2

@@ -1,7 +1,7 @@
-"""Decides if a restart could mend this bridge. Pure.
+"""Decides if a restart could repair this bridge. Pure.
 
 An absent broker, a missing right or an error of one partition shows in `status`, `doctor` and metrics. A
-restart does not change it, so that the bridge stays healthy. A spare bridge is healthy as well.
+restart does not change it, so the bridge counts as healthy. A spare bridge is healthy as well.
 """
 
 UNHEALTHY_SECONDS = 60.0
@@ -15,7 +15,7 @@ class BridgeHealth:
         self._idle_since: float | None = None
 
     def note_consumer(self, *, is_broken: bool, now: float) -> None:
-        """Notes whether the newest attempt to make a consumer failed although brokers answer."""
+        """Notes if the newest attempt to make a consumer failed although brokers answer."""
         self._broken_since = _since(self._broken_since, is_broken, now)
 
     def note_partitions(self, *, assigned: bool, unowned: bool, now: float) -> None:
@@ -23,15 +23,15 @@ class BridgeHealth:
         self._idle_since = _since(self._idle_since, unowned and not assigned, now)
 
     def complaint(self, now: float) -> str:
-        """Returns what has lasted for UNHEALTHY_SECONDS; empty if the bridge is healthy."""
+        """Returns the problem that has lasted for UNHEALTHY_SECONDS; an empty text if there is none."""
         if self._broken_since is not None and now - self._broken_since >= UNHEALTHY_SECONDS:
             return "brokers answer, but no consumer could be made"
         if self._idle_since is not None and now - self._idle_since >= UNHEALTHY_SECONDS:
-            return "this bridge has no partition, although one that could be read has no bridge"
+            return "this bridge has no partition, although a readable partition has no bridge"
         return ""
 
     def is_healthy(self, now: float) -> bool:
-        """Returns False if a restart may mend something."""
+        """Returns False if a restart may help."""
         return not self.complaint(now)
 
 

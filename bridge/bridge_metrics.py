@@ -60,7 +60,7 @@ class BridgeMetrics:
         self._published_records.inc(sum(len(part.records) for part in slices))
 
     def note_resent(self, reasons: Iterable[Resend]) -> None:
-        """Counts lanes that will be sent again, by reason. `reasons` has one entry per lane."""
+        """Counts lanes that will be sent again, by reason. `reasons` contains one reason per lane."""
         for reason, lanes in Counter(reasons).items():
             self._resent_lanes.labels(reason.name.lower()).inc(lanes)
 

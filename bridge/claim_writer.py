@@ -1,4 +1,4 @@
-"""Writes the claims of one bridge, and notices those of another database."""
+"""Writes the claims of one bridge, and detects claims of another database."""
 
 import threading
 import time
@@ -28,12 +28,12 @@ PERIOD_SECONDS = 10.0
 FORGOTTEN_SECONDS = 60.0
 """A claim in Redis that stayed the same for this long is deleted: its bridge ended."""
 REPORT_SECONDS = 60.0
-KAFKA_PAUSE_SECONDS = 60.0  # after a failure, since the client logs several lines per failure
+KAFKA_PAUSE_SECONDS = 60.0  # after a failure, because the client logs several lines per failure
 STOP_SECONDS = 5.0  # the thread may have a request in flight
 
 OUTRANKED = (
-    "another database with the same id was made the original by `sluice init --original`, and its bridge"
-    " runs. Stop the workers and beats of this database as well; to use it beside the original,"
+    "`sluice init --original` made another database with the same id the original, and its bridge runs."
+    " Stop the workers and beats of this database as well; to use this database beside the original,"
     " run `sluice init --new-installation`"
 )
 
@@ -43,9 +43,9 @@ class ClaimWriter:
 
     def __init__(self, settings: Settings, installation: Installation) -> None:
         self.text = ""
-        """The newest claim, for the metadata of the offsets that the bridge commits; "" before the first."""
+        """The newest claim, for the metadata of committed offsets; an empty text before the first claim."""
         self.outranked = False
-        """True once a database of a higher rank writes claims: the bridge must stop."""
+        """True if a database of a higher rank writes claims: the bridge must stop."""
         self._writer = uuid4()
         self._reader = ClaimReader(settings, installation)
         self._stopping = threading.Event()
@@ -72,12 +72,12 @@ class ClaimWriter:
                     self.turn(time.monotonic())
                     self._failing = False
                 except Exception as error:
-                    # A thread that ended would let a copy start, and nothing would report it.
+                    # Without this thread a copy could start, and no log would report it.
                     self._note_failure(error)
                 self._stopping.wait(PERIOD_SECONDS)
 
     def turn(self, now: float) -> None:
-        """Writes one claim, then reads all. Raises psycopg2.Error and RedisError."""
+        """Writes one claim, then reads all claims. Raises psycopg2.Error and RedisError."""
         in_redis, failed = RedisClaims({}, []), None
         with closing(self._reader.open_session()) as session:
             self._write(session)
@@ -88,7 +88,7 @@ class ClaimWriter:
             except RedisError as error:
                 failed = error
             in_kafka = self._read_kafka(now)
-            # Read after the others, so that claims written a moment ago count as known.
+            # Postgres is read after Redis and Kafka, so that claims of a moment ago count as known.
             look = judge_look(session, frozenset(in_redis.claims.values()), in_kafka)
         self._note(look, now)
         if failed is not None:
@@ -120,7 +120,7 @@ class ClaimWriter:
         }
         redis = self._reader.redis
         if len(found.garbage) >= MAX_GARBAGE:
-            # Every running bridge writes its claim again.
+            # A running bridge writes a deleted claim again.
             redis.delete(CLAIMS_KEY)
             redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
             return

@@ -1,4 +1,4 @@
-"""Derives from the errors of a Kafka client which partitions are not read, and why. Pure."""
+"""Derives from the errors of a Kafka client the partitions that are not read, and the reasons. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -9,11 +9,11 @@ from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.place import Place
 
-# A client reports some errors once, and does not report their end: such a partition is read anew this often.
+# A client reports some errors only at their start. Seconds between attempts to read such a partition again.
 PROBE_SECONDS = 30.0
-# The same for a group that refuses the bridge: a new consumer is made this often.
+# The same for a group that refuses the bridge: seconds between new consumers.
 GROUP_PROBE_SECONDS = 60.0
-GROUP_OVER_SECONDS = 90.0  # the new consumer has reported the error again by then
+GROUP_OVER_SECONDS = 90.0  # after this time the new consumer has reported the error again, if it lasts
 ASSIGNED_SECONDS = 10.0  # a member that has had partitions for this long is not refused
 
 _KINDS = {
@@ -21,7 +21,7 @@ _KINDS = {
     ErrorAction.NOT_AUTHORIZED: ProblemKind.NOT_AUTHORIZED,
     ErrorAction.UNREADABLE_RECORD: ProblemKind.UNREADABLE_RECORD,
 }
-# The problems that a successful fetch disproves. A loud stop is not among them: the bridge decides it.
+# The problems that a successful fetch ends. A loud stop is not among them, because the bridge decides it.
 FETCH_KINDS = frozenset(ProblemKind) - {ProblemKind.STOPPED}
 _ADVICE = {
     ProblemKind.NO_LEADER: "start the brokers that hold its replicas",
@@ -32,23 +32,23 @@ _ADVICE = {
 
 
 class ClientErrors:
-    """The problems that follow from what a consumer reports. Times are those of a monotonic clock."""
+    """The problems that follow from a consumer's reports. Times are those of a monotonic clock."""
 
     def __init__(
         self, problems: PartitionProblems, topics: Iterable[str], *, clock: Callable[[], float]
     ) -> None:
         self._problems = problems
         self._topics = tuple(topics)
-        self._partitions: dict[str, int] = {}  # the facts of each topic when it was last seen
+        self._partitions: dict[str, int] = {}  # from the newest facts of each topic
         self._pace = LogPace(clock=clock)
-        self._standing: set[tuple[Place, ProblemKind]] = set()  # of the facts, the group and the brokers
+        self._standing: set[tuple[Place, ProblemKind]] = set()  # from facts, group and brokers
         self._group_error: ClientError | None = None
         self._group_error_at = self._group_probed_at = float("-inf")
         self._probed_at: dict[Place, float] = {}
 
     @property
     def group_is_refused(self) -> bool:
-        """True while the coordinator refuses this member, so that it has no partition."""
+        """True while the coordinator refuses this member, which then has no partition."""
         return self._group_error is not None
 
     def seen(self) -> frozenset[Place]:
@@ -58,13 +58,13 @@ class ClientErrors:
         )
 
     def note_readable(self, places: Iterable[Place]) -> None:
-        """Partitions that a fetch has read."""
+        """Notes partitions that a fetch has read."""
         for place in self._probed_at.keys() & set(places):
             self._problems.clear(place, FETCH_KINDS)
             del self._probed_at[place]
 
     def note_errors(self, errors: Iterable[ClientError], now: float) -> list[ClientError]:
-        """Notes what the client reported. Returns the errors to log: one of a kind in a minute."""
+        """Notes errors that the client reported. Returns the errors to log: one of a kind per minute."""
         due = []
         for error in errors:
             if error.of_group:
@@ -75,7 +75,7 @@ class ClientErrors:
                 place = (error.topic, error.partition)
                 self._problems.note(place, _problem(error))
                 self._probed_at.setdefault(place, now)
-                continue  # its line is that of the problem
+                continue  # the problem itself is logged
             if self._pace.allows((error.code, error.topic)):
                 due.append(error)
         return due
@@ -91,7 +91,7 @@ class ClientErrors:
     ) -> None:
         """Notes the current facts of the topics.
 
-        `refused`: the topics that Kafka gives no facts of, and why. `away`: why no broker is reached.
+        `refused`: topics without facts from Kafka → the reason. `away`: the reason why no broker is reached.
         """
         for topic, known in facts.items():
             self._partitions[topic] = known.partitions
@@ -110,7 +110,7 @@ class ClientErrors:
         for (place, _), problem in standing.items():
             self._problems.note(place, problem)
         self._standing = set(standing)
-        # The bridge that has the partition now reports its problems.
+        # For a partition that is no longer assigned, its new bridge reports the problems.
         for place in self._probed_at.keys() - assigned:
             del self._probed_at[place]
             self._problems.clear(place, FETCH_KINDS - {kind for of, kind in standing if of == place})
@@ -135,16 +135,16 @@ class ClientErrors:
             yield PartitionProblem(ProblemKind.KAFKA_ERROR, detail)
 
     def is_group_probe_due(self, now: float) -> bool:
-        """Returns True if a new consumer should be made, to learn whether the group still refuses it."""
+        """Returns True if a new consumer should be made, to check if the group still refuses the bridge."""
         if self._group_error is None or now - self._group_probed_at < GROUP_PROBE_SECONDS:
             return False
         self._group_probed_at = now
         return True
 
     def due_probes(self, now: float) -> list[Place]:
-        """Returns the partitions to read anew now, to learn whether their error is over.
+        """Returns the partitions to read again now, to check if their error is over.
 
-        Includes those whose problem another module noted, since the client may stall without a reason.
+        Includes partitions whose problem another module noted, because the client may stall without an error.
         """
         for place, problem in self._problems.current().items():
             if problem.kind in FETCH_KINDS and (place, problem.kind) not in self._standing:

@@ -18,8 +18,8 @@ from sluice.runtime.place import Place, place_names
 log = structlog.get_logger("sluice.bridge")
 
 REPLACE_SECONDS = 5.0  # between consumers that break
-STEADY_SECONDS = 10.0  # a consumer that lasts so long has replaced the one before it
-REJOIN_SECONDS = 120.0  # each rejoin stops all other members; one that changes nothing must be rare
+STEADY_SECONDS = 10.0  # a consumer that lasts for this time works, and resets the backoff
+REJOIN_SECONDS = 120.0  # each rejoin stops all other members, so useless rejoins must be rare
 
 
 class GroupMember:
@@ -51,11 +51,11 @@ class GroupMember:
         self._instance_is_sure = True
 
     def doubt_instance(self) -> None:
-        """Notes an outage of Postgres: another bridge may take the number meanwhile."""
+        """Notes an outage of Postgres, in which another bridge may take the number."""
         self._instance_is_sure = False
 
     def keep_instance(self) -> None:
-        """Claims a doubted number again. If another bridge has it, closes the consumer before it is fenced.
+        """Claims a doubted number again. If another bridge has it, closes the consumer before a fencing.
 
         Raises ProgressStoreUnavailable.
         """
@@ -71,21 +71,21 @@ class GroupMember:
         return self._backoff.allows(now)
 
     def open(self, now: float) -> Consumer:
-        """Makes a consumer under the number claimed last. Raises ConsumerBroken."""
+        """Makes a consumer under the number that was claimed last. Raises ConsumerBroken."""
         self._opened_at = now
         self.consumer = self._make_consumer(f"bridge-{self._instance}{self._newcomer}")
         log.info("consumer opened", instance=self._instance)
         return self.consumer
 
     def is_healthy(self, now: float) -> bool:
-        """Returns False if a restart of this process may help, and logs that once a minute."""
+        """Returns False if a restart of this process may help, and logs that at most every minute."""
         complaint = self.health.complaint(now)
         if complaint and self._pace.allows(complaint):
             log.error("bridge unhealthy: a restart may help", reason=complaint)
         return not complaint
 
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
-        """Closes the consumer after an error that it does not recover from."""
+        """Closes the consumer after an error from which the consumer does not recover."""
         if self._pace.allows(str(error)):
             log.warning("consumer replaced", error=error)
         self._backoff.note_failure(now)
@@ -93,7 +93,7 @@ class GroupMember:
         self.drop()
 
     def drop(self) -> None:
-        """Closes the consumer and forgets what is held. Idempotent."""
+        """Closes the consumer and drops all held records. Idempotent."""
         for place in list(self._inflight.partitions):
             self._inflight.forget(place)
         consumer, self.consumer = self.consumer, None
@@ -110,9 +110,9 @@ class GroupMember:
             raise ConsumerBroken(reason) if consumer.brokers_answer() else BrokersAway(reason)
 
     def note_unread(self, consumer: Consumer, unread: UnreadPartitions, now: float) -> None:
-        """Updates the health of this bridge, and rejoins the group if partitions stay without a bridge.
+        """Updates the health of this bridge. Rejoins the group if partitions stay without a bridge.
 
-        It rejoins under a new name, so that the group assigns all partitions; the old session expires.
+        The bridge rejoins under a new name, so that the group assigns all partitions; its old session ends.
         """
         if now - self._opened_at >= STEADY_SECONDS:
             self._backoff.note_success()

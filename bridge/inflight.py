@@ -1,4 +1,4 @@
-"""All records that this bridge has read and Postgres has not applied, by partition and by queue. Pure."""
+"""All records that the bridge has read and that are not applied yet, by partition and by queue. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
@@ -10,16 +10,16 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.events.routing import queue_name, shard_of
 
-# Keys whose lane is remembered per partition: hashing costs ten times as much as a look-up.
+# Number of keys per partition whose lane is remembered: hashing costs ten times as much as a look-up.
 REMEMBERED_KEYS = 10_000
-REMEMBERED_KEY_BYTES = 1024  # bounds the remembered keys of a partition to 10 MB
+REMEMBERED_KEY_BYTES = 1024  # longer keys are not remembered; limits a partition's keys to 10 MB
 
 Watermarks: TypeAlias = dict[Place, tuple[int, int]]
 """Partition → (epoch, watermark)."""
 
 
 class Partition:
-    """A started partition: its lanes, begun from what Postgres stores, and how far it was read."""
+    """A started partition: its lanes, which begin at the offsets in Postgres, and the read position."""
 
     def __init__(self, place: Place, assignment: Assignment, watermark: int) -> None:
         topic, number = place
@@ -35,7 +35,7 @@ class Partition:
             self.lane(queue)
 
     def lane(self, queue: str) -> Lane:
-        """Returns the lane of a queue. If the lane has no row, nothing of it is applied."""
+        """Returns the lane of a queue. In a lane without a row, nothing is applied."""
         if queue not in self.lanes:
             self.lanes[queue] = Lane(self._origin, self.assignment.applied.get(queue, -1))
         return self.lanes[queue]
@@ -65,7 +65,7 @@ class Partition:
         return queue
 
     def why_lost(self, now: Assignment | None) -> str | None:
-        """Returns why the held records no longer match Postgres (moved back, re-routed); None if they do."""
+        """Returns the reason why held records no longer match Postgres (moved back, re-routed), or None."""
         was = self.assignment
         if now is None or now.watermark is None:
             return "its rows were deleted"
@@ -75,16 +75,16 @@ class Partition:
             return "its entity type was re-routed"
         if now.watermark < self.watermark:
             return "the watermark fell"
-        # Otherwise a lane that was lost and restored under the same epoch would skip its hole.
+        # Without this check, a lane that was lost and restored under the same epoch would skip its hole.
         if any(now.applied.get(queue, -1) < lane.applied for queue, lane in self.lanes.items()):
             return "a lane fell"
         return None
 
 
 class Inflight:
-    """The started partitions and the queues their records go to.
+    """The started partitions, and the queues of their records.
 
-    `max_bytes` and `max_span` bound what is held, shared evenly by the partitions.
+    `max_bytes` and `max_span` bound the held records. The partitions share both limits evenly.
     """
 
     def __init__(self, *, max_bytes: int, max_span: int) -> None:
@@ -95,12 +95,12 @@ class Inflight:
         self._paused_topics: frozenset[str] | None = None
 
     def start(self, place: Place, assignment: Assignment, watermark: int) -> None:
-        """Starts to hold the partition's records. The consumer must be positioned at its watermark."""
+        """Starts to hold the partition's records. The consumer's position must be the watermark."""
         self.forget(place)
         self.partitions[place] = Partition(place, assignment, watermark)
 
     def forget(self, place: Place) -> None:
-        """Drops the partition and its records. What was sent of it is harmless. Idempotent."""
+        """Drops the partition and its records. Messages that were sent are harmless. Idempotent."""
         partition = self.partitions.pop(place, None)
         if partition is not None:
             for queue, lane in partition.lanes.items():
@@ -109,7 +109,8 @@ class Inflight:
     def take(self, place: Place, records: list[Record], now: float) -> None:
         """Holds the next records of a partition. Discards them if the partition is not started.
 
-        Such records were polled before the seek to its watermark: a chain through them would skip a hole.
+        Such records were polled before the seek to the watermark: a chain of slices with them would skip
+        records.
         """
         partition = self.partitions.get(place)
         if partition is None or not records:
@@ -121,9 +122,9 @@ class Inflight:
         partition.position = records[-1].offset + 1
 
     def note_position(self, place: Place, position: int) -> None:
-        """Notes the consumer's position, which may be past records that it hides, like transaction markers.
+        """Notes the consumer's position, which may be past hidden records, such as transaction markers.
 
-        Call it after `take` for everything that was polled.
+        Call it after `take` for all polled records.
         """
         partition = self.partitions.get(place)
         if partition is not None and position > partition.position:
@@ -135,7 +136,7 @@ class Inflight:
         """Drops the records that are applied according to Postgres.
 
         Returns the lost partitions with the reasons, and the lanes that will be sent again. The caller
-        forgets lost partitions and starts them as on assignment.
+        forgets lost partitions and starts them again as after an assignment.
         """
         lost: dict[Place, str] = {}
         moved: dict[str, QueueBuffer] = {}
@@ -159,7 +160,7 @@ class Inflight:
         return lost, resent
 
     def watermarks(self) -> Watermarks:
-        """Returns the watermarks that are higher than those in Postgres, as of the last `settle`."""
+        """Returns the watermarks that are higher than those that the last `settle` read in Postgres."""
         found: Watermarks = {}
         for place, partition in self.partitions.items():
             watermark = partition.lowest_unapplied()
@@ -168,7 +169,7 @@ class Inflight:
         return found
 
     def note_halted(self, halted: frozenset[str]) -> tuple[list[str], list[str]]:
-        """Notes which queues are halted now. Returns the newly halted ones and those no longer halted."""
+        """Notes the queues that are halted now. Returns queues newly halted, and queues no longer halted."""
         fresh = [name for name, buffer in self.queues.items() if name in halted and not buffer.halted]
         mended = [name for name, buffer in self.queues.items() if name not in halted and buffer.halted]
         for name, buffer in self.queues.items():
@@ -176,27 +177,27 @@ class Inflight:
         return fresh, mended
 
     def note_paused(self, topics: frozenset[str]) -> tuple[list[str], list[str]]:
-        """Notes which topics an operator paused. Returns the newly paused ones and those no longer paused."""
+        """Notes the topics that an operator paused. Returns newly paused and no longer paused topics."""
         before = self._paused_topics or frozenset()
         self._paused_topics = topics
         return sorted(topics - before), sorted(before - topics)
 
     def paused_by_hand(self) -> frozenset[Place]:
-        """Returns the partitions of paused topics, or all partitions before the first answer of Postgres.
+        """Returns the partitions of paused topics; all partitions before the first answer of Postgres.
 
-        Otherwise a bridge that starts would read a paused topic for a moment.
+        Otherwise a starting bridge would read a paused topic for a moment.
         """
         topics = self._paused_topics
         return frozenset(place for place in self.partitions if topics is None or place[0] in topics)
 
     def rewind_all(self) -> int:
-        """Marks everything in flight as unsent, since Redis lost its lists. Returns the number of lanes."""
+        """Marks all records in flight as unsent: Redis lost its lists. Returns the number of lanes."""
         return sum(buffer.rewind_all() for buffer in self.queues.values())
 
     def over_bounds(self, paused: frozenset[Place]) -> frozenset[Place]:
-        """Returns the partitions that hold too much to be read. A paused partition resumes at half its bound.
+        """Returns the partitions that hold too much. A paused partition resumes at half its limit.
 
-        Computed in every turn from what is held, since a stored flag would be wrong after a rebalance.
+        Computed in every turn from the held records, because a stored flag would be wrong after a rebalance.
         """
         share = max(len(self.partitions), 1)
         found = set()

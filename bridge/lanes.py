@@ -1,7 +1,7 @@
-"""One lane's records between Kafka and Postgres: those in flight, and those not yet sent. Pure.
+"""One lane's records between Kafka and Postgres: records in flight, and records not yet sent. Pure.
 
 A slice claims that the lane's records in (prev, last] are exactly its own. That is a fact about the log, so
-every send cuts new slices: nothing here stores how they were cut before.
+every send cuts new slices, and no earlier cut is stored.
 """
 
 from collections import deque
@@ -14,15 +14,15 @@ from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.apply.batch_message import Slice
 
 # Seconds without progress of a lane before its message is searched for: a batch is applied within tens of
-# milliseconds. Doubled while a resend does not help, so that a slow database gets no storm of resends.
+# milliseconds. Doubled while a resend does not help, so that a slow database gets few resends.
 FIRST_PATIENCE_SECONDS = 1.0
 MAX_PATIENCE_SECONDS = 60.0
-REFUSED_AFTER = 2  # one message may be lost, two in a row rarely are
+REFUSED_AFTER = 2  # messages in a row without effect; one may be lost, two rarely
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The fields that every slice of a partition carries, as read with the partition's assignment."""
+    """The fields that every slice of a partition contains, as read with the partition's assignment."""
 
     topic: str
     topic_id: str
@@ -37,7 +37,7 @@ Sized: TypeAlias = tuple[Record, int]
 class Lane:
     """The lane's unapplied records with their sizes, in offset order: `sent` (in flight), then `unsent`.
 
-    All of the lane's records at or below `applied` are applied; the first record held follows it.
+    All of the lane's records at or below `applied` are applied; the first held record is the next one.
     """
 
     __slots__ = (
@@ -63,9 +63,9 @@ class Lane:
 
     @property
     def is_refused(self) -> bool:
-        """Returns True if it was sent several times and nothing of it was applied.
+        """Returns True if the lane was sent several times and no record of it was applied.
 
-        Perhaps no running worker declares its topic. Such a lane must not block the queue's other lanes.
+        Perhaps no running worker declares the topic. Such a lane must not block the queue's other lanes.
         """
         return self.refusals >= REFUSED_AFTER
 
@@ -76,7 +76,7 @@ class Lane:
         return self.unsent[0][0].offset if self.unsent else None
 
     def add(self, records: list[Record]) -> int:
-        """Holds the lane's next records, in order, without applied ones. Returns the bytes added."""
+        """Holds the lane's next records, in order, except applied records. Returns the added bytes."""
         if records and records[0].offset <= self.applied:
             records = [record for record in records if record.offset > self.applied]
         sizes = list(map(size_bytes, records))
@@ -86,11 +86,11 @@ class Lane:
         return added
 
     def advance(self, applied: int, now: float) -> int:
-        """Drops the applied records. Returns the bytes freed. `applied` must not be below the current one."""
+        """Drops the applied records. Returns the freed bytes. `applied` must not be lower than before."""
         freed = 0
         while self.sent and self.sent[0][0].offset <= applied:
             freed += self.sent.popleft()[1]
-        # Another bridge may have sent records that this one has not.
+        # Another bridge may have sent records that this bridge has not.
         while self.unsent and self.unsent[0][0].offset <= applied:
             size = self.unsent.popleft()[1]
             self.unsent_bytes -= size

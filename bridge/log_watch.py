@@ -1,6 +1,6 @@
-"""Checks all partitions of the declared topics every few seconds, also those of other bridges.
+"""Checks all partitions of the declared topics every few seconds, even those of other bridges.
 
-A thread with its own connections: a partition whose leader is away must not stop the bridge's loop.
+Runs in a thread with its own connections: a partition without a leader must not stop the bridge's loop.
 """
 
 import threading
@@ -30,7 +30,7 @@ WAITING_LOG_SECONDS = 60.0
 
 
 class LogWatch:
-    """Survives outages of both services; without an answer there is no new look. Start it once, stop it."""
+    """Survives outages of both services; without their answers there is no new look. Start it only once."""
 
     def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
         self._servers = bootstrap_servers
@@ -57,21 +57,21 @@ class LogWatch:
             self._thread.join(STOP_SECONDS)
 
     def offer(self, topics: Mapping[str, TopicFacts], refused: Iterable[str]) -> None:
-        """Sets the topics of the next look, as the consumer knows them now.
+        """Sets the topics of the next look, as the consumer reports them now.
 
-        `refused`: topics that may exist, but of which Kafka returns no facts.
+        `refused`: topics that may exist, but for which Kafka returns no facts.
         """
         self._offered = topics, frozenset(refused)
 
     def take(self) -> Look | None:
-        """Returns the newest look, each look once."""
+        """Returns the newest look; None if that look was already taken."""
         look, self._look = self._look, None
         return look
 
     def _run(self) -> None:
         try:
             while not self._stopping.wait(LOOK_SECONDS):
-                # Facts of a consumer that was closed since would be too old for a second look.
+                # If the consumer is closed meanwhile, its facts would be too old for a second look.
                 offered, self._offered = self._offered, None
                 if offered is not None:
                     self._try(*offered)
@@ -85,11 +85,11 @@ class LogWatch:
             self._look = self._read(topics, self._declared - refused, time.monotonic())
             self._failure.note_success()
         except Exception as error:
-            # A thread that ended would leave stops undetected, and nothing would report it.
+            # Without this thread, stops would not be detected, and no log would report that.
             if isinstance(error, psycopg2.Error):
                 self._session.close()
             if self._failure.note_failure(0):
-                log.warning("logs not compared with what is applied", error=error)
+                log.warning("logs not compared with the applied offsets", error=error)
 
     def _read(self, topics: Mapping[str, TopicFacts], declared: frozenset[str], began_at: float) -> Look:
         missing = {(topic, 0) for topic in declared.difference(topics)}
@@ -99,7 +99,7 @@ class LogWatch:
         assignments = read_assignments(self._session, places)
         reads = read_partition_reads(self._session)
         self._reader = self._reader or LogReader(self._servers, request_timeout_ms=KAFKA_TIMEOUT_MS)
-        # After Postgres: see `judge_assignment`.
+        # Kafka is read after Postgres: see `judge_assignment`.
         logs = self._reader.read_ranges(topics).ranges
         self.ends = {place: held.end for place, held in logs.items()}
         self._log_waiting(sorted(topic for topic, _ in missing - assignments.keys()), began_at)
@@ -119,7 +119,7 @@ class LogWatch:
 
 
 def reported_stops(reads: Iterable[PartitionRead]) -> dict[Place, str]:
-    """Returns the partitions for which some bridge reports a stop now, and its text."""
+    """Returns the partitions for which a bridge reports a stop now → the text of the stop."""
     return {
         (one.topic, one.partition): one.detail or ""
         for one in reads

@@ -30,11 +30,11 @@ from sluice.tasks.api import Topic
 
 log = structlog.get_logger("sluice.bridge")
 
-POLL_SECONDS = 0.010  # the gate's shortest wait
+POLL_SECONDS = 0.010  # as short as EAGER_SECONDS, the shortest wait of a queue
 PROGRESS_SECONDS = 0.1  # how often Postgres is read; an applied message makes room for the next
 WATERMARK_SECONDS = 1.0  # a restart rereads at most this much; each write costs a row version
-COMMIT_SECONDS = 5.0  # for lag tools only
-MEASURE_SECONDS = 1.0  # for metrics, which are not scraped more often
+COMMIT_SECONDS = 5.0  # commits serve only tools that show the lag
+MEASURE_SECONDS = 1.0  # metrics are not scraped more often
 IDLE_SECONDS = 0.1  # between attempts to make a consumer
 
 
@@ -69,7 +69,7 @@ class Bridge:
         self._member = GroupMember(make_consumer, store, inflight, clock)
         self._unreadable = UnreadableRecords(store, inflight, watch, self._report.problems)
         self._send_loop = SendLoop(publisher, inflight, metrics)
-        self._reported_over: frozenset[Place] = frozenset()  # only for the log
+        self._reported_over: frozenset[Place] = frozenset()  # used only for the log
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
         self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
@@ -86,7 +86,7 @@ class Bridge:
             self._settle(self._clock(), last=True)
         except BridgeStopped:
             with suppress(ProgressStoreUnavailable):
-                # For `status` and `doctor`, which operators run after the bridge has ended.
+                # Operators run `status` and `doctor` after the bridge has ended.
                 self._report.write(None, self._starter, self._clock())
             raise
         finally:
@@ -123,7 +123,7 @@ class Bridge:
             self._stopper.stop(stopped.place, stopped.stop, now)
 
     def close(self) -> None:
-        """Closes the consumer and drops all records held. Idempotent."""
+        """Closes the consumer and drops all held records. Idempotent."""
         self._member.drop()
 
     def _open_consumer(self, now: float) -> Consumer | None:
@@ -152,7 +152,8 @@ class Bridge:
     def _read(self, consumer: Consumer, now: float) -> None:
         """Polls, and holds the records of started partitions."""
         polled = consumer.poll(POLL_SECONDS)
-        # Read before the changes: a partition revoked and assigned again has another position.
+        # Read before the assignment changes: a partition that is revoked and assigned again has another
+        # position.
         positions = self._positions(consumer) if self._is_write_due(now) else {}
         self._report.take(consumer, now)
         self._forget_changed(consumer)
@@ -204,13 +205,13 @@ class Bridge:
         # Records of partitions that are not started yet would be discarded.
         unstarted = consumer.assignment() - self.inflight.partitions.keys()
         by_hand = self.inflight.paused_by_hand()
-        # A partition paused only by hand need not fall to half its bound.
+        # A partition that only an operator paused need not fall to half its limit.
         over = self.inflight.over_bounds(before - by_hand)
         wanted = over | unstarted | by_hand
         if wanted != before:
             consumer.pause_exactly(wanted)
         if over != self._reported_over:
-            log.info("partitions over their bounds are paused", partitions=place_names(over))
+            log.info("partitions over their limits are paused", partitions=place_names(over))
             self._reported_over = over
 
     def _is_write_due(self, now: float) -> bool:
@@ -260,7 +261,7 @@ class Bridge:
 
     def _commit(self, now: float) -> None:
         consumer, partitions = self._member.consumer, self.inflight.partitions.items()
-        # The first commit follows the first partitions at once: it carries a claim.
+        # The first commit follows the first assignment at once, because it contains a claim.
         if consumer is not None and partitions and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
             try:
@@ -282,7 +283,7 @@ class Bridge:
     def _note_store_away(self, now: float, error: ProgressStoreUnavailable) -> None:
         self._member.doubt_instance()
         if self._store_backoff.note_failure(now):
-            log.warning("Postgres unavailable; continuing with the records held", error=error)
+            log.warning("Postgres unavailable; continuing with held records", error=error)
 
     def _note_store_back(self) -> None:
         if self._store_backoff.note_success():

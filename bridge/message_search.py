@@ -1,7 +1,7 @@
-"""Finds the messages of a queue, on its list or in hand of a running worker, by a script in Redis.
+"""Finds the messages of a queue, on its list or in hand of a running worker, with a script in Redis.
 
-A worker counts as running while it subscribes to its own channel in Redis; the tag of a message in hand
-names the worker.
+A worker counts as running while it subscribes to its own channel in Redis. The tag of a message in hand names
+the worker.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from sluice.bridge.queue_state import Whereabouts
 from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, holder_channel
 
-MAX_LOOKED_AT = 1_000  # of a list, and of the messages in hand: a bound for keys that foreign clients filled
+MAX_LOOKED_AT = 1_000  # messages on a list, and in hand: a limit for keys that foreign clients filled
 
 # The id is at the end of a message: see `redis_item.write_item`.
 _SEARCH = f"""
@@ -35,12 +35,12 @@ return {{on_list, in_hand}}
 
 
 def search_messages(pipe: Any, queue: str, redis_prefix: str) -> None:
-    """Adds the search to a pipeline. It writes nothing, so that a full Redis answers it."""
+    """Adds the search to a pipeline. The search writes nothing, so a full Redis answers it."""
     # A channel is no key: the client does not prefix it.
     pipe.eval(_SEARCH, 3, queue, UNACKED_INDEX_KEY, UNACKED_KEY, queue, redis_prefix + holder_channel(""))
 
 
 def read_whereabouts(answer: Sequence[Sequence[bytes]]) -> Whereabouts:
-    """Returns what the search found."""
+    """Returns the messages that the search found."""
     on_list, in_hand = (frozenset(id_.decode(errors="replace") for id_ in ids) for ids in answer)
     return Whereabouts(on_list, in_hand)

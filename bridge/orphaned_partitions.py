@@ -1,7 +1,7 @@
-"""Partitions that no bridge reads, and a bridge without partitions. Pure.
+"""Detects partitions that no bridge reads, and a bridge without partitions. Pure.
 
-A static member that rejoins gets its old partitions, without a rebalance. If it leads the group, no member
-compares that assignment with the current topics: added partitions would stay unread until a rebalance.
+A static member that rejoins gets its old partitions, without a rebalance. If this member leads the group, no
+member compares that assignment with the current topics: added partitions stay unread until a rebalance.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,11 +10,12 @@ from sluice.kafka_io.config import METADATA_MAX_AGE_MS, SESSION_TIMEOUT_MS
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.runtime.place import Place
 
-# By then the group's leader has read the topics (every METADATA_MAX_AGE_MS) and could have assigned the
-# partitions, so it will not assign them without a rebalance.
+# Within this time, the group's leader has read the topics (every METADATA_MAX_AGE_MS) and could have assigned
+# the partitions. So it will not assign them without a rebalance.
 ORPHANED_SECONDS = METADATA_MAX_AGE_MS / 1_000 + 15.0
 
-# Five sessions: a working group has assigned its partitions by then. Doubled while a new consumer gets none.
+# Five session time-outs: a working group assigns its partitions in this time. Doubled while a new consumer
+# gets no partition.
 EMPTY_SECONDS = 5 * SESSION_TIMEOUT_MS / 1_000
 MAX_EMPTY_SECONDS = 600.0
 
@@ -22,8 +23,8 @@ MAX_EMPTY_SECONDS = 600.0
 class EmptyAssignment:
     """Measures how long this bridge has had no partition, although there are enough for every bridge.
 
-    Seen after a restart of the only broker under load: the client polls, reports no error, and never gets a
-    partition again. A new consumer does.
+    Observed after a restart of the only broker under load: the client polls, reports no error, and never gets
+    a partition again. A new consumer gets partitions.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class EmptyAssignment:
     def is_overdue(
         self, assigned: Collection[Place], topics: Mapping[str, TopicFacts], instance: int | None, now: float
     ) -> bool:
-        """Returns True if the consumer should be replaced now. `instance` counts the bridges from 0."""
+        """Returns True if the consumer should be replaced now. `instance`: the bridge's number, from 0."""
         is_spare = instance is None or instance >= sum(known.partitions for known in topics.values())
         if assigned or is_spare:
             self._since = None

@@ -1,4 +1,4 @@
-"""The current reasons why partitions are not read, and when to log them. Pure."""
+"""The current reasons why partitions are not read, and the times to log them. Pure."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,7 +16,7 @@ class PartitionProblems:
         self._logged_at: dict[tuple[Place, ProblemKind], float] = {}
 
     def note(self, place: Place, problem: PartitionProblem) -> None:
-        """Notes a problem, in place of an earlier one of its kind. Idempotent."""
+        """Notes a problem. Replaces an earlier problem of its kind. Idempotent."""
         self._noted.setdefault(place, {})[problem.kind] = problem
 
     def clear(self, place: Place, kinds: Collection[ProblemKind] = tuple(ProblemKind)) -> None:
@@ -29,12 +29,12 @@ class PartitionProblems:
             self._noted.pop(place, None)
 
     def current(self) -> Mapping[Place, PartitionProblem]:
-        """Returns one problem per partition: among several, the one whose kind is declared last."""
+        """Returns one problem per partition: of several, the problem whose kind is declared last."""
         rank = list(ProblemKind)
         return {place: noted[max(noted, key=rank.index)] for place, noted in self._noted.items()}
 
     def due_lines(self, now: float) -> list[tuple[Place, PartitionProblem]]:
-        """Returns the current problems to log now: each at once, and then once a minute."""
+        """Returns the current problems to log now: each at once, and then every minute."""
         due = []
         for place, problem in sorted(self.current().items()):
             if now - self._logged_at.get((place, problem.kind), float("-inf")) >= LOG_SECONDS:

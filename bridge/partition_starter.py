@@ -1,4 +1,4 @@
-"""Starts assigned partitions at the positions in Postgres, where that skips no records."""
+"""Starts assigned partitions at the positions in Postgres, if no records are skipped by that."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,7 +18,7 @@ log = structlog.get_logger("sluice.bridge")
 
 
 class PartitionStarter:
-    """Everything between an assignment and the first record held."""
+    """All steps between the assignment of a partition and its first held record."""
 
     def __init__(
         self, store: ProgressStore, inflight: Inflight, topics: Mapping[str, Topic], stops: TopicStops
@@ -28,17 +28,17 @@ class PartitionStarter:
         self._topics = topics
         self._stops = stops
         self._differing: set[str] = set()
-        # A check of a partition that cannot be started takes round trips, which delay the other partitions.
+        # To check a partition that cannot be started takes round trips, which delay the other partitions.
         self._unstarted: Backoffs[Place] = Backoffs()
 
     def start_new(self, consumer: Consumer, now: float) -> None:
-        """Starts assigned partitions. One without rows gets rows, and starts in the next turn.
+        """Starts assigned partitions. A partition without rows gets rows, and starts in the next turn.
 
-        Notes reasons against a start. Raises ProgressStoreUnavailable or ConsumerBroken; then no partition is
-        half started.
+        Notes reasons against a start. Raises ProgressStoreUnavailable or ConsumerBroken; even then, no
+        partition is half started.
         """
         facts = consumer.topics()
-        # The group still has the old partitions of a topic created anew with fewer ones.
+        # If a topic was created again with fewer partitions, the group still has the old partitions.
         new = {
             (topic, number)
             for topic, number in consumer.assignment() - self._inflight.partitions.keys()
@@ -61,7 +61,7 @@ class PartitionStarter:
             )
             for topic, partition in sorted(ranges.keys() & new)
         }
-        # Before any start: a finding holds all partitions of its topic.
+        # This precedes any start, because a finding holds all partitions of its topic.
         for place, verdict in verdicts.items():
             if isinstance(verdict, LoudStop):
                 self._stops.note_finding(place, verdict, now)
@@ -112,7 +112,7 @@ class PartitionStarter:
 
     def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> bool:
         declared = self._topics[topic]
-        # All partitions at once: one that is registered later starts at 0, whatever `start` is.
+        # Registers all partitions together: a later one starts at offset 0, even with start="latest".
         starts = find_starts(consumer, declared, range(facts.partitions))
         if len(starts) < facts.partitions:
             return False

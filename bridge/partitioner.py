@@ -26,7 +26,7 @@ def murmur2(data: bytes) -> int:
 
 
 MAX_SAMPLE_BYTES = 1024  # this code hashes a megabyte per second; a longer key may be truncated
-SUSPICIOUS_SAMPLES = 20  # fewer may remain from before a raised partition count
+SUSPICIOUS_SAMPLES = 20  # fewer samples may be older than an increase of the partition count
 
 
 class PartitionerCheck:

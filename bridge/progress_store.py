@@ -1,4 +1,4 @@
-"""What the bridge's loop reads from Postgres and writes there."""
+"""The bridge's access to Postgres: assignments, progress, watermarks, and the report of partitions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -30,28 +30,28 @@ class Progress(NamedTuple):
 
 
 class ProgressStore(Protocol):
-    """All methods are idempotent. Each may raise ProgressStoreUnavailable; its outcome is unknown then."""
+    """All methods are idempotent. Each may raise ProgressStoreUnavailable; then the outcome is unknown."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
-        """Returns the assignments of partitions, of one moment, without those of unknown topics."""
+        """Returns the assignments of partitions in one snapshot. Omits partitions of unknown topics."""
 
     def register_topic(self, start: TopicStart) -> None:
         """Inserts the rows of a topic and its partitions. Rows that exist stay unchanged."""
 
     def read_progress(self, places: Iterable[Place]) -> Progress:
-        """Returns the progress now."""
+        """Returns the current progress."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         """Reads progress and writes the watermarks that `decide` returns, in one snapshot."""
 
     def read_skipped(self) -> Mapping[Place, Sequence[SkippedRange]]:
-        """Returns the offsets that operators skipped, of partitions that have any."""
+        """Returns partition → offsets that operators skipped. Omits partitions without skipped offsets."""
 
     def claim_instance(self) -> int:
-        """Takes and returns the lowest free number of a bridge, until the connection ends."""
+        """Takes and returns the lowest free number of a bridge. The end of the connection frees it."""
 
     def keep_instance(self, instance: int) -> bool:
-        """Returns True if this bridge still has the number, or could take it again."""
+        """Returns True if this bridge still has the number or takes it again."""
 
     def write_reads(
         self,
@@ -61,14 +61,14 @@ class ProgressStore(Protocol):
         problems: Mapping[Place, PartitionProblem],
         seen: Iterable[Place],
     ) -> None:
-        """Writes which partitions this bridge reads, and why it does not read others."""
+        """Writes the partitions that this bridge reads, and the reasons why it does not read others."""
 
     def read_reads(self) -> list[PartitionRead]:
-        """Returns what all bridges wrote."""
+        """Returns the reports of all bridges."""
 
 
 class PostgresProgressStore:
-    """See ProgressStore. Opens its connection when first asked, and a new one after every failure."""
+    """See ProgressStore. Connects at its first use, and again after every failure."""
 
     def __init__(self, session: Session, group: str) -> None:
         self._session = session

@@ -15,7 +15,7 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.task_sender import Sent, TaskSender
 
 SENTINEL_KEY = "sentinel"
-"""Holds a random value, shared by the bridges. Another value means that Redis lost its data."""
+"""A key with a random value that all bridges share. A changed value means that Redis lost its data."""
 
 
 class PublisherUnavailable(Exception):
@@ -27,7 +27,7 @@ class PublisherRefused(PublisherUnavailable):
 
 
 class Probe(NamedTuple):
-    """What Redis holds, by queue, and the sentinel's value."""
+    """The state of the queues in Redis, and the sentinel's value."""
 
     waiting: Mapping[str, Waiting]
     found: Mapping[str, Whereabouts]
@@ -35,10 +35,10 @@ class Probe(NamedTuple):
 
 
 class Publisher(Protocol):
-    """Any method may raise PublisherUnavailable. A publish that failed may have arrived."""
+    """Any method may raise PublisherUnavailable. After a failed publish, the message may have arrived."""
 
     def publish(self, queue: str, slices: list[Slice]) -> Sent:
-        """Puts one message on the queue's list. Bounded in time; does not retry.
+        """Puts one message on the queue's list. Has a time limit; does not retry.
 
         Raises MessageTooLarge, and FormatTooOld as long as older workers run.
         """
@@ -46,7 +46,7 @@ class Publisher(Protocol):
     def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
         """Reads lists and sentinel in one round trip. Creates the sentinel if it is missing.
 
-        A new sentinel differs from every earlier one. `searched`: queues whose messages are searched for.
+        A new sentinel has a new value. `searched`: queues whose messages are searched for.
         """
 
 
@@ -74,7 +74,7 @@ class RedisPublisher:
                     search_messages(pipe, queue, redis.redis_prefix)
                 sentinel, *answers = pipe.execute()
             if sentinel is None:
-                # After the reads: a full Redis refuses this write, but answers reads.
+                # Follows the reads, because a full Redis refuses this write but answers reads.
                 redis.set(SENTINEL_KEY, secrets.token_hex(16), nx=True)
                 sentinel = redis.get(SENTINEL_KEY)
         answers_of = iter(answers)

@@ -9,24 +9,24 @@ from sluice.bridge.queue_messages import MessageInFlight, OutgoingBatch
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.tasks.apply.batch_message import Slice
 
-FULL_RECORDS = 200  # per message: fewer cost more per event in a transaction, more save nothing
-FULL_BYTES = 512 * 1024  # Redis stores a message as base64 in JSON: a few of them must not fill it
+FULL_RECORDS = 200  # per message: with fewer, an event costs more; with more, nothing is saved
+FULL_BYTES = 512 * 1024  # Redis stores a message as base64 in JSON; a few messages must not fill Redis
 EAGER_SECONDS = 0.010  # records of an idle queue wait this long for further ones
-PATIENT_SECONDS = 0.250  # records of a busy queue wait this long: fewer, fuller messages under load
-MAX_MESSAGES = 8  # on a queue's list: enough to keep a worker busy, little to lose with Redis
+PATIENT_SECONDS = 0.250  # records of a busy queue wait this long, to make fewer and fuller messages
+MAX_MESSAGES = 8  # on a queue's list: enough for a busy worker, and few are lost if Redis is wiped
 MAX_BYTES = 6 * 1024 * 1024  # of a queue's list as Redis stores it: MAX_MESSAGES full messages
-SHORT_MESSAGES = 2  # a worker takes the next one at once: more small messages would only wait longer
+SHORT_MESSAGES = 2  # the worker takes the next message at once; more small messages would only wait
 LONG_SECONDS = 0.030  # between reads of a list's length while the list is not short
 LOOK_SECONDS = 1.0  # between searches for a queue's overdue messages
-LOOK_AGAIN_SECONDS = 0.2  # after one was not found: progress is read twice as often
-STUCK_SECONDS = 60.0  # in hand of a running worker: a batch stops after 20
+LOOK_AGAIN_SECONDS = 0.2  # after a message was not found: progress is read twice as often
+STUCK_SECONDS = 60.0  # in hand of a running worker; a batch stops after 20 seconds
 MAX_PAUSE_SECONDS = 10.0  # for a lane without progress in a queue whose other lanes advance
 HELD_SECONDS = 5.0  # for a lane that older workers cannot read; the keys of workers are read every 10 s
 HALTED_RETRY_SECONDS = 5.0  # between attempts of a halted queue
 
 
 class Resend(Enum):
-    """Why a lane is sent again."""
+    """The reason why a lane is sent again."""
 
     OVERTAKEN = "a later message of its queue was applied"
     SILENT = "the lane makes no progress, and its message is neither on the list nor in hand"
@@ -41,9 +41,9 @@ class QueueBuffer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.halted = False
-        # Lanes with unsent records, served in turns: a dict keeps their order.
+        # Lanes with unsent records, in the order in which they are served.
         self._ready: dict[Lane, None] = {}
-        # Lanes that are refused repeatedly → when one message of the lane is sent as a trial.
+        # Lanes that are refused repeatedly → the time when one message of the lane is sent as a trial.
         self._paused: dict[Lane, float] = {}
         self._messages: deque[MessageInFlight] = deque()  # oldest first
         self._ask_at = self._look_at = -math.inf
@@ -54,7 +54,7 @@ class QueueBuffer:
 
     @property
     def unapplied_messages(self) -> int:
-        """The number of this bridge's messages that are not completely applied."""
+        """Returns the number of this bridge's messages that are not completely applied."""
         return len(self._messages)
 
     def note_added(self, lane: Lane, now: float) -> None:
@@ -82,7 +82,7 @@ class QueueBuffer:
         return now - self._oldest_at >= EAGER_SECONDS or self._is_full()
 
     def is_due(self, now: float, waiting: Waiting | None) -> bool:
-        """Returns True if the next message may be sent now. If the list is unknown, none may be."""
+        """Returns True if the next message may be sent now; False if the state of the list is unknown."""
         self._end_pauses(now)
         if not self._ready or waiting is None:
             return False
@@ -93,7 +93,7 @@ class QueueBuffer:
             return False
         if waiting.messages >= SHORT_MESSAGES:
             self._ask_at = now + LONG_SECONDS
-        # A bridge without a message on the list may exceed the bound, else other bridges could starve it.
+        # A bridge without a message on the list may exceed the limit, or other bridges could starve it.
         bounds = 1 if unapplied else 2
         if waiting.messages >= bounds * MAX_MESSAGES or waiting.bytes >= bounds * MAX_BYTES:
             return False
@@ -132,7 +132,7 @@ class QueueBuffer:
             del self._ready[lane]
             if lane.unsent and not lane.is_refused:
                 self._ready[lane] = None
-        # The age of the remaining records is unknown; assume the age of the newest.
+        # The age of the remaining records is unknown; assumes the age of the newest record.
         self._oldest_at = self._added_at if self._ready else math.inf
         self._messages.append(MessageInFlight(message_id, {lane: part.last for lane, part, _ in batch.parts}))
         self._sent_at = now
@@ -140,8 +140,8 @@ class QueueBuffer:
     def resend_overtaken(self, now: float) -> dict[Lane, Resend]:
         """Drops applied messages and rewinds overtaken lanes. Call it after lanes advanced.
 
-        A message counts as seen by a worker when one of its slices is applied. Its other slices, and those of
-        earlier messages, that are not applied by then were lost or arrived in the wrong order.
+        A worker has seen a message if one of its slices is applied. If other slices of this message or of
+        earlier messages are not applied then, they were lost or arrived in the wrong order.
         """
         seen = 0
         for number, message in enumerate(self._messages, start=1):
@@ -156,14 +156,14 @@ class QueueBuffer:
             lane.refusals += 1
             self.rewind(lane)
             if lane.is_refused:
-                # The lane waits for the end of a pause, else each message of the queue would include it.
+                # The lane waits for the end of a pause. Otherwise each message of the queue would include it.
                 self._ready.pop(lane, None)
                 self._paused[lane] = now + min(lane.patience_seconds, MAX_PAUSE_SECONDS)
                 lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
         return overtaken
 
     def needs_search(self, now: float) -> bool:
-        """Returns True if a lane made no progress within its patience: its message is searched for."""
+        """Returns True if a lane made no progress within its patience; then its message is searched for."""
         if self.halted or now < self._look_at:
             return False
         found = bool(self._overdue_lanes(now))
@@ -195,7 +195,7 @@ class QueueBuffer:
             elif message.id in found.on_list:
                 message.missing_at = None
             elif message.missing_at is None:
-                # It may have been applied a moment ago: the next reading of progress shows that.
+                # The message may have been applied a moment ago: the next reading of progress shows that.
                 message.missing_at = self._settled
                 self._look_at = now + LOOK_AGAIN_SECONDS
             elif message.missing_at < self._settled:
@@ -226,7 +226,7 @@ class QueueBuffer:
         return len(lanes)
 
     def note_applied(self, lane: Lane) -> None:
-        """Notes that the lane advanced: it may be empty now, or no longer refused."""
+        """Notes that the lane advanced. It may now be empty or no longer refused."""
         self._paused.pop(lane, None)
         if not lane.unsent:
             self._ready.pop(lane, None)
@@ -257,7 +257,7 @@ class QueueBuffer:
         ]
 
     def _count_unapplied(self) -> int:
-        # A refused lane has at most one message, which does not count against the bound of the queue.
+        # A refused lane has at most one message, which does not count for the limit of the queue.
         return sum(not all(lane.is_refused for lane in message.ends) for message in self._messages)
 
     def _is_on_trial(self, lane: Lane) -> bool:

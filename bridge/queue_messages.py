@@ -1,4 +1,4 @@
-"""The messages of one queue: the next one to publish, and one that is in flight. Pure."""
+"""The messages of one queue: a message to publish, and a message in flight. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sluice.tasks.apply.batch_message import Slice
 
 @dataclass(frozen=True)
 class OutgoingBatch:
-    """One message to publish. Its records stay unsent until `note_sent`, also after a failed publish."""
+    """One message to publish. Its records stay unsent until `note_sent`, even after a failed publish."""
 
     queue: str
     parts: tuple[tuple[Lane, Slice, int], ...]
@@ -17,13 +17,13 @@ class OutgoingBatch:
 
     @property
     def slices(self) -> list[Slice]:
-        """The slices of the message."""
+        """Returns the slices of the message."""
         return [part for _, part, _ in self.parts]
 
 
 @dataclass
 class MessageInFlight:
-    """A message that was sent. `ends`: the last offset of each lane's slice."""
+    """A sent message. `ends`: the last offset of each lane's slice."""
 
     id: str
     ends: dict[Lane, int]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """The size of a queue's list, with the messages of all bridges."""
+    """The size of a queue's list. The messages of all bridges count."""
 
     messages: int
     bytes: int

@@ -1,4 +1,4 @@
-"""Reports which partitions this bridge reads, and why it does not read others."""
+"""Reports the partitions that this bridge reads, and the reasons why it does not read others."""
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -26,7 +26,7 @@ REPORT_SECONDS = 5.0
 NO_BROKER = "no broker answers"
 _OUTAGE_PROBLEMS = frozenset({ProblemKind.NO_LEADER, ProblemKind.KAFKA_ERROR})
 _OUTAGE_CODES = AWAY_CODES | {"_WAIT_COORD"}
-STATE_SECONDS = 1.0  # between comparisons of the topics with the problems; one costs 0.1 ms
+STATE_SECONDS = 1.0  # between comparisons of topics and problems; a comparison costs 0.1 ms
 
 
 class UnreadPartitions(NamedTuple):
@@ -69,12 +69,12 @@ class ReadReport:
         return self._errors.is_group_probe_due(now)
 
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
-        """Notes why there is no consumer."""
+        """Notes the reason why there is no consumer."""
         away = f"{NO_BROKER}: {error}" if isinstance(error, BrokersAway) else str(error)
         self._errors.note_state({}, {}, frozenset(), now, away=away)
 
     def take(self, consumer: Consumer, now: float) -> None:
-        """Takes the consumer's reports, and logs those that are due. Call it after each poll."""
+        """Takes the consumer's reports, and logs the reports that are due. Call it after each poll."""
         self._errors.note_readable(consumer.take_readable())
         errors = consumer.take_errors()
         if not errors and now - self._compared_at < STATE_SECONDS:
@@ -99,7 +99,7 @@ class ReadReport:
                 consumer.seek(place, self._inflight.partitions[place].position)
 
     def log_due(self, now: float) -> None:
-        """Logs each problem at once and then once a minute, in one line for all partitions that have it."""
+        """Logs each problem at once and then every minute, in one line for all its partitions."""
         due: dict[PartitionProblem, list[Place]] = {}
         for place, problem in self.problems.due_lines(now):
             due.setdefault(problem, []).append(place)
@@ -145,7 +145,7 @@ def find_waiting(
 ) -> dict[Place, PartitionProblem]:
     """Returns the partitions of a new topic that wait for the topic's other partitions.
 
-    Its partitions are registered together: one that is registered later starts at 0, whatever `start` is.
+    The partitions are registered together: a later one starts at offset 0, even with start="latest".
     """
     lone = {topic: sorted(known.leaderless) for topic, known in facts.items() if known.leaderless}
     return {
@@ -161,9 +161,9 @@ def find_waiting(
 def find_unread(
     reads: Iterable[PartitionRead], without_rows: Iterable[Place], there: Iterable[Place]
 ) -> UnreadPartitions:
-    """Returns the partitions that no bridge reads although none reported a problem.
+    """Returns the partitions that no bridge reads and for which no bridge reported a problem.
 
-    `without_rows`: partitions that no bridge ever started. `there`: all that exist.
+    `without_rows`: partitions that no bridge ever started. `there`: all partitions that exist.
     """
     rows = {(read.topic, read.partition): read for read in reads}
     # A stop concerns its whole topic, but is reported for one partition.

@@ -23,11 +23,11 @@ from sluice.tasks.task_sender import Sent
 
 log = structlog.get_logger("sluice.bridge")
 
-SENTINEL_SECONDS = 0.2  # bounds the time until a wiped Redis is noticed, also while no list is read
+SENTINEL_SECONDS = 0.2  # the longest time until a wiped Redis is detected, even if no list is read
 
 
 class SendLoop:
-    """The part of the bridge's turn that talks to Redis."""
+    """The part of the bridge's turn that uses Redis."""
 
     def __init__(self, publisher: Publisher, inflight: Inflight, metrics: BridgeMetrics) -> None:
         self._publisher = publisher
@@ -36,12 +36,12 @@ class SendLoop:
         self._backoff = Backoff()
         self._pace = LogPace()
         self.redis_refuses = False
-        """True if Redis answered the last request with a refusal to store."""
+        """True if Redis answered the last request but refused to store data."""
         self._sentinel: str | None = None
         self._probed_at = -SENTINEL_SECONDS
 
     def send_due(self, now: float) -> None:
-        """Sends the messages that are due. In an outage of Redis everything stays unsent.
+        """Sends the messages that are due. In an outage of Redis, all messages stay unsent.
 
         Raises TopicStopped for a record that fits into no message; it stays unsent.
         """
@@ -68,7 +68,7 @@ class SendLoop:
         return self._backoff.failing and not self.redis_refuses
 
     def note_resent(self, resent: Mapping[Lane, Resend]) -> None:
-        """Counts the lanes, and logs one line per reason, not per lane, since an outage affects all lanes."""
+        """Counts the lanes. Logs one line per reason, not per lane, because an outage affects all lanes."""
         self._metrics.note_resent(resent.values())
         for reason, lanes in Counter(resent.values()).items():
             log.info("lanes will be sent again", reason=reason.value, lanes=lanes)

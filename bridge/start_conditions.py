@@ -1,4 +1,4 @@
-"""Decides from Postgres and Kafka if a partition starts, needs rows first, or stops its topic. Pure."""
+"""Decides if a partition starts, needs rows first, or stops its topic, from Postgres and Kafka. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class Start:
-    """Start to read at the watermark."""
+    """The partition starts: read it from the watermark on."""
 
     assignment: Assignment
     watermark: int
@@ -21,17 +21,17 @@ class Start:
 
 @dataclass(frozen=True)
 class NeedsRows:
-    """Topic or partition is new: insert its rows, then read the assignment again."""
+    """The topic or partition is new: insert its rows, then read the assignment again."""
 
 
 class StopKind(Enum):
-    """Why reading on would skip records."""
+    """The reason why further reading would skip records."""
 
     RECREATED = "the topic was re-created"
     GONE = "the topic is gone"
     EPOCHS_DIFFER = "a re-routing is incomplete"
     DELETED = "records were deleted before they were applied"
-    ABOVE_END = "the log ends below what was applied"
+    ABOVE_END = "the log ends below the applied records"
     TRUNCATED = "the log lost records that were read"
     TOO_LARGE = "a record fits into no message"
 
@@ -50,9 +50,9 @@ AssignmentVerdict: TypeAlias = Start | NeedsRows | LoudStop
 def judge_assignment(
     topic: str, partition: int, assignment: Assignment | None, *, topic_id: str, log: LogRange
 ) -> AssignmentVerdict:
-    """Judges a partition. `log` must have been asked for after the assignment was read.
+    """Judges a partition. `log` must have been read after the assignment.
 
-    In the reverse order, a lane may be ahead of an end that was read before newer records were applied.
+    In the reverse order, a lane may be ahead of the log's end, if newer records were applied in between.
     """
     if assignment is None:
         return NeedsRows()
@@ -60,7 +60,7 @@ def judge_assignment(
         return LoudStop(
             StopKind.RECREATED,
             f"Topic {topic} was re-created: its id was {assignment.topic_id} and is {topic_id},"
-            f" so its offsets mean other records. {_accept(topic)}",
+            f" so its offsets now belong to other records. {_accept(topic)}",
         )
     if assignment.watermark is None:
         return NeedsRows()
@@ -68,8 +68,8 @@ def judge_assignment(
     if assignment.partition_epoch != assignment.epoch:
         return LoudStop(
             StopKind.EPOCHS_DIFFER,
-            f"{where} is routed by epoch {assignment.partition_epoch}, its entity type"
-            f" {assignment.entity} by epoch {assignment.epoch}: a manual re-routing is incomplete."
+            f"{where} is routed with epoch {assignment.partition_epoch}, but its entity type"
+            f" {assignment.entity} with epoch {assignment.epoch}: a manual re-routing is incomplete."
             f" {_accept(topic)}",
         )
     if assignment.watermark < log.start:
@@ -83,7 +83,7 @@ def judge_assignment(
     if newest >= log.end:
         return LoudStop(
             StopKind.ABOVE_END,
-            f"{where}: offset {newest} was applied, but the log ends at {log.end}: it lost records"
+            f"{where}: offset {newest} was applied, but the log ends at {log.end}: the log lost records"
             f" (unclean election, restored cluster), so new records will get their offsets. {_accept(topic)}",
         )
     return Start(assignment, assignment.watermark)
@@ -117,7 +117,7 @@ def truncated(place: Place, error: str) -> LoudStop:
     return LoudStop(
         StopKind.TRUNCATED,
         f"{topic}[{partition}]: Kafka lost records that the bridge had read (unclean election): {error}."
-        f" Compare the topic with its tables. {_accept(topic)} Or restart the bridge to read on.",
+        f" Compare the topic with its tables. {_accept(topic)} Or restart the bridge to continue reading.",
     )
 
 
@@ -127,7 +127,7 @@ def too_large(place: Place, offset: int, error: str) -> LoudStop:
     return LoudStop(
         StopKind.TOO_LARGE,
         f"The record {topic}[{partition}] offset {offset} is too large for a message: {error}."
-        f" Delete the records up to it from the topic. {_accept(topic)}",
+        f" Delete this record and the earlier ones from the topic. {_accept(topic)}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Stops topics: drops their partitions, reports them, and ends a bridge without a readable topic."""
+"""Stops topics: drops their partitions, reports the stops, and ends a bridge without a readable topic."""
 
 from collections.abc import Collection
 
@@ -39,7 +39,7 @@ class TopicStopper:
         for topic in sorted(before - self.stops.stopped().keys()):
             log.info("topic is no longer stopped", topic=topic)
         self._forget_stopped()
-        # A topic whose facts Kafka refuses may exist.
+        # A topic may exist although Kafka returns no facts for it.
         if self.stops.nothing_is_left(self._declared, [*topics, *refused]):
             raise BridgeStopped(" ".join(self.stops.stopped().values()))
 

@@ -1,8 +1,8 @@
-"""The topics that this bridge must not read, because reading on would skip records. Pure.
+"""The topics that this bridge must not read, because further reading would skip records. Pure.
 
-A stop concerns its whole topic: damage to one partition's log makes the others doubtful. After the first
-finding no partition of the topic is started. Partitions that are read stop when a later look confirms the
-finding. A look without the finding ends the stop, so that `sluice accept` takes effect in running bridges.
+A stop concerns the whole topic: damage to one partition's log makes the other partitions doubtful. After the
+first finding, no partition of the topic is started. Partitions that are being read stop when a later look
+confirms the finding. A look without the finding ends the stop, so `sluice accept` affects running bridges.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +14,7 @@ from sluice.bridge.start_conditions import LoudStop, StopKind
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.runtime.place import Place
 
-# A newly elected leader may first report an end that is too low.
+# A newly elected leader may first report an end of the log that is too low.
 AGREE_SECONDS = 5.0
 # Metadata of a broker that just started may lack a topic for a moment.
 GONE_AFTER_SECONDS = 10.0
@@ -24,11 +24,11 @@ Routing: TypeAlias = tuple[str, int]
 
 
 class BridgeStopped(Exception):
-    """Raised if no topic is left that this bridge may read. The message names each stop and what to do."""
+    """Raised if no topic is left that this bridge may read. The message names each stop and its remedy."""
 
 
 class TopicStopped(Exception):
-    """Raised if reading on would skip records of the partition's topic."""
+    """Raised if further reading would skip records of the partition's topic."""
 
     def __init__(self, place: Place, stop: LoudStop) -> None:
         super().__init__(stop.message)
@@ -41,13 +41,13 @@ class Look(NamedTuple):
 
     began_at: float
     places: frozenset[Place]
-    """The partitions that exist; of a declared topic that Kafka lacks, its partition 0."""
+    """The partitions that exist, and partition 0 of each declared topic that Kafka does not have."""
     judged: Mapping[Place, LoudStop | None]
     """The partitions whose log Kafka reported → the stop, or None."""
     routings: Mapping[str, Routing]
     """Topic → its routing in Postgres."""
     reported: Mapping[Place, str]
-    """Partitions for which some bridge reports a stop now → its text."""
+    """Partitions for which a bridge reports a stop now → the text of the stop."""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class _Noted:
     since: float
     is_sure: bool = False
     routing: Routing | None = None
-    """Set for a finding that no look can confirm: the finding holds until the routing changes."""
+    """Set for a finding that no look can confirm: it lasts until the routing changes."""
 
 
 class TopicStops:
-    """The findings of one bridge, and the topics that they stop. Times are those of the loop's clock."""
+    """The findings of one bridge, and the topics that they stop. Times are from the loop's clock."""
 
     def __init__(self) -> None:
         self._noted: dict[Place, _Noted] = {}
@@ -90,7 +90,7 @@ class TopicStops:
                 del self._noted[place]
         for place, stop in look.judged.items():
             self._judge(place, stop, look)
-        # Reports about this bridge's own partitions are ignored, else two bridges would keep each other
+        # Reports about this bridge's own partitions are ignored. Otherwise two bridges would keep each other
         # stopped.
         self._reported = {
             place: text for place, text in look.reported.items() if place in look.places.difference(assigned)
@@ -103,7 +103,7 @@ class TopicStops:
         if stop is None:
             self._noted.pop(place, None)
         elif noted is None:
-            # The bridge that reads the partition may still hold such records, and apply them.
+            # The bridge that reads the partition may hold the deleted records and still send them.
             if stop.kind is not StopKind.DELETED or place in look.reported:
                 self._noted[place] = _Noted(stop, look.began_at)
         elif noted.stop.kind is not stop.kind:
@@ -117,7 +117,7 @@ class TopicStops:
         return any(topic == place[0] for topic, _ in [*self._noted, *self._reported])
 
     def stopped(self) -> dict[str, str]:
-        """Returns the stopped topics → the reason, found by this bridge or reported by another one."""
+        """Returns stopped topic → the reason that this bridge found or that another bridge reported."""
         found = {place[0]: text for place, text in sorted(self._reported.items(), reverse=True)}
         return found | {place[0]: noted.stop.message for place, noted in self._sure()}
 
@@ -127,7 +127,7 @@ class TopicStops:
         return bool(stopped) and all(topic in stopped or topic not in existing for topic in declared)
 
     def show(self, problems: PartitionProblems) -> None:
-        """Makes `problems` hold one problem per topic that stops by a finding of this bridge."""
+        """Writes to `problems` one problem per topic that this bridge's findings stop."""
         shown = {place[0]: (place, noted.stop) for place, noted in self._sure()}
         places = frozenset(place for place, _ in shown.values())
         for place in self._shown - places:
@@ -137,7 +137,7 @@ class TopicStops:
         self._shown = places
 
     def _sure(self) -> list[tuple[Place, _Noted]]:
-        """Returns them from the last partition to the first, so that a mapping by topic keeps the first."""
+        """Returns sure findings, the last partition first, so that a mapping by topic keeps the first one."""
         return [(place, noted) for place, noted in sorted(self._noted.items(), reverse=True) if noted.is_sure]
 
 

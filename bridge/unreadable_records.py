@@ -1,4 +1,4 @@
-"""Finds partitions that stop at a record which the client cannot open, and seeks past skipped records."""
+"""Finds partitions that stop at a record that the client cannot open, and seeks past skipped records."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,16 +22,16 @@ STALLED_SECONDS = 15.0
 
 
 class PositionWatch:
-    """Measures how long each partition has been at its position, by a monotonic clock. Pure."""
+    """Measures the time that each partition has been at its position, with a monotonic clock. Pure."""
 
     def __init__(self) -> None:
         self._since: dict[Place, tuple[int, float]] = {}
 
     def note(self, positions: Mapping[Place, int], now: float) -> tuple[set[Place], set[Place]]:
-        """Notes the positions of all partitions that are read, without those that are paused.
+        """Notes the positions of all partitions that are being read, without paused partitions.
 
-        Returns the partitions that moved or are no longer read, and those without progress for
-        STALLED_SECONDS; each of the latter again after another STALLED_SECONDS.
+        Returns the partitions that moved or are no longer read, and the partitions without progress for
+        STALLED_SECONDS. Returns the latter again after every further STALLED_SECONDS.
         """
         before, self._since = self._since, {}
         stood: set[Place] = set()
@@ -74,7 +74,7 @@ class UnreadableRecords:
         self._pass_skipped(consumer)
 
     def without_skipped(self, place: Place, records: list[Record]) -> list[Record]:
-        """Returns the records that no operator skipped. Another client may be able to open skipped ones."""
+        """Returns the records that no operator skipped. Another client may open skipped records."""
         skipped = self._skipped.get(place)
         if not skipped:
             return records
@@ -90,7 +90,7 @@ class UnreadableRecords:
         for place in self._stalled & moved:
             self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
         self._stalled -= moved
-        # A partition with a problem already has its reason.
+        # A partition with a problem already has a reason.
         for place in stood - self._problems.current().keys():
             # The stored end is never above the current end.
             offset, end = positions[place], self._logs.ends.get(place, 0)
@@ -107,7 +107,7 @@ class UnreadableRecords:
         for place in self._skipped.keys() & self._inflight.partitions.keys():
             position = self._inflight.partitions[place].position
             problem = self._problems.current().get(place)
-            # There is no record between the position and a record that the client names.
+            # Between the position and a record that the client reports there is no other record.
             named = problem.offset if problem is not None and problem.offset is not None else position
             offset = max(position, named)
             beyond = next_unskipped(self._skipped[place], offset)
