@@ -17,7 +17,7 @@ class FinishedBatch:
 
 
 class Activity:
-    """The batch in hand and the last one. Each attribute is replaced whole, for readers in another thread."""
+    """The batch in hand and the last batch. Each attribute is replaced as a whole, for the other thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock

@@ -1,4 +1,4 @@
-"""Beat's scheduler, and the choice of the one beat that schedules."""
+"""Beat's scheduler, and the choice of the beat that schedules, among several."""
 
 import time
 from collections.abc import Callable
@@ -28,13 +28,13 @@ from sluice.worker.schedule import Periodic, Timetable
 
 log = structlog.get_logger("sluice.beat")
 
-MAX_INTERVAL_SECONDS = 1.0  # bounds the time until the end of another beat is noticed
+MAX_INTERVAL_SECONDS = 1.0  # the longest time until a beat detects the end of the leading beat
 
 
 class SluiceScheduler(Scheduler):  # type: ignore[misc]
     """Beat's loop without Celery's schedule, which depends on the machine's clock and is stored in a file.
 
-    Among several beats, the one that holds a lock in Postgres schedules; the lock ends with its connection.
+    Of several beats, the holder of a lock in Postgres schedules. The lock ends with its connection.
     """
 
     max_interval = MAX_INTERVAL_SECONDS
@@ -92,7 +92,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             raise SystemExit(self._refusal)
 
     def _publish(self, one: Periodic) -> None:
-        """Publishes a task unless a message of it waits. Then the task stays due and is retried soon.
+        """Publishes a task. If a message of it already waits, leaves the task due and tries again soon.
 
         So a list without workers does not grow, and a run is omitted only for a moment.
         """

@@ -1,7 +1,7 @@
 """The leading beat's metrics of the whole installation, read from Postgres and Kafka at each scrape.
 
-Among several beats one leads, so each figure is exported once. The reader has its own session, since scrapes
-run in another thread. All reads have time-outs: Prometheus waits for ten seconds at most.
+Only one of several beats leads, so each figure has one source. The reader has its own session, because
+scrapes run in another thread. All reads have time-outs: Prometheus waits for ten seconds at most.
 """
 
 import threading
@@ -38,31 +38,31 @@ LOOK_SECONDS = 2.0  # for the oldest records, which are fetched
 
 
 class Lead(Enum):
-    """A beat's role: it leads, another one does, or that is unknown."""
+    """A beat's role: it leads, another beat leads, or the leader is unknown."""
 
     LEADS = "leads"
-    FOLLOWS = "another one leads"
+    FOLLOWS = "another beat leads"
     UNKNOWN = "Postgres does not answer"
 
 
 @dataclass
 class Reading:
-    """One reading. None: the service did not answer, or was not read because the other one did not answer."""
+    """One reading. A value is None if its service, or the service that was read before it, did not answer."""
 
     open_issues: OpenIssues | None = None
     sharing: Sharing | None = None
     clock_offsets: Mapping[str, float] = field(default_factory=dict)
-    """Kind of process → the largest difference of a clock to that of Postgres, in seconds."""
+    """Kind of process → the largest difference of its clocks from the clock of Postgres, in seconds."""
     unread: Sequence[UnreadPartition] = ()
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
     """Topic → records, for topics that a bridge has registered."""
     oldest_seconds: Mapping[str, float] = field(default_factory=dict)
-    """Topic → age of its first unapplied record; missing if it could not be found in time."""
+    """Topic → age of its first unapplied record. A topic is missing if the record was not found in time."""
 
 
 class LeaderReader:
-    """Holds a session and a consumer until one fails. Not thread-safe."""
+    """Holds a session and a consumer until either fails. Not thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka_bootstrap_servers
@@ -73,14 +73,14 @@ class LeaderReader:
             settings={"statement_timeout": STATEMENT_TIMEOUT},
         )
         self._logs: LogReader | None = None
-        # Used only to log an outage once: the scrapes decide how often to read.
+        # Used only to log an outage one time: the scrapes decide how often to read.
         self._postgres, self._kafka = Backoff(), Backoff()
 
     def read(self) -> Reading:
-        """Reads everything. Omits what fails, and reconnects at the next reading."""
+        """Reads all figures. Omits a service that fails, and reconnects at the next reading."""
         reading = Reading()
         try:
-            # Before the logs' ends: in the reverse order, a watermark could be above its log.
+            # Precedes the reading of the logs' ends. In reverse order, a watermark could be above its log.
             topics = read_topic_ids(self._session)
             reading.watermarks = read_positions(self._session)
             reading.sharing = read_workers(self._session)
@@ -249,6 +249,6 @@ def _by_topic(
         lag[topic] = sum(records for place, records in lags.items() if place[0] == topic)
         found = [now - at for place, at in found_at.items() if place[0] == topic]
         if found or not lag[topic]:
-            # A producer's clock may be ahead of ours.
+            # A producer's clock may be ahead of this machine's clock.
             ages[topic] = max([0.0, *found])
     return lag, ages

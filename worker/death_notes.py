@@ -1,4 +1,4 @@
-"""Stores the deaths that a supervisor reports."""
+"""Stores the deaths of workers inside handlers, as a supervisor reports them."""
 
 import psycopg2
 import structlog
@@ -13,7 +13,7 @@ log = structlog.get_logger("sluice.supervisor")
 
 
 class DeathNotes:
-    """Writes deaths to Postgres, with one connection per death."""
+    """Writes deaths to Postgres, each over its own connection."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url

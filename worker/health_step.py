@@ -8,7 +8,7 @@ from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
 
 
 class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Touches the health file from the worker's own loop, while none of the worker's threads is stuck."""
+    """Touches the health file from the worker's own loop, unless a thread of the worker is stuck."""
 
     requires = frozenset({"celery.worker.components:Timer"})
 

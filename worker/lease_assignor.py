@@ -1,7 +1,7 @@
 """Divides the queues among the running workers. Pure: every worker decides for itself.
 
-There is no coordinator. All workers read the same locks and compute the same shares from them. The workers
-that hold most get the larger shares, so that few queues move.
+There is no coordinator. All workers read the same locks and compute the same shares. The workers that hold
+most queues get the larger shares, so that few queues move.
 """
 
 from collections import Counter
@@ -13,16 +13,16 @@ from sluice.db.delivery.leases import Lease, LeaseSnapshot
 
 
 class Moves(NamedTuple):
-    """Queues to give back, and groups of free queues to try in order, each with the number to take."""
+    """Queues to give back, and groups of free queues to try in order. Each group has a number to take."""
 
     give: tuple[str, ...]
     tries: tuple[tuple[tuple[str, ...], int], ...]
     is_short: bool
-    """True if this worker has less than its share: others have more, and will soon give queues back."""
+    """True if this worker has less than its share: other workers have more and will give queues back."""
 
 
 def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
-    """Returns my share of `queues`. `held`: the number that each member has now, including me."""
+    """Returns the share of the member `me`. `held`: member → number of queues now, `me` included."""
     floor, more = divmod(queues, len(held))
     ranked = sorted(held, key=lambda member: (-held[member], member))
     return floor + (ranked.index(me) < more)
@@ -32,9 +32,9 @@ def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
     """Returns the members that may hold the queue; empty if no member declares its entity type.
 
     They declare as many of the entity type's registered topics as any member that has not given the queue
-    back. While some member has given it back, members that declare what it lacks are preferred. Otherwise the
-    workers that lack a topic would take the queue in turns, and the worker that declares it would not get it.
-    If every member has given the queue back, the returns are ignored.
+    back. If a member has given the queue back, members with the topics that it lacks are preferred. Otherwise
+    workers that lack a topic would take the queue in turns, and a worker that declares it would not get the
+    queue. If every member has given the queue back, the returns are ignored.
     """
     entity = _entity(queue)
     declaring = {m: snapshot.of(m) for m in snapshot.members if entity in snapshot.of(m).topics}
@@ -55,9 +55,9 @@ def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
 
 
 def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], message_format: int) -> bool:
-    """Returns True if another member can apply the records of the queue that this worker could not.
+    """Returns True if another member can apply the records of the queue that this worker could not apply.
 
-    That member declares one of the topics, or reads the format, and has not given the queue back.
+    That member declares a topic in `topics`, or reads the format, and has not given the queue back.
     """
     entity = _entity(queue)
     newer = message_format > snapshot.of(snapshot.me).format
@@ -74,10 +74,10 @@ def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], mes
 def decide_moves(
     snapshot: LeaseSnapshot, wanted: AbstractSet[str], shuffled: Callable[[Sequence[str]], list[str]]
 ) -> Moves:
-    """Returns what this worker changes. `wanted`: the queues that it holds and is not giving back.
+    """Returns the moves of this worker. `wanted`: the queues that it holds and is not giving back.
 
     Queues with the same eligible members are divided as one group; usually all queues are one group. Retired
-    queues are a group of their own: they have no work, so a worker with only retired queues would be idle.
+    queues are a separate group: they have no work, so a worker with only retired queues would be idle.
     """
     groups: dict[tuple[bool, frozenset[int]], list[Lease]] = {}
     for lease in snapshot.leases:
@@ -104,7 +104,7 @@ def decide_moves(
 
 
 def _spread(queues: Iterable[str], held: Iterable[str] = ()) -> list[str]:
-    """Returns the queues in an order that, continuing those held, takes entity types in turns.
+    """Returns the queues in an order that takes entity types in turns, after the held queues.
 
     Load differs by entity type: a worker with all queues of the busiest type would do all the work.
     """

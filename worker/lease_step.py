@@ -15,12 +15,12 @@ from sluice.worker.queue_subscription import QueueSubscription
 
 log = structlog.get_logger("sluice.leases")
 
-TICK_SECONDS = 0.25  # bounds the time until an idle worker notices that a returned queue is quiet
-DRAIN_SECONDS = 5.0  # at shutdown: Redis may not answer
+TICK_SECONDS = 0.25  # the longest time until an idle worker detects that a returned queue is quiet
+DRAIN_SECONDS = 5.0  # limit at shutdown, because Redis may not answer
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Consumes the queues that the lease thread holds; included only where no list of queues was given."""
+    """Consumes the queues that the lease thread holds. Included only if no list of queues was given."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -35,10 +35,10 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return bool(consumer.app.sluice_shares_queues)
 
     def start(self, consumer: Consumer) -> None:
-        """Runs after every connect: the held queues are consumed again when the lease thread wants them."""
+        """Runs after every connect. The held queues are consumed again."""
         if self._lease_thread is None:
             self._lease_thread = self._make_lease_thread(consumer)
-            self._lease_thread.note_tick(self._lease_thread.wanted)  # else the loop counts as unresponsive
+            self._lease_thread.note_tick(self._lease_thread.wanted)  # so that the loop counts as responsive
             self._lease_thread.start()
             lease_thread = self._lease_thread
             consumer.app.sluice_metrics.watch_leases(lambda: len(lease_thread.wanted.queues))
@@ -52,10 +52,10 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consuming, self._consuming = self._consuming, None
         if self._lease_thread is None or consuming is None:
             return
-        # Otherwise the next connection would consume these queues by itself.
+        # Otherwise the next connection would consume these queues without a lease.
         consumer.app.amqp.queues.deselect(consuming.queues)
         if consumer.connection is None:
-            # Nothing can be popped without a broker. The leases are kept for a while: it may return soon.
+            # Without a broker no message can be popped. The leases are kept for a while, as it may return.
             log.info("queue leases released", queues=sorted(consuming.queues), why="broker unreachable")
             self._lease_thread.broker_is_away = True
             self._lease_thread.note_tick(View(self._lease_thread.wanted.version, frozenset()))
@@ -64,7 +64,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._lease_thread.stop()
 
     def terminate(self, _: Consumer) -> None:
-        """Ends at once. Popped messages are restored when another worker takes the queue."""
+        """Ends the leases at once. The worker that takes a queue next restores its popped messages."""
         self._consuming = None
         if self._lease_thread is not None:
             self._lease_thread.stop()
@@ -96,7 +96,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         lease_thread.note_tick(View(wanted.version, consuming.queues))
 
     def _drain(self, consumer: Consumer, consuming: QueueSubscription) -> None:
-        """Runs the loop until the BRPOP in flight has returned and its message is applied."""
+        """Runs the loop until the pending BRPOP has returned and its message is applied."""
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
             _adjust(consuming, frozenset())

@@ -1,9 +1,9 @@
 """The thread that holds this worker's leases in Postgres, and exchanges them with the consuming loop.
 
-Thread and loop exchange two values, each replaced whole: `wanted`, the queues that the loop should consume,
-and `consumed`, those that it does consume. The thread releases a lock only after the loop has seen that the
-queue is no longer wanted and has stopped to consume it. So no worker takes a queue from which this one may
-still pop.
+Thread and loop exchange two values, each replaced as a whole: `wanted`, the queues that the loop should
+consume, and `consumed`, the queues that it consumes. The thread releases a lock only after the loop has read
+that the queue is no longer wanted and has stopped consuming it. So no worker takes a queue from which this
+worker may still pop.
 """
 
 import os
@@ -35,12 +35,12 @@ from sluice.worker.queue_yields import QueueYields
 
 log = structlog.get_logger("sluice.leases")
 
-TURN_SECONDS = 0.5  # bounds the time until a started or ended worker is noticed; costs one statement
+TURN_SECONDS = 0.5  # the longest time until a started or ended worker is detected; costs one statement
 SHORT_SECONDS = 0.1  # the same for a worker that waits for queues which others give back
-HEARTBEAT_SECONDS = 1.0  # the maximum age of what `sluice workers` shows; costs one row version
-# A loop that neither works nor ticks has no broker, or is stuck; then other workers should have its queues.
+HEARTBEAT_SECONDS = 1.0  # the maximum age of the figures of `sluice workers`; costs one row version
+# A loop that neither works nor ticks has no broker or is stuck. Then other workers should have its queues.
 SILENT_SECONDS = 3.0
-STUCK_SECONDS = 60.0  # in one batch, which stops by itself after 20
+STUCK_SECONDS = 60.0  # in one batch, which stops by itself after 20 seconds
 END_SECONDS = 5.0  # for the thread, when the worker ends: a statement may be in flight
 
 
@@ -52,9 +52,9 @@ class View(NamedTuple):
 
 
 def stuck_seconds(handler_seconds: float) -> float:
-    """Returns how long a batch may be in hand, with this limit for the handlers of an event.
+    """Returns the limit for the time of a batch. `handler_seconds`: the limit for the handlers of an event.
 
-    A batch starts no event after 20 seconds. The handlers of the last event may run a second time, with rows.
+    A batch starts no event after 20 seconds. The handlers of its last event may run a second time, with rows.
     """
     return max(STUCK_SECONDS, 2 * handler_seconds + 40.0)
 
@@ -62,7 +62,7 @@ def stuck_seconds(handler_seconds: float) -> float:
 def is_responsive(
     *, now: float, seen_at: float, busy_since: float | None, stuck_after: float = STUCK_SECONDS
 ) -> bool:
-    """Returns True if the loop may keep queues. `seen_at`: when it last ticked or finished a batch."""
+    """Returns True if the loop may keep its queues. `seen_at`: the time of its last tick or batch end."""
     if busy_since is not None:
         return now - busy_since < stuck_after
     return now - seen_at < SILENT_SECONDS
@@ -70,14 +70,14 @@ def is_responsive(
 
 @dataclass
 class LeaseThread:
-    """Holds the leases. `run` has its own thread, which calls `wanted_changed`; the loop calls the rest."""
+    """Holds the leases. A separate thread runs `run` and calls `wanted_changed`; the loop calls the rest."""
 
     session: Session
     node: str
     activity: Activity
     wanted_changed: Callable[[], None]
     declared: Mapping[str, Iterable[str]]
-    """Entity type → topics that this worker's code declares. It takes no queue of another entity type."""
+    """Entity type → topics that this worker's code declares. No queue of another entity type is taken."""
     yields: QueueYields = field(default_factory=QueueYields)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
@@ -113,7 +113,7 @@ class LeaseThread:
             self._leave()
 
     def note_tick(self, consumed: View) -> None:
-        """Notes a tick of the loop, and the queues that the loop consumes as of that version of `wanted`."""
+        """Notes a tick of the loop, and the queues that the loop consumes, with the version of `wanted`."""
         self._ticked_at = self.clock()
         changed, self._consumed = consumed != self._consumed, consumed
         if changed:
@@ -125,7 +125,7 @@ class LeaseThread:
         return not self._thread.is_alive()
 
     def run(self) -> None:
-        """Runs turns until stopped. Holds no lease afterwards, also after an error."""
+        """Runs turns until stopped. Holds no lease afterwards, even after an error."""
         try:
             while not self._stopping:
                 self.run_once()
@@ -135,11 +135,11 @@ class LeaseThread:
             self._leave()
 
     def run_once(self) -> None:
-        """Runs one turn. Any error closes the session and so ends all leases; later turns start again."""
+        """Runs one turn. An error closes the session, which ends all leases; later turns start again."""
         now = self.clock()
         if not self._backoff.allows(now):
             return
-        # `busy` is read first, so that a batch that ends in between is seen as busy or as the last one.
+        # `busy` is read first, so that a batch that ends in between counts as busy or as the last batch.
         busy, last = self.activity.busy, self.activity.last
         seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
         busy_since = busy and busy[1]
@@ -167,7 +167,7 @@ class LeaseThread:
         if not self._joined:
             join_workers(self.session)
             self._joined = True
-            # Before the first decision: a member declares nothing until its row is written.
+            # The row is written before the first decision: without it, a member declares nothing.
             self._tell(now)
         self._give_back()
         snapshot = read_lease_snapshot(self.session)

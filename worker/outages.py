@@ -14,7 +14,7 @@ log = structlog.get_logger("sluice.worker")
 
 
 class Outages:
-    """Logs an outage of Postgres or Redis, and ends the task. Beat or the lease has the work retried."""
+    """Logs an outage of Postgres or Redis, and ends the task. Beat or the end of a lease causes a retry."""
 
     def __init__(self, session: Session, what: str, redis: Callable[[], PrefixedRedis]) -> None:
         self._session = session

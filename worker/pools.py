@@ -1,4 +1,4 @@
-"""Checks which of Celery's pools may serve which queues, and names the right command for a worker.
+"""Checks which of Celery's pools may serve which queues. Provides the right command for a worker.
 
 Handlers and calls need the main thread of a process.
 """
@@ -19,8 +19,9 @@ RELAY_QUEUES = frozenset({RELAY_QUEUE, MAINTENANCE_QUEUE})
 def pool_names(pool: Any) -> frozenset[str]:
     """Returns the full names of a pool and of its base classes.
 
-    `pool` is a class, a name of Celery's or the path of a class. A pool of Celery's is not imported: those
-    for gevent and eventlet may not be there. Raises ImportError and AttributeError for another one.
+    `pool` is a class, a name that Celery defines, or the path of a class. Celery's own pools are not
+    imported, because gevent and eventlet may not be installed. Raises ImportError and AttributeError for
+    other pools.
     """
     if isinstance(pool, str):
         path = ALIASES.get(pool) or pool
@@ -33,7 +34,7 @@ def pool_names(pool: Any) -> frozenset[str]:
 
 
 def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str | None:
-    """Returns why a pool with these names must not serve these queues; None if it may. Pure.
+    """Returns the reason why a pool with these names must not serve these queues; None if it may. Pure.
 
     `queues` is None for a worker that shares the queues.
     """
@@ -55,7 +56,7 @@ def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str 
 
 
 def queue_refusal(chosen: Collection[str], known: Collection[str]) -> str | None:
-    """Returns why a worker cannot serve the chosen queues; None if all of them are known. Pure."""
+    """Returns the reason why a worker cannot serve the chosen queues; None if all are known. Pure."""
     unknown = sorted(set(chosen) - set(known))
     if not unknown:
         return None

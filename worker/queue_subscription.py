@@ -1,10 +1,10 @@
 """Changes the queues that this worker pops from, without moving a message. For the loop's thread only.
 
-Celery can cancel a queue, but a BRPOP that names the queue may be in flight: what that pops returns to the
-wrong end of the list. So a queue is first left out of the next BRPOP, with its callback in place. It is
-cancelled once the BRPOP in flight has returned and no message of the queue is in hand.
+Celery can cancel a queue, but a BRPOP that names the queue may be pending: the message that it pops returns
+to the wrong end of the list. So a queue is first left out of the next BRPOP, with its callback in place. The
+queue is cancelled after the pending BRPOP has returned, when no message of the queue is in hand.
 
-Built on attributes of kombu that are not public; tests/system/worker/test_kombu.py pins them.
+Uses attributes of kombu that are not public; tests/system/worker/test_kombu.py checks them.
 """
 
 from collections.abc import Set as AbstractSet
@@ -19,14 +19,14 @@ from sluice.runtime.redis_transport import queue_of_tag
 
 log = structlog.get_logger("sluice.leases")
 
-# A new queue is popped from with the next BRPOP; an idle worker begins one this often.
+# The next BRPOP pops from a new queue. Seconds after which an idle worker begins a new BRPOP.
 BRPOP_SECONDS = 0.25
-# Of the newest messages in hand anywhere: each worker has one. A bound for keys that foreign clients filled.
+# Limit for the newest messages in hand, one per worker, because foreign clients may fill the keys.
 MAX_LOOKED_AT = 10_000
 
 
 class LeaseCycle(round_robin_cycle):
-    """The order of queues in a BRPOP. Stores which queues are left out, and which the last BRPOP named."""
+    """The order of queues in a BRPOP. Stores the queues that are left out, and those of the last BRPOP."""
 
     def __init__(self, it: list[str] | None = None) -> None:
         super().__init__(it)  # type: ignore[no-untyped-call]
@@ -42,7 +42,7 @@ class LeaseCycle(round_robin_cycle):
 
 
 class QueueSubscription:
-    """The queues consumed over one connection; each reconnect makes a new object."""
+    """The queues that are consumed over one connection. Each reconnect makes a new object."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -53,7 +53,7 @@ class QueueSubscription:
 
     @property
     def queues(self) -> frozenset[str]:
-        """The queues from which a message may still be popped, or of which one is in hand."""
+        """Returns the queues from which a message may still be popped, or is in hand."""
         return frozenset(self._queues)
 
     def adjust(self, wanted: AbstractSet[str]) -> None:
@@ -85,9 +85,9 @@ class QueueSubscription:
         return all(message.delivery_info["routing_key"] != queue for message in in_hand)
 
     def _restore_unacked(self, queue: str) -> None:
-        """Restores the messages of a dead worker to the head of the list, in their order.
+        """Restores the messages of an ended worker to the head of the list, in their order.
 
-        Otherwise they would wait for the visibility timeout, and then follow newer messages.
+        Otherwise they would wait for the visibility timeout and then be behind newer messages.
         """
         with self._channel.conn_or_acquire() as client:
             newest = client.zrevrange(self._channel.unacked_index_key, 0, MAX_LOOKED_AT - 1)

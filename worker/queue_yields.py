@@ -1,6 +1,7 @@
 """Notes records that this worker could not apply: topics that its code does not declare, newer formats.
 
-The loop notes them. The lease thread reads them, and gives the queue back if another worker can apply them.
+The loop notes them. The lease thread reads the notes and gives a queue back if another worker can apply its
+records.
 """
 
 import threading
@@ -8,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 HELD_SECONDS = 5.0  # a queue is held for at least this long before it is given back
-YIELDED_SECONDS = 10.0  # then not taken for this long: two workers that lack one topic each take turns
+YIELDED_SECONDS = 10.0  # then not taken for this time: two workers that each lack one topic take turns
 
 
 class Left(NamedTuple):
-    """What this worker could not apply in one queue."""
+    """The records of one queue that this worker could not apply."""
 
     topics: frozenset[str] = frozenset()
     message_format: int = 0
@@ -20,7 +21,7 @@ class Left(NamedTuple):
 
 
 class QueueYields:
-    """The queues with unapplied records. The loop calls `note`, the lease thread calls the rest."""
+    """The queues with unapplied records. The loop calls `note`; the lease thread calls the rest."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,9 +43,9 @@ class QueueYields:
         now: float,
         may_yield: Callable[[str, Left], bool],
     ) -> list[str]:
-        """Returns the queues to give back now, and does not take them again for YIELDED_SECONDS.
+        """Returns the queues to give back now. They are not taken again for YIELDED_SECONDS.
 
-        `taken_at` is when each lease began. `may_yield` returns True if another worker can apply the rest.
+        `taken_at`: queue → start of its lease. `may_yield` returns True if another worker can apply the rest.
         """
         with self._lock:
             left = {queue: what for queue, what in self._left.items() if queue in held}
@@ -59,6 +60,6 @@ class QueueYields:
         return chosen
 
     def yielded(self, now: float) -> frozenset[str]:
-        """Returns the queues that are left to others now."""
+        """Returns the queues that are left to other workers now."""
         self._until = {queue: until for queue, until in self._until.items() if until > now}
         return frozenset(self._until)

@@ -24,7 +24,7 @@ log = structlog.get_logger("sluice.control")
 CommandAnswer = Callable[[Consumer], Any]
 
 NOT_A_COMMAND = "not a command"
-"""The name under which messages of another shape are counted."""
+"""Counts messages that do not have the shape of a command."""
 FAILED_REPLY = "failed reply"
 REFUSED_REPLY = {"error": "Sluice refuses this command; workers only answer ping and inspect"}
 
@@ -47,7 +47,7 @@ SHOWN_SETTINGS = (
     "worker_prefetch_multiplier",
     "worker_send_task_events",
 )
-"""Every other setting may hold a password: an address does, and so does its query string."""
+"""The settings that are shown. Others may hold a password, for example in an address or its query string."""
 SHOWN_STATS = ("clock", "pid", "pool", "prefetch_count", "rusage", "total", "uptime")
 SHOWN_BROKER = ("transport", "hostname", "port", "virtual_host")
 
@@ -55,7 +55,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Malformed(Exception):
-    """Raised if a message does not have the shape that kombu gives to a command."""
+    """Raised if a message does not have the shape of a command of kombu."""
 
 
 class ReplyTo(NamedTuple):
@@ -75,7 +75,7 @@ class Command(NamedTuple):
 def read_command(body: Any, *, hostname: str, reply_exchange: str) -> Command | None:
     """Returns the command, or None if it is for other workers. Raises Malformed. Pure.
 
-    A pattern is refused: a foreign regular expression can keep a worker busy without end.
+    Refuses patterns, because a foreign regular expression can keep a worker busy without end.
     """
     if not isinstance(body, dict):
         raise Malformed
@@ -98,7 +98,7 @@ def _is_list_of_strings(value: Any) -> bool:
 
 
 def _read_reply_to(reply_to: Any, ticket: Any, reply_exchange: str) -> ReplyTo | None:
-    """Returns the address. The exchange is fixed, so that no message makes a worker write to a task queue."""
+    """Returns the address. The exchange is fixed, so that no message can make a worker write to a queue."""
     if reply_to is None and ticket is None:
         return None
     if not isinstance(reply_to, dict) or reply_to.get("exchange") != reply_exchange:
@@ -146,7 +146,7 @@ def _show_reserved(_: Consumer) -> list[dict[str, Any]]:
 
 
 def _show_request(request: Any) -> dict[str, Any]:
-    """Returns the arguments as the receiver of messages describes them: without the events of a batch."""
+    """Returns the request with the arguments as TaskReceiver describes them, without a batch's events."""
     return {
         "id": str(request.id)[:MAX_SHOWN_LENGTH],
         "name": str(request.name)[:MAX_SHOWN_LENGTH],
@@ -162,7 +162,7 @@ def _show_request(request: Any) -> dict[str, Any]:
 
 ANSWERS: Mapping[str, CommandAnswer] = {
     "ping": lambda _: {"ok": "pong"},
-    # Celery's answer takes over the task ids that the sender reports as revoked, and would skip these tasks.
+    # Celery's own answer adopts the task ids that the sender reports as revoked, and would skip these tasks.
     "hello": lambda consumer: {"revoked": [], "clock": consumer.app.clock.forward()},
     "stats": _show_stats,
     "active_queues": _show_queues,
@@ -173,7 +173,7 @@ ANSWERS: Mapping[str, CommandAnswer] = {
     "scheduled": lambda _: [],
     "revoked": lambda _: [],
     "conf": _show_settings,
-    # Flower sends these two. Events of tasks are always on, and a heartbeat is sent every two seconds.
+    # Flower sends these two commands. Task events are always on, and a heartbeat is sent every two seconds.
     "enable_events": lambda _: {"ok": "task events already enabled"},
     "heartbeat": lambda _: None,
 }
@@ -194,7 +194,7 @@ class ControlBox(Pidbox):  # type: ignore[misc]
         self.consumer.on_decode_error = lambda *_: self.refusals.note(NOT_A_COMMAND)
 
     def on_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - its clock is not used
-        """Answers or refuses. Raises nothing and keeps the channel. Celery's opens a new one at an error."""
+        """Answers or refuses. Never raises. Keeps the channel; Celery's own box opens another at an error."""
         try:
             command = read_command(
                 body, hostname=self.hostname, reply_exchange=self._mailbox.reply_exchange.name
@@ -237,7 +237,8 @@ class ControlBox(Pidbox):  # type: ignore[misc]
                 retry=False,
             )
         except Exception:
-            # Garbage at the key of the bindings, or no Redis: then the worker's own connection also ends.
+            # The key of the bindings holds garbage, or Redis does not answer. In the latter case, the
+            # own connection of the worker also ends.
             self.refusals.note(FAILED_REPLY)
 
 

@@ -24,7 +24,7 @@ class Periodic(NamedTuple):
 
 
 SCHEDULE = (
-    # Covers lost wake-ups, and dispatches calls whose backoff is over.
+    # Replaces lost wake-ups, and dispatches calls whose backoff is over.
     Periodic(RELAY_TASK, RELAY_QUEUE, 1.0),
     Periodic(START_REBUILDS_TASK, MAINTENANCE_QUEUE, 1.0),
     # Only for idle queues: queues with messages retry by themselves.
@@ -38,7 +38,7 @@ SCHEDULE = (
 class Timetable:
     """The time when each task is due, by a monotonic clock: a change of the wall clock has no effect.
 
-    All tasks are due at the start, so that a beat that never runs for an hour also starts the hourly ones.
+    All tasks are due at the start, so that a beat that never runs for an hour starts the hourly tasks too.
     """
 
     def __init__(self, schedule: Sequence[Periodic] = SCHEDULE) -> None:
@@ -49,7 +49,7 @@ class Timetable:
         return [one for one, due_at in self._due_at.items() if due_at <= now]
 
     def postpone(self, one: Periodic, until: float) -> None:
-        """Makes the task due at this time, not earlier."""
+        """Makes the task due at this time."""
         self._due_at[one] = until
 
     def seconds_left(self, now: float) -> float:

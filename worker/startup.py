@@ -67,7 +67,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
 
 
 def _leave_parent(app: Any, parent: int) -> None:
-    """Runs in a child of a pool, which shares neither the port nor the memory of its parent."""
+    """Runs in a child process of a pool. The child shares neither the port nor the memory of its parent."""
     app.sluice_endpoint.forget()
     # The pool "solo" also sends the signal, in the worker's own process.
     if os.getpid() != parent:
@@ -76,7 +76,7 @@ def _leave_parent(app: Any, parent: int) -> None:
 
 
 def join_supervisor() -> bool:
-    """Marks handlers and the state of this worker in memory of its supervisor. Returns False without one."""
+    """Marks handlers and this worker's state in the memory of its supervisor. Returns False without one."""
     memory = find_memory(os.environ)
     if memory is None:
         return False

@@ -1,4 +1,4 @@
-"""Decides what a supervisor does about its worker. Pure."""
+"""Decides the actions of a supervisor for its worker. Pure."""
 
 import signal
 from typing import NamedTuple
@@ -9,14 +9,14 @@ LONGEST_GRACE_SECONDS = 2.5
 """A worker stops a handler by itself within two ticks after the limit, if Python can interrupt it."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 DEATHS_WITHOUT_PAUSE = 6
-"""Failures in a row: two events, three times each."""
+"""Failures in a row without a pause: two events, three times each."""
 STEADY_SECONDS = 60.0
 """A worker that ran for at least this long did not fail at its start."""
 SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as a shell reports it
 
 
 class ProcessTimes(NamedTuple):
-    """What the kernel reports of a process."""
+    """The kernel's report about a process."""
 
     state: str
     """One letter: R runs or waits for a processor, S sleeps, D waits for a disk, T is stopped."""
@@ -24,9 +24,9 @@ class ProcessTimes(NamedTuple):
 
 
 class HandlerClock:
-    """Counts how long the worker has run handlers of one event, by the supervisor's own ticks.
+    """Measures how long the worker has run handlers of one event, by the supervisor's own ticks.
 
-    Time in which the worker could not run does not count: stopped, waiting for a disk, or without a
+    Time in which the worker could not run does not count: it was stopped, waited for a disk, or had no
     processor on a busy machine.
     """
 
@@ -37,9 +37,9 @@ class HandlerClock:
         self._cpu_seconds = 0.0
 
     def is_over(self, number: int, times: ProcessTimes | None, tick_seconds: float) -> bool:
-        """Counts a tick. Returns True if the run of this number (0: none) is over limit and grace.
+        """Counts a tick. Returns True if the run of this number (0: no run) is over limit and grace.
 
-        `times` are None where the kernel reports none.
+        `times` is None if the kernel reports no times.
         """
         cpu_seconds = self._cpu_seconds if times is None else times.cpu_seconds
         if number != 0 and number == self._number:
@@ -51,29 +51,29 @@ class HandlerClock:
 
 
 def usable_seconds(times: ProcessTimes | None, cpu_seconds: float, tick_seconds: float) -> float:
-    """Returns how much of a tick counts, given the processor time that the worker used in it."""
+    """Returns the part of a tick that counts. `cpu_seconds`: processor time of the worker in that tick."""
     if times is None or times.state in "SI":
         return tick_seconds
     return min(tick_seconds, max(0.0, cpu_seconds)) if times.state == "R" else 0.0
 
 
 class Ended(NamedTuple):
-    """How a worker ended."""
+    """The end of a worker."""
 
     exit_code: int
     """A negative value is the number of the signal."""
     state: WorkerState
     mark: Mark | None
-    """The event whose handler ran."""
+    """The event whose handler was running; None if there was none."""
     killed_run: int | None
-    """The number of the run for which the supervisor killed it."""
+    """The number of the run for which the supervisor killed the worker."""
     ran_seconds: float
     is_ordered: bool
-    """True if the supervisor got a signal to end, and passed it on."""
+    """True if the supervisor got a signal to end and passed it on."""
 
 
 class Death(NamedTuple):
-    """A process ended inside the handlers of an event."""
+    """The end of a process inside the handlers of an event."""
 
     mark: Mark
     timed_out: bool
@@ -81,7 +81,7 @@ class Death(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The next action. `exit_code` is that of the supervisor, None if it starts another worker."""
+    """The next action. `exit_code`: the supervisor's exit code, None if it starts another worker."""
 
     death: Death | None
     exit_code: int | None
@@ -91,25 +91,26 @@ class Decision(NamedTuple):
 
 
 def decide(ended: Ended, failures: int) -> Decision:
-    """Decides what follows the end of a worker. `failures`: the failures in a row before it."""
+    """Decides the next action after the end of a worker. `failures`: the failures in a row before it."""
     death = find_death(ended)
     exit_code = ended.exit_code if ended.exit_code >= 0 else SIGNAL_EXIT_CODE - ended.exit_code
     if ended.is_ordered:
         return Decision(death, exit_code, 0, 0.0)
     failures = 1 if ended.ran_seconds >= STEADY_SECONDS else failures + 1
     if ended.mark is not None or ended.killed_run is not None:
-        # The first have no pause: other events wait, and deaths per event are limited, except in a rebuild.
+        # The first failures have no pause: other events wait, and deaths per event are limited, except in a
+        # rebuild.
         return Decision(death, None, failures, pause_seconds(failures - DEATHS_WITHOUT_PAUSE))
     if ended.exit_code == 0 and ended.state is WorkerState.ENDING:
         return Decision(None, 0, 0, 0.0)
     if ended.exit_code >= 0 and ended.state is WorkerState.STARTING:
-        # The worker refused to start, and has logged why. The next one would also refuse.
+        # The worker refused to start and has logged the reason. The next worker would refuse too.
         return Decision(None, exit_code, 0, 0.0)
     return Decision(None, None, failures, pause_seconds(failures))
 
 
 def find_death(ended: Ended) -> Death | None:
-    """Returns the death inside a handler; None if no handler ran, or another one than the killed run."""
+    """Returns the death inside a handler; None if no handler ran, or a later run than the killed one."""
     if ended.mark is None:
         return None
     if ended.killed_run is None:

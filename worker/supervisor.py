@@ -1,8 +1,8 @@
-"""Starts a worker, watches the handler that it runs, and starts the next worker when it ends.
+"""Starts a worker, watches the handlers that it runs, and starts the next worker when it ends.
 
 The worker marks each event in shared memory while its handlers run. So the supervisor can read which event
-ended a worker, for every kind of end, and kills a worker whose handler cannot be interrupted. It stores the
-event in Postgres before the next worker starts.
+ended a worker, for every kind of end. The supervisor kills a worker whose handler cannot be interrupted. It
+stores the event in Postgres before the next worker starts.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ from sluice.worker.supervision import Death, Decision, Ended, HandlerClock, Proc
 log = structlog.get_logger("sluice.supervisor")
 
 TICK_SECONDS = 0.25
-# A closed terminal also ends the worker; Celery would restart itself.
+# After SIGHUP, from a closed terminal, the worker ends too; Celery itself would restart.
 PASSED_ON = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
@@ -42,7 +42,7 @@ STORE_PAUSE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 StoreDeath = Callable[[Death], bool]
-"""Stores a death. Returns False if that failed for now."""
+"""Stores a death. Returns False if that failed and must be retried."""
 
 
 class Worker(NamedTuple):
@@ -128,7 +128,8 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             env={**self._environ, MARK_VARIABLE: f"{descriptor}:{supervisor}"},
             pass_fds=[descriptor],
-            # A terminal signals the processes of its foreground group: the worker gets each signal once.
+            # A terminal signals all processes of its foreground group. In its own group, the worker gets each
+            # signal only from the supervisor.
             process_group=0,
             preexec_fn=lambda: end_with_parent(supervisor),
         )
@@ -162,8 +163,7 @@ class Supervisor:
     def _wait(self, seconds: float) -> float:
         """Waits until the time is over or a signal arrives, and passes signals on.
 
-        Returns the seconds waited, at most `seconds`, since time in which this process was frozen must not
-        count.
+        Returns the waited seconds, at most `seconds`: time in which this process was frozen must not count.
         """
         began = self._clock()
         arrived = b""
@@ -179,7 +179,7 @@ class Supervisor:
 
 
 def read_times(pid: int) -> ProcessTimes | None:
-    """Returns the kernel's report about a process; None if there is none."""
+    """Returns the kernel's report about a process; None without a report."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             # The name of the program is in parentheses, and may contain parentheses.

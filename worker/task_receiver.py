@@ -1,7 +1,7 @@
-"""Checks the signature of a message, and makes a request of Celery from it.
+"""Checks the signature of a message, and makes a Celery request from the message.
 
 Celery itself reads time limits, expiry, callbacks and more from the envelope, which any client of Redis can
-write. Here only the signed content is used.
+write. This module uses only the signed content.
 """
 
 from collections.abc import Callable

@@ -13,15 +13,15 @@ import structlog
 log = structlog.get_logger("sluice.worker")
 
 STUCK_SECONDS = 60.0
-"""Every run is bounded: by the timeouts of Postgres and Kafka, the purge by its 20 seconds."""
+"""Longer than every run: time-outs of Postgres and Kafka limit a run, and 20 seconds limit the purge."""
 END_SECONDS = 20.0  # until the runs in hand end, when the worker ends
 
 
 class TaskThread:
     """Runs tasks one after the other, in the order of `submit`, which any thread may call.
 
-    A task is queued at most once: a run that has not begun will see everything committed until now. A run
-    that has begun may have read already, so a message that arrives meanwhile queues one more run.
+    At most one run of a task is queued: a run that has not begun will read everything committed until now. A
+    run that has begun may have read already, so a message that arrives meanwhile queues one more run.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +38,7 @@ class TaskThread:
         with self._changed:
             self._waiting.setdefault(task, run)
             self._changed.notify()
-            # Not in the constructor: a child that is forked has no threads of its parent.
+            # Not in the constructor, because a forked child has no threads of its parent.
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
                 self._thread.start()
@@ -80,7 +80,7 @@ class TaskThread:
 
 
 def end_threads(threads: Sequence[TaskThread], *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Ends all of them, after the runs in hand; waits for END_SECONDS at most."""
+    """Ends all threads after their runs in hand. Waits for at most END_SECONDS."""
     deadline = clock() + END_SECONDS
     for thread in threads:
         thread.end()

@@ -22,7 +22,7 @@ class WorkerMetrics:
     def __init__(self) -> None:
         self._batch_seconds = histogram(metrics.WORKER_BATCH_SECONDS)
         self._records = counter(metrics.WORKER_RECORDS)
-        # Stored, since a look-up costs as much as the count itself.
+        # Stored, because a look-up costs as much as the count itself.
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
         self._events_without_id = counter(metrics.WORKER_MISSING_ID_EVENTS)
         self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
@@ -36,7 +36,7 @@ class WorkerMetrics:
         self._purge_failures = counter(metrics.PURGE_FAILURES)
 
     def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
-        """Returns the metrics that a worker on these queues writes, without those that stay zero."""
+        """Returns the metrics that a worker on these queues writes; omits metrics that stay zero."""
         found: list[Collector] = [self._dropped_messages]
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
             found += [self._batch_seconds, self._records, self._events_without_id, self._aborted_batches]
@@ -48,7 +48,7 @@ class WorkerMetrics:
         return found
 
     def note_batch(self, applied: Applied | None, seconds: float) -> None:
-        """Counts a finished batch; None if it was aborted."""
+        """Counts a finished batch. `applied` is None if the batch was aborted."""
         self._batch_seconds.observe(seconds)
         if applied is None:
             self._aborted_batches.inc()

@@ -1,4 +1,4 @@
-"""The services of one worker process, made at first use, so after the fork of a pool."""
+"""The services of one worker process. Each is made at its first use, which is after the fork of a pool."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -76,13 +76,13 @@ class WorkerProcess:
             raise SystemExit(f"Handlers refused: {error}") from error
 
     def queue_names(self) -> list[str]:
-        """Returns the existing queues from Postgres, since the code does not show re-routings."""
+        """Returns the existing queues from Postgres, because the code does not show re-routings."""
         declared = {f"{e.name}.{n}" for e in self.registry.entities.values() for n in range(e.shards)}
         session = Session(self._url, application_name="sluice worker")
         try:
             return sorted(declared | set(read_queue_names(session)))
         except Exception as error:
-            # Postgres may start after the workers; then the declared queues are used until the next start.
+            # Postgres may start after the workers. Until its next start, a worker uses the declared queues.
             log.warning("queues not read from Postgres", error=error)
             return sorted(declared)
         finally:
@@ -118,18 +118,18 @@ class WorkerProcess:
             self._executor.run(effect_key)
 
     def rebuild(self, projection: str, generation: int, place: Place) -> None:
-        """Runs one turn of a rebuild at one partition."""
+        """Runs one turn of a rebuild on one partition."""
         with self._outages(self._rebuild_session, "rebuild"):
             self._rebuilder.run(projection, generation, place)
 
     @contextmanager
     def _watched(self, turn: str) -> Iterator[None]:
-        """Limits the handlers of a turn of a rebuild, and notes those in which this process may end."""
+        """Limits the handlers of a turn of a rebuild, and notes handlers in which this process may end."""
         try:
             with timed(turn), self._notes.batch(turn):
                 yield
         finally:
-            # Another worker may run the next turn at the partition.
+            # Another worker may run the next turn on the partition.
             self._notes.forget(turn)
 
     def start_rebuilds(self) -> None:
@@ -137,8 +137,8 @@ class WorkerProcess:
         self._maintaining.submit(START_REBUILDS_TASK, self._start_rebuilds_now)
 
     def _start_rebuilds_now(self) -> None:
-        # Only once the rebuild workers are idle. No turn calls its successor, since two calls for one
-        # partition would stay two without end.
+        # Publishes only if the rebuild workers are idle. No turn publishes the next turn: two messages for
+        # one partition would then stay two without end.
         with self._outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
@@ -146,18 +146,18 @@ class WorkerProcess:
                     self._sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
 
     def start_retries(self) -> None:
-        """Submits the task that has idle queues retry events that are due."""
+        """Submits the task that starts due retries of idle queues."""
         self._maintaining.submit(START_RETRIES_TASK, self._start_retries_now)
 
     def _start_retries_now(self) -> None:
         with self._outages(self._maintenance_session, "retries"):
             for queue in read_due_queues(self._maintenance_session):
-                # A queue with messages retries behind its next batch.
+                # A queue with messages retries after its next batch.
                 if self._sender.count_waiting(queue) == 0:
                     self._sender.send(APPLY_TASK, queue, (queue, []))
 
     def expire_claims(self) -> None:
-        """Submits the task that ends expired attempts and counts how long undeclared names wait."""
+        """Submits the task that ends expired attempts and measures the waits of undeclared names."""
         self._maintaining.submit(EXPIRE_CLAIMS_TASK, self._expire_claims_now)
 
     def _expire_claims_now(self) -> None:
@@ -171,7 +171,7 @@ class WorkerProcess:
 
     def _purge_now(self) -> None:
         configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
-        # Runs once an hour, over its own connection for that time.
+        # Runs every hour, over a connection that it opens and closes.
         session = Session(self._url, application_name="sluice purge", plans=PURGE_PLANS)
         with closing(session), self._outages(session, "purge"):
             purged = purge(session, self._settings, configs)
@@ -207,7 +207,7 @@ class WorkerProcess:
         return self._settings.database_url.get_secret_value()
 
     def _open(self, name: str, plans: Mapping[str, str]) -> Session:
-        # Handlers run in the transactions of the batch plans.
+        # Handlers run within the transactions of the sessions with batch plans.
         settings = session_settings(self._settings.handler_seconds) if plans is BATCH_PLANS else {}
         session = Session(self._url, application_name=f"sluice {name}", plans=plans, settings=settings)
         self._sessions.append(session)
@@ -222,7 +222,7 @@ class WorkerProcess:
     def _notes(self) -> HandlerNotes:
         session = Session(self._url, application_name="sluice notes", settings=NOTE_SETTINGS)
         self._sessions.append(session)
-        # Not the id of the worker's row, which prefork children share.
+        # The id differs from that of the worker's row, which prefork children share.
         notes = HandlerNotes(session, uuid4(), notes_handlers=not self._app.sluice_is_supervised)
         main_watch.journal = notes
         return notes

@@ -50,7 +50,7 @@ ABSENT = Row()
 
 
 def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """Inserts the row unless an Insert did. Without a version, loses to a Delete and to a whole-row write."""
+    """Inserts the row unless an Insert did. Without a version, an earlier Delete or Upsert makes it stale."""
     content = _content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
