@@ -21,7 +21,7 @@ def include_object(
 ) -> bool:
     """Returns False for objects that `sluice init` and `sluice rebuild` manage. For `env.py` of Alembic.
 
-    It excludes Sluice's own tables, projections (views), and the tables of their generations and checkpoints.
+    Excludes Sluice's own tables, projections (views), and the tables of their generations and checkpoints.
     Alembic then also omits their columns, indexes and constraints.
     """
     if type_ != "table":

@@ -1,8 +1,8 @@
-"""Finds why a connection to Postgres failed: refused, read-only, or unavailable. Pure.
+"""Finds the cause of a failed connection to Postgres: refused, read-only, or unavailable. Pure.
 
 psycopg2 has no SQLSTATE for a failed connect, so the cause is read from libpq's text. libpq's own texts are
-English, since a Python process leaves LC_MESSAGES alone. The server's are in the server's language, so
-`db/connect_probe.py` reads the SQLSTATE instead. An unknown text counts as unavailable.
+English, because a Python process does not set LC_MESSAGES. The server's texts are in the server's language.
+So `db/connect_probe.py` reads the SQLSTATE instead. An unknown text counts as unavailable.
 """
 
 import os
@@ -22,7 +22,7 @@ class ConnectCause(Enum):
     AWAY = "away"
     """The server may answer later."""
     READ_ONLY = "read-only"
-    """The server answers but is a standby or refuses writes. It may become the primary."""
+    """The server answers, but is a standby or refuses writes. It may become the primary."""
     REFUSED = "refused"
     """An operator must change a setting first."""
 
@@ -36,12 +36,12 @@ class ConnectFailed(psycopg2.OperationalError):
 
     @property
     def is_refused(self) -> bool:
-        """Returns True if waiting cannot help."""
+        """Returns True if a later attempt would fail too."""
         return self.cause is ConnectCause.REFUSED
 
 
 class Verdict(NamedTuple):
-    """The cause of a failed connect, and the advice ("" if waiting is enough)."""
+    """The cause of a failed connect, and the advice (an empty text if waiting is enough)."""
 
     cause: ConnectCause
     advice: str = ""
@@ -57,7 +57,7 @@ SERVER = f"check host and port in {SETTING}: another kind of server answers ther
 PRIMARY = "connect to the primary"
 POOLER = "add `options` to ignore_startup_parameters of PgBouncer, and set it to pool_mode = session"
 
-# Case-insensitive regular expressions. The first verdict with a matching one applies.
+# Case-insensitive regular expressions. The first verdict with a matching expression applies.
 _TEXTS: tuple[tuple[Verdict, tuple[str, ...]], ...] = (
     # Messages of PgBouncer about its own connection to the server.
     (Verdict(ConnectCause.AWAY), ("server login has been failing", "server_login_retry")),
@@ -161,14 +161,14 @@ _BY_SQLSTATE = {
 }
 UNKNOWN = Verdict(ConnectCause.AWAY, is_known=False)
 
-# libpq tries several addresses, each twice with sslmode=prefer. The text of each attempt begins like this.
+# libpq tries several addresses, each twice with sslmode=prefer. The text of each attempt begins with this.
 _ATTEMPT = re.compile(r"^(?=connection to server |could not translate host name )", re.MULTILINE)
 _GUESS = re.compile(r"\n\t.*")
 _PREFIX = re.compile(r"^connection to server (?:at|on) .*? failed: ", re.DOTALL)
 
 
 def judge_connect_text(text: str) -> Verdict:
-    """Returns the verdict for libpq's text. With several hosts: unavailable if one host is."""
+    """Returns the verdict for libpq's text. With several hosts: unavailable if one host is unavailable."""
     verdicts = [_judge_attempt(attempt) for attempt in _ATTEMPT.split(text) if attempt.strip()]
     for cause in (ConnectCause.AWAY, ConnectCause.READ_ONLY):
         for verdict in verdicts:

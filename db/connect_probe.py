@@ -1,7 +1,7 @@
 """Reads the SQLSTATE of a refused connect, which does not depend on the server's language.
 
-At the verbosity PQERRORS_SQLSTATE libpq prints the SQLSTATE instead of the text. psycopg2 has no option for
-it, but gives access to the connection of libpq while an asynchronous connection opens.
+With the verbosity PQERRORS_SQLSTATE, libpq prints the SQLSTATE instead of the text. psycopg2 has no option
+for this, but gives access to the connection of libpq while an asynchronous connection opens.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ PROBE_SECONDS = 5.0
 def read_sqlstate_text(target: Mapping[str, Any], *, seconds: float = PROBE_SECONDS) -> str:
     """Connects again and returns libpq's text, with the SQLSTATE in place of the server's text.
 
-    Returns "" if there is none: the connect succeeds, lasts longer than `seconds`, or libpq is too old.
+    Returns "" without a SQLSTATE: the connect succeeds, lasts longer than `seconds`, or libpq is too old.
     """
     try:
         set_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity

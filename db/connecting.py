@@ -1,4 +1,4 @@
-"""Opens connections to Postgres, and reports in one sentence why a connect failed."""
+"""Opens connections to Postgres, and reports in one sentence the cause of a failed connect."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from sqlalchemy.engine import URL
 from sluice.db.connect_failures import ConnectCause, ConnectFailed, describe_failure, judge_connect_text
 from sluice.db.connect_probe import read_sqlstate_text
 
-# For a server that vanished, or a network that drops packets. Otherwise a worker would wait until the kernel
-# gives up after 15 minutes. Statements that the server's machine acknowledged may run long.
+# For an unreachable server, or a network that drops packets. Without it, a worker would wait for the kernel's
+# time-out of 15 minutes. A statement that the server's machine acknowledged may still run long.
 CONNECTION = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -48,7 +48,7 @@ def _connect(target: Mapping[str, Any]) -> psycopg2.extensions.connection:
     except psycopg2.Error as error:
         text = str(error)
     except UnicodeDecodeError as error:
-        # The server's messages are in another encoding.
+        # The server's messages have another encoding.
         text = error.object.decode(errors="replace")
     verdict = judge_connect_text(text)
     if not verdict.is_known:

@@ -1,4 +1,4 @@
-"""One Postgres connection with the session settings of Sluice and statements prepared once."""
+"""One Postgres connection with the session settings of Sluice and prepared statements."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +21,15 @@ SESSION_SETTINGS = {
     "timezone": "UTC",
     "default_transaction_isolation": "read committed",
     "search_path": "public",
-    # Limits how long an unreachable client holds its locks, such as the lock of the beat that schedules.
+    # Limits the time for which an unreachable client holds its locks, such as the lock of the active beat.
     "tcp_keepalives_idle": "10s",
     "tcp_keepalives_interval": "5s",
     "tcp_keepalives_count": "3",
 }
 
-# A batch is passed as one JSON document. The planner estimates 1 row for the rows of the document and chooses
-# nested loops, whose time grows with the square of the rows. It also treats a table that grows within seconds
-# as empty. So these settings leave one plan: an index scan by key, joined by a hash with the document.
+# A batch is passed as one JSON document. The planner estimates 1 row for the document and chooses nested
+# loops, whose time grows with the square of the rows. It also treats a table that grows within seconds as
+# empty. With these settings only one plan is left: an index scan by key, with a hash join to the document.
 BATCH_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_nestloop": "off",
@@ -38,8 +38,8 @@ BATCH_PLANS = {
     "jit": "off",
 }
 
-# For tables that are queues: full of dead rows, or empty at the last ANALYZE. Only an index scan in order
-# reads no more rows than requested.
+# For tables that are used as queues: full of dead rows, or empty at the last ANALYZE. Only an ordered index
+# scan reads no more rows than requested.
 QUEUE_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_hashjoin": "off",
@@ -52,7 +52,7 @@ QUEUE_PLANS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement that is prepared once per connection. `text` has parameters `$1`…; `types` are in order."""
+    """A statement, prepared once per connection. `text` has parameters `$1`…; `types`: their types."""
 
     name: str
     text: str
@@ -71,9 +71,9 @@ class Session:
         settings: Mapping[str, str] = MappingProxyType({}),
         may_be_read_only: bool = False,
     ) -> None:
-        """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice is unreliable. `settings`:
-        further settings of the session. `may_be_read_only`: accept a standby, or a server that refuses
-        writes, if there is no primary.
+        """`plans`: BATCH_PLANS or QUEUE_PLANS if the planner's own choice is unreliable. `settings`: further
+        settings of the session. `may_be_read_only`: accept a standby, or a server that refuses writes, if
+        there is no primary.
         """
         self._url = make_url(database_url)
         self._application_name = application_name
@@ -85,7 +85,7 @@ class Session:
 
     @property
     def connection(self) -> psycopg2.extensions.connection:
-        """Returns the connection, opened at the first use. Raises ConnectFailed."""
+        """Returns the connection, which is opened at the first use. Raises ConnectFailed."""
         if self._connection is None or self._connection.closed:
             self._prepared = set()
             self._connection = self._connect()
@@ -137,7 +137,7 @@ class Session:
 
     @contextmanager
     def transaction(self, mode: str = "") -> Iterator[None]:
-        """Runs the block in a transaction: COMMIT, or ROLLBACK on any exception (also of COMMIT itself).
+        """Runs the block in a transaction. Any exception, even of COMMIT, rolls it back.
 
         BEGIN is sent with the first statement. Without a statement nothing is sent.
         """
@@ -184,7 +184,7 @@ class Session:
         with self.connection.cursor() as cursor:
             if statement.name not in self._prepared:
                 types = f"({', '.join(statement.types)})" if statement.types else ""
-                # ROLLBACK does not undo this: a prepared statement belongs to the session.
+                # ROLLBACK does not undo PREPARE: a prepared statement belongs to the session.
                 cursor.execute(self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}'))
                 self._prepared.add(statement.name)
             places = f"({', '.join(['%s'] * len(values))})" if values else ""

@@ -8,15 +8,15 @@ from sluice.db.connect_failures import ConnectFailed
 
 
 class Fault(Enum):
-    """The party at fault. Each requires a different reaction."""
+    """The party at fault. Each party requires a different reaction."""
 
     EVENT = "event"  # only this event becomes a dead letter
-    DEPLOYMENT = "deployment"  # the queue halts, and continues once the cause is repaired
+    DEPLOYMENT = "deployment"  # the queue halts, and continues when the cause is repaired
     SURROUNDINGS = "surroundings"  # the transaction is retried with backoff until it succeeds
 
 
 class DeploymentBroken(Exception):
-    """Code and database do not match. Halts the queue. The message says what to change."""
+    """Code and database do not match. Halts the queue. The message names the necessary change."""
 
 
 class RowsChanged(Exception):
@@ -34,7 +34,7 @@ class WriteSuppressed(Exception):
         self.table = table
 
 
-# Classes of appendix A of the PostgreSQL manual (16, and class 10 of 17). A trigger may raise any other.
+# Classes in appendix A of the PostgreSQL manual (16, and class 10 of 17). A trigger may raise other classes.
 POSTGRES_CLASSES = frozenset({
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21",
     "22", "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D",
@@ -48,20 +48,20 @@ FAULT_OF_CLASS = {
 FAULT_OF_CODE = {
     **dict.fromkeys(("3F000", "55000"), Fault.DEPLOYMENT),
     **dict.fromkeys(("25006", "25P03", "25P04", "3D000", "55P03"), Fault.SURROUNDINGS),
-    # Retried once with a new connection. If they repeat, retry_policy treats the deployment as faulty.
+    # Retried one time with a new connection. If they repeat, retry_policy treats the deployment as faulty.
     **dict.fromkeys(("0A000", "26000"), Fault.SURROUNDINGS),
 }
 
 QUERY_CANCELED = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
-# A plan prepared before a migration (0A000) or on another connection behind a pooler (26000).
+# A plan was prepared before a migration (0A000) or on another connection behind a pooler (26000).
 STALE_PLAN = frozenset({"0A000", "26000"})
-# The server ends the session with these (25P03, 25P04), or is no longer a primary (25006).
+# The server ends the session with these codes (25P03, 25P04), or is no longer a primary (25006).
 _SESSION_ENDED = frozenset({"25006", "25P03", "25P04"})
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Returns the SQLSTATE of a database error, None if it has none."""
+    """Returns the SQLSTATE of a database error, None for an error without a SQLSTATE."""
     return getattr(error, "pgcode", None)
 
 
@@ -74,7 +74,7 @@ def needs_new_connection(error: BaseException) -> bool:
 
 
 def whose_fault(error: BaseException) -> Fault:
-    """Returns the party at fault for an error of a running process. Unlisted errors: the deployment."""
+    """Returns the party at fault for an error of a running process; for unlisted errors, the deployment."""
     code = sqlstate(error)
     if code is None:
         return _fault_without_code(error)
@@ -93,7 +93,7 @@ def allows_waiting_at_start(error: BaseException) -> bool:
 
 
 def describe_refusal(error: psycopg2.Error) -> str:
-    """Returns why Postgres refuses a starting process, and what to do."""
+    """Returns the reason why Postgres refuses a starting process, and the remedy."""
     text = " ".join(str(error).split())
     if isinstance(error, ConnectFailed):
         return f"Postgres: {text}"
@@ -101,7 +101,7 @@ def describe_refusal(error: psycopg2.Error) -> str:
 
 
 def _fault_without_code(error: BaseException) -> Fault:
-    """Judges an error without SQLSTATE: psycopg2 refused a value, the connection is lost, or code failed."""
+    """Judges an error without SQLSTATE: psycopg2 refused a value, the connection is lost, or a bug."""
     if isinstance(error, RowsChanged):
         return Fault.SURROUNDINGS
     if isinstance(error, WriteSuppressed):

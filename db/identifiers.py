@@ -5,7 +5,7 @@ from sqlalchemy.dialects import postgresql
 USERS_SCHEMA = "public"
 
 quoted = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
-"""Returns a name, quoted if necessary."""
+"""Returns a name with quotes if they are necessary."""
 
 
 def qualified(table: str) -> str:

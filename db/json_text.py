@@ -34,7 +34,7 @@ def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
 
 
 def holds_nul(value: Any) -> bool:
-    """Returns True if a text in a JSON value holds NUL, which Postgres cannot keep."""
+    """Returns True if a text in a JSON value holds NUL, which Postgres cannot store."""
     if type(value) is dict:
         return any("\0" in name or holds_nul(inner) for name, inner in value.items())
     if type(value) is list:
@@ -47,7 +47,7 @@ def _is_finite(value: Any) -> bool:
     try:
         return _holds_finite(msgspec.to_builtins(value))
     except TypeError:
-        return True  # it holds msgspec.Raw, which is JSON already
+        return True  # the value holds msgspec.Raw, which is already JSON
 
 
 def _holds_finite(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Remembers the users' tables that this process made, and the modules that made them."""
+"""Stores the users' tables that this process made, and the modules that made them."""
 
 import gc
 import sys
@@ -23,11 +23,11 @@ class Made:
 
 
 _made: WeakKeyDictionary[Table, Made] = WeakKeyDictionary()
-"""Weak keys: a table without other references is forgotten."""
+"""The keys are weak: a table without other references is removed."""
 
 
 def note_table(table: Table) -> None:
-    """Remembers a table and the modules that made it: the caller's, and modules that are being imported."""
+    """Stores a table with the modules that made it: the caller, and modules that are being imported."""
     frames = list(_users_frames(sys._getframe(1)))
     importing = frozenset(id(frame.f_globals) for frame in frames if frame.f_code.co_name == "<module>")
     maker = frames[0]
@@ -36,16 +36,16 @@ def note_table(table: Table) -> None:
 
 
 def find_made(table: Table) -> Made | None:
-    """Returns where a table was made, None if this package's functions did not make it."""
+    """Returns the place where a table was made, None if this package's functions did not make it."""
     return _made.get(table)
 
 
 def tables_made_by(namespaces: Set[int], visible: set[Table]) -> list[Table]:
-    """Returns the tables that these modules made, by name. `visible` are those known to be in use."""
+    """Returns the tables that these modules made, by name. `visible`: the tables known to be in use."""
     found = _made_by(namespaces)
     if not visible.issuperset(found):
         del found
-        gc.collect()  # some are stored in a place that was not searched, or nowhere
+        gc.collect()  # some tables are stored in a place that was not searched, or nowhere
         found = _made_by(namespaces)
     return sorted(found, key=lambda table: table.name)
 

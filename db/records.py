@@ -1,7 +1,7 @@
 """Rows of Sluice's own tables as plain values, and the states that these tables allow.
 
-The CHECK constraints of `db/schema` are made from these enums. Rows that were read hold states as texts,
-which equal the members.
+The CHECK constraints of `db/schema` are made from these enums. Rows that were read hold states as texts.
+Such a text equals the member of the enum.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from uuid import UUID
 
 
 class Outcome(StrEnum):
-    """The result of a record. Every record has exactly one."""
+    """The result of a record. Every record has exactly one outcome."""
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
@@ -29,19 +29,19 @@ class LetterState(StrEnum):
     DEAD = "dead"
     WAITING = "waiting"
     RETRYING = "retrying"
-    """Shown, never stored: the letter is stored as waiting and has a row in `retries`."""
+    """Shown but never stored: the letter is stored as waiting and has a row in `retries`."""
     DROPPED = "dropped"
     DONE = "done"
 
 
 class RetryKind(StrEnum):
-    """Why an event was set aside. It is retried without an operator."""
+    """The reason why an event was set aside. The event is retried without an operator."""
 
     TIMED_OUT = "timed_out"
     ROW_HELD = "row_held"
     """Another session holds a row, a table, a key or an advisory lock that the event needs."""
     UNAVAILABLE = "unavailable"
-    """The server refused it for another temporary reason."""
+    """The server refused the event for another temporary reason."""
 
 
 class CallState(StrEnum):
@@ -70,7 +70,7 @@ class Declaration(StrEnum):
 
 
 class ProblemKind(StrEnum):
-    """What keeps a bridge from reading a partition. Of several problems the last one declared here counts."""
+    """A problem that keeps a bridge from reading a partition. Of several, the last in this list counts."""
 
     KAFKA_ERROR = "kafka_error"
     NO_LEADER = "no_leader"
@@ -89,18 +89,18 @@ class GenerationState(StrEnum):
     LIVE = "live"
     RETIRED = "retired"
     STOPPED = "stopped"
-    """It has been live and is not fed any more. Its place in each lane is kept."""
+    """The generation has been live and is no longer fed. Its offset in each lane is kept."""
     RESUMING = "resuming"
-    """It was stopped and is catching up from the log."""
+    """The generation was stopped and is catching up from the log."""
 
 
 class PartitionProblem(NamedTuple):
-    """Why a partition is not read. `detail` says in a sentence what failed and what to do."""
+    """The reason why a partition is not read. `detail` is a sentence with the failure and the remedy."""
 
     kind: ProblemKind
     detail: str
     offset: int | None = None
-    """The offset of the record that it concerns, if there is one."""
+    """The offset of the record that causes the problem, if a record causes it."""
 
 
 class WaitingRow(NamedTuple):
@@ -147,7 +147,7 @@ class OutboxRow(NamedTuple):
 
 
 class LedgerRow(NamedTuple):
-    """A side effect to be made; `args` is JSON text, canonical, and `fingerprint` its hash."""
+    """A call to make. `args` is canonical JSON text, and `fingerprint` its hash."""
 
     effect_key: str
     effect: str
@@ -163,13 +163,13 @@ RECORD_SKIPPED = "RecordSkipped"
 
 
 ENTITY_ERASED = "EntityErased"
-"""The error class of a letter whose entity an operator erased. Its place and its identity are kept."""
+"""The error class of a letter whose entity an operator erased. Its offset and its identity are kept."""
 
 
 class DeadLetterRow(NamedTuple):
     """A record as read from Kafka (`key` and `value` in hex, `headers` as JSON), and the reason of the
     letter. `flaw` is a JSON object that describes missing parts, None if the record is whole. `traceback`
-    holds the handler's frames as text, None if no handler raised.
+    holds the handler's frames as text, None if no handler raised an error.
     """
 
     topic: str
@@ -197,10 +197,10 @@ class KnownClaims(NamedTuple):
     """The facts that a database stores about given claims."""
 
     rank: int
-    """Its own, raised by `sluice init --original`."""
+    """The rank of the database, which `sluice init --original` raises."""
     now: int
-    """Its time, in seconds since 1970."""
+    """The time of the database, in seconds since 1970."""
     claims: frozenset[UUID]
-    """The given claims that it wrote."""
+    """The given claims that the database wrote."""
     witnessed: frozenset[UUID]
-    """The given claims that it wrote since it became a separate server, so that no copy holds them."""
+    """The given claims that this server itself wrote, so that no copy holds them."""

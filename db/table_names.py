@@ -13,7 +13,7 @@ from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 
 
 class _Claim(NamedTuple):
-    """A name that is used. `is_chosen`: Postgres chooses it, and uses another one if it is taken."""
+    """A name that is used. `is_chosen`: Postgres chooses it, and chooses another if it is already used."""
 
     name: str
     owner: str
@@ -22,7 +22,7 @@ class _Claim(NamedTuple):
 
 def require_usable_names(tables: Iterable[Table]) -> None:
     """Raises TableRefused if a name cannot be used, or if two objects of these tables would have the same
-    name. Call it when all tables exist, since columns and indexes may be added after a table was made.
+    name. Call it when all tables exist, because columns and indexes may be added after a table was made.
     """
     in_public = sorted((t for t in tables if t.schema in (None, "public")), key=lambda table: table.name)
     relations: list[_Claim] = []
@@ -80,14 +80,14 @@ def _constraints(table: Table) -> Iterator[_Claim]:
 
 
 def _enums(table: Table) -> Iterator[_Claim]:
-    """Yields the names of Enum types. Each table also has a type of its own name."""
+    """Yields the names of Enum types. Each table also has a type with the name of the table."""
     for column in table.columns:
         if isinstance(column.type, Enum) and column.type.native_enum and column.type.name:
             yield _Claim(column.type.name, f"an Enum of {', '.join(column.type.enums)}")
 
 
 def _name_of(thing: Constraint | Index, table: Table) -> str | None:
-    """Returns the name that Postgres gets (SQLAlchemy shortens its own). None if Postgres chooses it."""
+    """Returns the name in Postgres, which SQLAlchemy may shorten. None if Postgres chooses the name."""
     if not isinstance(thing.name, str):
         return None
     try:
@@ -108,7 +108,7 @@ def _require_distinct(claims: Sequence[_Claim]) -> None:
         if len(same) > 1 and not all(claim.is_chosen for claim in same):
             owners = " and for ".join(claim.owner for claim in same)
             raise TableRefused(
-                f"name {name} is used for {owners}: Postgres allows it once; give one of them another name"
+                f"name {name} is used for {owners}: Postgres allows one use; give one of them another name"
             )
 
 
@@ -118,6 +118,6 @@ def _require_free_for_generations(projections: Iterable[str], claims: Iterable[_
         for claim in claims:
             if pattern.fullmatch(claim.name):
                 raise TableRefused(
-                    f"name {claim.name}, used for {claim.owner}, is one of those that generations of"
-                    f" projection {projection} take; choose another name"
+                    f"name {claim.name}, used for {claim.owner}, is reserved for a generation of"
+                    f" projection {projection}; choose another name"
                 )

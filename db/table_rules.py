@@ -31,8 +31,8 @@ _SUPPORTED_NAMES = frozenset(
     | {"DOUBLE PRECISION", "BOOLEAN", "TIMESTAMP WITH TIME ZONE", "DATE", "UUID", "BYTEA", "JSON", "JSONB"}
 )
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-# Allowed besides letters, digits and "_". A dot, a colon, "%" or a quote has another meaning in one of the
-# programs that process a name.
+# Characters that are allowed besides letters, digits and "_". A dot, a colon, "%" and a quote have a special
+# meaning in a program that processes a name.
 _SIGNS = frozenset("$- ")
 _MAX_PRECISION, _MAX_LENGTH = 1_000, 10_485_760
 
@@ -40,15 +40,15 @@ DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def name_problem(name: str) -> str | None:
-    """Returns why a name cannot be used, as the end of a sentence. None if it can."""
+    """Returns the reason why a name cannot be used, as the end of a sentence. None if it can be used."""
     if not name:
         return "is empty"
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > MAX_NAME_BYTES:
-        return f"has {size} bytes, and Postgres cuts names after {MAX_NAME_BYTES}; choose a shorter one"
+        return f"has {size} bytes, and Postgres cuts names after {MAX_NAME_BYTES}; choose a shorter name"
     strange = sorted({sign for sign in name if not (sign in _SIGNS or f"a{sign}".isidentifier())})
     if strange or name != name.strip():
-        what = " ".join(map(ascii, strange)) or "a space at an end"
+        what = " ".join(map(ascii, strange)) or "a space at its start or end"
         return f"holds {what}; use letters, digits, '_', '$', '-' and spaces between them"
     if getattr(name, "quote", None) is False:
         return "has quote=False, so that Postgres changes its case; leave quote out"
@@ -56,24 +56,24 @@ def name_problem(name: str) -> str | None:
 
 
 def column_problem(column: Column[Any], *, is_key: bool) -> str | None:
-    """Returns why a column cannot be used, as the end of a sentence. None if it can."""
+    """Returns the reason why a column cannot be used, as the end of a sentence. None if it can be used."""
     if problem := name_problem(column.name):
         return f"has a name that {problem}"
     if column.name in _SYSTEM_COLUMNS:
-        return "has the name of one of Postgres' own columns; choose another one"
+        return "has the name of one of Postgres' own columns; choose another name"
     if column.key != column.name:
         return f"has key={column.key!r}: handlers use the column names of Postgres; remove key="
     return _type_problem(column.type, is_key=is_key) or _value_problem(column)
 
 
 def _value_problem(column: Column[Any]) -> str | None:
-    """Returns what would set a value that the fold does not know, None if no rule does."""
+    """Returns the rule by which Postgres would set a value that the fold does not have, or None."""
     if column.identity is not None or column.computed is not None or column.autoincrement is True:
-        return "is filled by Postgres (Identity, Computed or autoincrement); let the handler write it"
+        return "is filled by Postgres (Identity, Computed or autoincrement); write it in the handler"
     if column.onupdate is not None or column.server_onupdate is not None:
-        return "has onupdate=, which would write a value that no event contains; let the handler write it"
+        return "has onupdate=, which would write a value that no event contains; write it in the handler"
     if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
-        return "needs a literal default, so that the fold knows its value"
+        return "needs a literal default, so that the fold can compute its value"
     if column.system:
         return "has system=True, so that no statement creates it"
     return None
@@ -81,7 +81,7 @@ def _value_problem(column: Column[Any]) -> str | None:
 
 def _type_problem(kind: TypeEngine[Any], *, is_key: bool) -> str | None:
     if not isinstance(kind, SUPPORTED_TYPES):
-        return f"has type {kind!r}, not supported"
+        return f"has type {kind!r}, which is not supported"
     if kind._variant_mapping:
         return "has a type with variants; declare the type that it has in Postgres"
     if isinstance(kind, DateTime) and not kind.timezone:

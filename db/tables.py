@@ -19,13 +19,13 @@ EqualVersions = Literal["last", "first"]
 VERSION, FIELD_VERSIONS, INSERTED_HASH = "version", "field_versions", "inserted_hash"
 BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
 
-# Not in `table.info`, which Alembic writes into users' revisions.
+# The shape is not in `table.info`, because Alembic writes that into users' revisions.
 _SHAPE = "_sluice_shape"
 MAX_PROJECTION_BYTES = 50  # per name; Postgres cuts names at 63 bytes, and a generation adds its number
 
 
 class TableRefused(ValueError):
-    """A table that cannot hold versioned rows. The message says which table and what to change."""
+    """A table that cannot hold versioned rows. The message names the table and the necessary change."""
 
 
 class Shape:
@@ -77,10 +77,10 @@ def entity_table(
 ) -> Table:
     """Makes a table of last-writer-wins rows, one per key (a single primary-key column of a text type).
 
-    Adds `version` (bigint, null = older than all), `inserted_hash`, and `field_versions` where fields are
-    merged. `counters` are the columns that only Increment writes. `equal_versions` is valid only for
-    timestamps: of two writes with the same timestamp, "last" (the default) keeps the one that is applied
-    last, "first" the one that is applied first. Raises TableRefused.
+    Adds the columns `version` (bigint; null is older than all), `inserted_hash`, and, if fields are merged,
+    `field_versions`. `counters` are the columns that only Increment writes. `equal_versions` is valid only
+    for timestamps: of two writes with the same timestamp, "last" (the default) keeps the write that is
+    applied last, "first" the write that is applied first. Raises TableRefused.
     """
     return _make_table(
         name,
@@ -107,8 +107,8 @@ def projection_table(
 ) -> Table:
     """Makes a table that only `@projects(..., into=it)` handlers write, so that events alone determine it.
 
-    Its name is the name of a view over one generation, which is a table of its own. Otherwise as
-    `entity_table`. No foreign key may refer to it, because generations are replaced. Raises TableRefused.
+    Its name is the name of a view of one generation, which is a separate table. Otherwise as `entity_table`.
+    No foreign key may reference it, because generations are replaced. Raises TableRefused.
     """
     if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) > MAX_PROJECTION_BYTES:
         raise TableRefused(
@@ -128,7 +128,7 @@ def projection_table(
 
 
 def generation_name(projection: str, generation: int) -> str:
-    """Returns the name of the table of a generation's rows."""
+    """Returns the name of the table that holds a generation's rows."""
     return f"{projection}_g{generation}"
 
 
@@ -171,7 +171,7 @@ def _make_table(
         )
         _refuse_shape(table, shape)
     except TableRefused:
-        metadata.remove(table)  # otherwise `sluice init` would create it with its MetaData
+        metadata.remove(table)  # otherwise `sluice init` would create the refused table
         raise
     setattr(table, _SHAPE, shape)
     note_table(table)
@@ -179,7 +179,7 @@ def _make_table(
 
 
 def shape_of(table: Table) -> Shape:
-    """Returns the shape of a table that the functions above made. Raises TableRefused for others."""
+    """Returns the shape of a table that the functions above made. Raises TableRefused for other tables."""
     shape = getattr(table, _SHAPE, None)
     if shape is None:
         raise TableRefused(f"table {table.name} was not made by entity_table(...), so it cannot be written")
@@ -206,7 +206,7 @@ def _check_versions(name: str, versions: str, equal_versions: str | None) -> Non
     if versions == "integer":
         raise TableRefused(
             f"table {name}: equal_versions={equal_versions!r} with integer versions, where two equal versions"
-            ' with other values are a conflict; leave it out, or use versions="timestamp"'
+            ' with different values are a conflict; leave it out, or use versions="timestamp"'
         )
 
 
@@ -247,7 +247,7 @@ def _refuse_columns(table: Table) -> None:
 def _refuse_shape(table: Table, shape: Shape) -> None:
     if shape.projection and table.foreign_keys:
         raise TableRefused(
-            f"projection {table.name}: a foreign key: events in another order write the rows that it names"
+            f"projection {table.name}: has a foreign key, whose rows later events may write; remove it"
         )
     for counter in shape.counters:
         if counter not in shape.row_columns or not isinstance(shape.types[counter], Integer | Numeric):
@@ -258,5 +258,5 @@ def _refuse_shape(table: Table, shape: Shape) -> None:
         for name in (n for n in shape.fields if n in shape.required and shape.defaults[n] is None):
             raise TableRefused(
                 f"merged table {table.name}: column {name} must be nullable or have a literal default,"
-                " since the first event may bring any other field"
+                " because the first event may write only other fields"
             )

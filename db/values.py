@@ -1,4 +1,4 @@
-"""Converts column values to the form in which Postgres returns them, and to arrays of a statement."""
+"""Converts column values to the form in which Postgres returns them, and to arrays for statements."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from sluice.db.json_text import NotJson, encoded_json, holds_nul
 Coercer = Callable[[Any], Any]
 T = TypeVar("T")
 
-# A numeric without precision holds this many digits before and after the point (manual, chapter 8.1).
+# Most digits before and after the point of a numeric without precision (manual, chapter 8.1).
 _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
 # Wide enough for every numeric; the default of 28 digits would round a numeric(40, 2).
 _EXACT = Context(prec=_DIGITS_BEFORE + _DIGITS_AFTER)
@@ -31,8 +31,8 @@ class ValueRefused(ValueError):
 def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
     """Returns a function that checks a value for a column and converts it to the form that is read back.
 
-    It never coerces silently: a value that Postgres would round, cut or reinterpret raises ValueRefused. It
-    accepts None; another check covers NOT NULL.
+    The function raises ValueRefused for a value that Postgres would round, cut or reinterpret. It accepts
+    None; another check covers NOT NULL.
     """
     check = _checker(column_type)
 
@@ -43,7 +43,7 @@ def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
 
 
 def _checker(kind: types.TypeEngine[Any]) -> Coercer:
-    # In SQLAlchemy, Enum is a String, and Boolean is not an Integer. So narrower types come first.
+    # In SQLAlchemy, Enum is a subclass of String, and Boolean is no Integer. So narrower types come first.
     if isinstance(kind, types.Enum):
         return _one_of(kind)
     if isinstance(kind, types.String):
@@ -70,7 +70,7 @@ def _checker(kind: types.TypeEngine[Any]) -> Coercer:
 
 
 def add_exactly(number: Any, delta: Any) -> Any:
-    """Returns the sum of two values of one number column, never rounded."""
+    """Returns the exact sum of two values of one number column."""
     return _EXACT.add(number, delta) if type(number) is Decimal else number + delta
 
 
@@ -90,7 +90,7 @@ def _exactly(kind: type) -> Coercer:
 def _one_of(kind: types.Enum) -> Coercer:
     plain = {value: value for value in kind.enums}
     enum_class = kind.enum_class
-    # As SQLAlchemy stores members: by name, or by the result of `values_callable`.
+    # SQLAlchemy stores members by name, or by the result of `values_callable`.
     stored: dict[Any, str] = {}
     if enum_class is not None:
         members = list(enum_class)
@@ -99,7 +99,7 @@ def _one_of(kind: types.Enum) -> Coercer:
         stored = dict(zip(members, kind.enums, strict=True))
 
     def check(value: Any) -> Any:
-        # Checked first, since a member of a StrEnum is also a text, possibly a different one.
+        # Members are checked first: a member of a StrEnum is also a text, which may be another value.
         if enum_class is not None and isinstance(value, enum_class):
             return stored[value]
         if not isinstance(value, str) or value not in plain:
@@ -117,7 +117,7 @@ def _text(length: int | None) -> Coercer:
             raise ValueRefused(f"text of {len(value)} characters, the column holds {length}")
         if "\0" in value or not (value.isascii() or is_encodable(value)):
             raise ValueRefused(
-                f"text {value!r:.80} holds NUL or a lone surrogate, which Postgres cannot keep"
+                f"text {value!r:.80} holds NUL or a lone surrogate, which Postgres cannot store"
             )
         return value
 
@@ -175,7 +175,7 @@ def _decimal(precision: int | None, scale: int | None) -> Coercer:
             raise ValueRefused(f"decimal {number} has more digits than the column holds")
         rounded = number.quantize(step, context=_EXACT)
         if rounded != number:
-            raise ValueRefused(f"decimal {number} has more decimal places than the column keeps")
+            raise ValueRefused(f"decimal {number} has more decimal places than the column holds")
         return _positive_zero(rounded)
 
     return check
@@ -185,7 +185,7 @@ def _unbounded(number: Decimal) -> Decimal:
     exponent = number.as_tuple().exponent
     assert isinstance(exponent, int), "finite"
     if number.adjusted() >= _DIGITS_BEFORE or -exponent > _DIGITS_AFTER:
-        raise ValueRefused(f"decimal {number:.30} has more digits than Postgres keeps")
+        raise ValueRefused(f"decimal {number:.30} has more digits than Postgres holds")
     # Postgres returns no exponents: 1E+3 is read back as 1000.
     plain = number.quantize(Decimal(1), context=_EXACT) if exponent > 0 else number
     return _positive_zero(plain)
@@ -218,7 +218,7 @@ def _json(value: Any) -> Any:
         raise ValueRefused(str(error)) from None
     plain = msgspec.json.decode(encoded)
     if b"\\u0000" in encoded and holds_nul(plain):
-        raise ValueRefused(f"JSON {value!r:.80} holds NUL, which Postgres cannot keep")
+        raise ValueRefused(f"JSON {value!r:.80} holds NUL, which Postgres cannot store")
     return plain
 
 

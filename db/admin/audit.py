@@ -1,4 +1,4 @@
-"""`audit`: decisions of operators with their reasons, written in the transaction that carries them out."""
+"""`audit`: decisions of operators with reasons, written in the same transaction as the changes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from sluice.db.values import text_array
 
 
 class Decision(NamedTuple):
-    """Who decided what, and why. `verb` is the command, as in "effects retry"."""
+    """An operator's decision and its reason. `verb` is the command, as in "effects retry"."""
 
     actor: str
     verb: str

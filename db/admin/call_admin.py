@@ -1,4 +1,4 @@
-"""The ledger of calls for operators: counts, lists, conflicts, releasing and settling calls."""
+"""The ledger of calls for operators: counts, lists and conflicts; releases and settles calls."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ PAGE_ROWS = 500
 
 
 class Chosen(NamedTuple):
-    """A filter of calls; None: any. `older_than_seconds` is the age since the call was decided."""
+    """A filter of calls; None: any. `older_than_seconds` is the time after the call was stored."""
 
     state: str | None = None
     effect: str | None = None
@@ -24,7 +24,7 @@ class Chosen(NamedTuple):
 
 
 class ListedCall(NamedTuple):
-    """A call without its args and answer. `tried` counts since it was last released."""
+    """A call without its args and answer. `tried`: number of attempts after the call was last released."""
 
     id: int
     effect_key: str
@@ -68,7 +68,7 @@ class WholeCall(NamedTuple):
 
 
 class CallConflict(NamedTuple):
-    """A call that was not made, because its key was taken with other args (`made_args`)."""
+    """A call that was not made, because its key was already stored with other args (`made_args`)."""
 
     id: int
     effect_key: str
@@ -83,7 +83,7 @@ _LISTED = """id, effect_key, effect, entity, entity_key, state, attempt, tried, 
     extract(epoch FROM now() - created_at)::float8, extract(epoch FROM due_at - now())::float8"""
 _WHOLE = f"""{_LISTED}, identity, explicit_once, args, response, ended_unknown, first_attempt_at,
     claimed_until, dispatched_at, created_at, settled_at"""
-# Chosen, in its order.
+# The parameters are the fields of Chosen, in order.
 _CHOSEN = """($1 IS NULL OR state = $1) AND ($2 IS NULL OR effect = $2) AND ($3 IS NULL OR entity = $3)
     AND ($4 IS NULL OR entity_key = $4)
     AND ($5 IS NULL OR created_at < now() - make_interval(secs => $5))"""
@@ -100,14 +100,14 @@ COUNT_CALLS = Statement(
 
 
 def count_calls(session: Session, chosen: Chosen) -> list[tuple[str, str, int]]:
-    """Returns (effect, state, number of calls), without empty groups."""
+    """Returns (effect, state, number of calls). Omits empty groups."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [(effect, state, count) for effect, state, count in session.run(COUNT_CALLS, *chosen)]
 
 
 class CallReason(NamedTuple):
-    """How many calls that have not succeeded share an error, and the newest of them."""
+    """The number of calls without success that share an error, and the newest of these calls."""
 
     calls: int
     effect: str
@@ -148,7 +148,7 @@ def read_calls(session: Session, chosen: Chosen, *, after: int, limit: int) -> l
 
 
 def read_all_calls(session: Session, chosen: Chosen) -> Iterator[ListedCall]:
-    """Yields all calls, oldest first, page by page. It ends, because a released call keeps its id."""
+    """Yields all calls, oldest first, page by page. A released call keeps its id, so the iteration ends."""
     after = 0
     while page := _read_page(session, READ_NEXT_CALLS, chosen, after, PAGE_ROWS):
         yield from page
@@ -174,7 +174,7 @@ def read_call(session: Session, effect_key: str) -> WholeCall | None:
     return WholeCall(*rows[0]) if rows else None
 
 
-# The same rule as in `db/sending/calls.py`; a test compares the two. $2 are the effects that hold.
+# The same rule as in `db/sending/calls.py`; a test compares the two. $2: effects that hold back later calls.
 READ_CALLS_BEFORE = Statement(
     "read_calls_before",
     """
@@ -215,12 +215,12 @@ READ_CALL_CONFLICTS = Statement(
 def read_call_conflicts(
     session: Session, effect: str | None, *, after: int, limit: int
 ) -> list[CallConflict]:
-    """Returns calls that were not made because their key was taken with other args, newest first."""
+    """Returns calls that were not made because their key was stored with other args, newest first."""
     rows = session.run(READ_CALL_CONFLICTS, effect, after or BEHIND_NEWEST, limit)
     return [CallConflict(*row) for row in rows]
 
 
-# Only of open calls: the index holds no others, so a long history costs nothing.
+# Counts only open calls. The index holds no others, so a long history costs nothing.
 COUNT_OPEN_CALLS = Statement(
     "count_open_calls",
     """
@@ -235,8 +235,8 @@ def count_open_calls(session: Session) -> dict[str, int]:
     return dict(session.run(COUNT_OPEN_CALLS))
 
 
-# `attempt` is kept: it distinguishes the answer of an earlier attempt from that of the next one. It must
-# still equal the value that was read, because the operator's finding concerns that attempt.
+# `attempt` is kept, to distinguish the answers of an earlier and of the next attempt. It must still equal the
+# value that was read, because the operator's finding concerns that attempt.
 RELEASE_CALLS = Statement(
     "release_calls",
     """
@@ -255,7 +255,7 @@ RELEASE_CALLS = Statement(
 def release_calls(session: Session, calls: Sequence[ListedCall | WholeCall]) -> set[str]:
     """Sets failed or uncertain calls to pending, due now, as if never tried. Returns their keys.
 
-    Skips a call that changed since it was read. Idempotent: a second run changes no call.
+    Skips a call that changed after it was read. Idempotent: a second run changes no call.
     """
     rows = session.run(
         RELEASE_CALLS,
@@ -280,5 +280,5 @@ SETTLE_CALL = Statement(
 def settle_call(
     session: Session, call: WholeCall, *, state: CallState, response: str | None, error: str | None
 ) -> bool:
-    """Settles an uncertain call. Returns True if it had not changed. `response` is JSON text."""
+    """Settles an uncertain call. Returns False if the call changed after it was read. `response` is JSON."""
     return session.count(SETTLE_CALL, call.effect_key, call.attempt, state, response, error) == 1

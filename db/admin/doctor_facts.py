@@ -1,4 +1,4 @@
-"""What `sluice doctor` reads from Postgres: server settings, users' columns, registered topics and queues."""
+"""Reads facts for `sluice doctor`: server settings, users' columns, registered topics and queues."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from sluice.db.delivery.switches import read_paused_topics
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`version` is the major version. The other values are those of this connection."""
+    """Settings of the server. `version` is the major version. The other values are of this connection."""
 
     version: int
     fsync: str
     synchronous_commit: str
     read_only: str = ""
-    """Why the server is read-only, "" if it accepts writes."""
+    """The reason why the server is read-only; an empty text if it accepts writes."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Registered:
     shards: Mapping[str, int]
     """Entity type → its current shard count."""
     queues: Mapping[str, str | None]
-    """Queue → why it is halted, if it is."""
+    """Queue → the reason why it is halted, or None."""
     topic_ids: Mapping[str, str]
     partitions: Mapping[str, int]
-    """Topic → how many partitions have a watermark."""
+    """Topic → number of partitions with a watermark."""
     paused_topics: Mapping[str, str] = field(default_factory=dict)
-    """Topic → why an operator paused it."""
+    """Topic → the reason why an operator paused it."""
 
 
 class EventsWithoutId(NamedTuple):
-    """Number of a topic's events without an id, and of those that are dead letters for it now."""
+    """Number of a topic's events without an id, and number of those that are dead letters now."""
 
     topic: str
     events: int
@@ -47,7 +47,7 @@ class EventsWithoutId(NamedTuple):
 class NarrowedQueue(NamedTuple):
     """A queue whose transactions fail at one record although no event is at fault.
 
-    `batch_limit` is the number of events per transaction after many failures, None before.
+    `batch_limit`: the highest number of events per transaction after many failures; None before.
     """
 
     queue: str
@@ -57,7 +57,7 @@ class NarrowedQueue(NamedTuple):
     batch_limit: int | None
     error: str
     seconds: float
-    """Time since the newest failure, or since the newest success under a limit."""
+    """Seconds after the newest failure, or after the newest success under a limit."""
 
 
 READ_NARROWED = Statement(
@@ -116,7 +116,7 @@ READ_SHARDS = Statement("read_shards", "SELECT entity, shards FROM sluice.entiti
 
 
 def read_shards(session: Session) -> dict[str, int]:
-    """Entity type → its current shard count."""
+    """Returns entity type → its current shard count."""
     return dict(session.run(READ_SHARDS))
 
 

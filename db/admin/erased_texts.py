@@ -1,7 +1,7 @@
 """Erases an entity's key from other texts: event ids, settled calls, error texts, `audit`.
 
-Large tables are read a range of pages at a time, after the erasure is committed: their rows of the entity are
-settled and no longer change.
+Large tables are read one range of pages at a time, after the erasure is committed: the entity's rows in them
+are settled and no longer change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ COUNT_EVENT_IDS = Statement(
 
 
 def count_event_ids(session: Session, between: tuple[str, str], entity: str, key: str) -> int:
-    """Returns how many event ids contain the key."""
+    """Returns the number of event ids that contain the key."""
     ((count,),) = session.run(COUNT_EVENT_IDS, *between, entity, key)
     return int(count)
 
@@ -67,7 +67,7 @@ READ_SETTLED_CALLS = Statement(
 def read_settled_calls(
     session: Session, between: tuple[str, str], entity: str, key: str, until: datetime
 ) -> list[tuple[str, bool]]:
-    """Returns settled calls of an entity before a time, each with True if its key must stay taken."""
+    """Returns settled calls of an entity before a time, each with True if its key must stay in the ledger."""
     rows = session.run(READ_SETTLED_CALLS, *between, entity, key, until)
     return [(effect_key, bool(stays)) for effect_key, stays in rows]
 
@@ -90,7 +90,7 @@ DELETE_CONFLICTS_OF = Statement(
 
 
 def erase_calls(session: Session, gone: Sequence[str], stand_ins: Sequence[tuple[str, str]]) -> None:
-    """Deletes calls. Renames those whose keys must stay taken, and clears their other columns."""
+    """Deletes calls. Renames calls whose keys must stay in the ledger, and clears their other columns."""
     session.run(DELETE_CONFLICTS_OF, text_array([*gone, *(key for key, _ in stand_ins)]))
     session.run(DELETE_CALLS, text_array(gone))
     keys, instead = [one for one, _ in stand_ins], [other for _, other in stand_ins]
@@ -155,7 +155,7 @@ def rewrite_audit(session: Session, row: Mention, details: str | None) -> None:
     session.run(REWRITE_AUDIT, row.id, row.subject, row.reason, details)
 
 
-# Texts of errors, which quote keys, and operators' reasons. (table, column)
+# Columns (table, column) with error texts, which quote keys, and with operators' reasons.
 _TEXTS = (
     ("queues", "halted_reason"),
     ("queue_failures", "error"),

@@ -1,4 +1,4 @@
-"""Erases one entity from Sluice's own tables, and reads what must be settled before."""
+"""Erases one entity from Sluice's own tables, and reads the work that must be settled before."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -38,7 +38,7 @@ INSERT_ERASURE = Statement(
 def insert_erasure(session: Session, entity: str, key_hash: UUID, log_ends: str) -> datetime:
     """Stores an erasure: records below these ends are passed over. Returns its time.
 
-    Requires the lock of all erasures and that of the queue.
+    Requires the lock of all erasures and the lock of the queue.
     """
     ((erased_at,),) = session.run(INSERT_ERASURE, entity, key_hash, log_ends)
     assert isinstance(erased_at, datetime)
@@ -62,7 +62,7 @@ READ_REACHED = Statement(
 
 
 class Reached(NamedTuple):
-    """The applied offset of a partition; None for a topic without partitions."""
+    """The first unapplied offset of a partition; None for a topic without partitions."""
 
     topic: str
     topic_id: str
@@ -76,7 +76,7 @@ def read_reached(session: Session, entity: str) -> list[Reached]:
 
 
 class Unsent(NamedTuple):
-    """Waiting outgoing events: their number, the first one and its topic."""
+    """Waiting outgoing events: their number, the first event and its topic."""
 
     events: int
     queue: str | None
@@ -100,7 +100,7 @@ READ_UNSENT = Statement(
 
 
 def read_unsent(session: Session, entity: str, queue: str, newest: int | None = None) -> Unsent:
-    """Returns the waiting events of a queue and of unused queues, up to this id or all."""
+    """Returns the waiting events of a queue and of unused queues, up to the id `newest`, or all."""
     ((events, first_id, first_queue, topic),) = session.run(READ_UNSENT, entity, queue, newest)
     return Unsent(events, first_queue, first_id, topic)
 
@@ -137,7 +137,7 @@ READ_ENTITY_TABLES = Statement(
 
 
 def read_entity_tables(session: Session) -> list[tuple[str, str, bool]]:
-    """Returns the tables that each entity type writes; True: also under keys other than the events'."""
+    """Returns (entity type, table that it writes, True if also under keys other than those of events)."""
     return [(entity, table, bool(other)) for entity, table, other in session.run(READ_ENTITY_TABLES)]
 
 
@@ -151,7 +151,7 @@ def table_exists(session: Session, table: str) -> bool:
 
 
 def delete_rows_of(session: Session, table: str, column: str, key: str) -> int:
-    """Deletes the rows of a key. Returns their number. Raises IntegrityError if a table refers to them."""
+    """Deletes the rows of a key. Returns their number. Raises IntegrityError if a table references them."""
     text = f"DELETE FROM {qualified(table)} WHERE {quoted(column)} = $1"
     return session.count(Statement(f"erase {table}"[:60], text, ("text",)), key)
 
@@ -196,7 +196,7 @@ READ_LETTERS_OF = Statement(
     """,
     ("text", "text"),
 )
-# The flaw keeps `dlq export` from writing it as a tombstone.
+# Without the flaw, `dlq export` would write the letter as a tombstone.
 _EMPTY = f"""
     UPDATE sluice.%s SET
         state = 'dropped', settled_at = now(), key = NULL, value = NULL, headers = '[]', entity_key = NULL,
@@ -211,7 +211,7 @@ EMPTY_PROJECTION_LETTERS_OF = Statement(
 
 
 def empty_letters(session: Session, entity: str, key: str) -> list[ErasedLetter]:
-    """Drops the letters of an entity and keeps only places and identities. Returns the former letters."""
+    """Drops the letters of an entity; keeps only offsets and identities. Returns the letters as before."""
     found = [ErasedLetter(*row) for row in session.run(READ_LETTERS_OF, entity, key)]
     session.run(EMPTY_LETTERS_OF, entity, key)
     return found

@@ -1,4 +1,4 @@
-"""Changes this database's installation: its id, its database, its key, and rows that came with a copy."""
+"""Changes this database's installation: its id, its database, its key, and rows from a copy."""
 
 import secrets
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from uuid import uuid4
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import KEY_BYTES, Database
 
-# A change reads all waiting rows, which may be many.
+# A change reads all waiting rows, and there may be many.
 PATIENCE = "SET LOCAL statement_timeout = '15min'"
 
 LOCK_INSTALLATION = Statement("lock_installation", "SELECT name FROM sluice.installation FOR UPDATE")
@@ -28,7 +28,7 @@ REPLACE_INSTALLATION = Statement(
     ("text", "uuid", "text", "bigint"),
 )
 FORGET_KEYS = Statement("forget_keys", "DELETE FROM sluice.installation_keys")
-# Rows of processes of the former installation. TRUNCATE would wait for a dump that reads these tables.
+# Deletes rows of processes of the former installation. TRUNCATE would wait for a dump of these tables.
 FORGET_OTHERS = tuple(
     Statement(f"forget_{table}", f"DELETE FROM sluice.{table}")
     for table in ("claims", "processes", "undeclared", "workers")
@@ -36,7 +36,7 @@ FORGET_OTHERS = tuple(
 
 
 def replace_installation(session: Session, name: str, database: Database) -> None:
-    """Draws a new id and a new key, and deletes the rows that belong to the former ones."""
+    """Draws a new id and a new key, and deletes the rows that belong to the former installation."""
     session.run(REPLACE_INSTALLATION, name, uuid4(), *database)
     session.run(FORGET_KEYS)
     insert_key(session)
@@ -63,12 +63,12 @@ STORE_DATABASE = Statement(
 
 
 def store_database(session: Session, database: Database) -> None:
-    """Stores that the installation is in this database now. Idempotent."""
+    """Stores this database as the database of the installation. Idempotent."""
     session.run(STORE_DATABASE, *database)
 
 
 class Held(NamedTuple):
-    """Number of rows that came with a copy and are held until an operator releases or drops them."""
+    """Numbers of rows from a copy that are held until an operator releases or drops them."""
 
     events: int
     calls: int
@@ -83,7 +83,7 @@ HOLD_EVENTS = Statement(
     """,
     ("text",),
 )
-# Not `failed`: for running calls the provider's result is unknown.
+# The state is not `failed`: for running calls the provider's result is unknown.
 HOLD_CALLS = Statement(
     "hold_calls",
     """

@@ -41,7 +41,7 @@ class WholeLetter(NamedTuple):
     flaw: dict[str, Any] | None = None
     """The missing part of the record; None if it is stored whole."""
     traceback: str | None = None
-    """The frames of the handler that raised, as text; None if no handler did."""
+    """The frames of the handler that raised an error, as text; None if no handler raised it."""
     retry: dict[str, Any] | None = None
     """The state of the retries of an event that was set aside; None if it is not retried."""
 
@@ -120,7 +120,7 @@ COUNT_BEHIND = Statement(
 
 
 def count_behind(session: Session, letter: WholeLetter) -> int:
-    """Returns the number of letters that wait behind it."""
+    """Returns the number of letters that wait behind the letter."""
     ((count,),) = session.run(COUNT_BEHIND, letter.entity, letter.entity_key, letter.id)
     return int(count)
 
@@ -136,7 +136,7 @@ READ_WHOLE_PROJECTION_LETTER = Statement(
 
 
 class WholeProjectionLetter(NamedTuple):
-    """A letter of a generation: its columns, and the record as in WholeLetter."""
+    """A letter of a generation: its columns, and the record in the form of WholeLetter."""
 
     columns: dict[str, Any]
     headers: list[tuple[str, str | None]]

@@ -1,4 +1,4 @@
-"""Dead letters for operators: lists, counts, entities, and changes of letters that hold no others."""
+"""Dead letters for operators: lists, counts, entities, and changes of letters with no letter behind them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from sluice.db.values import bare_array
 
 
 class Chosen(NamedTuple):
-    """A filter of letters; None: any. `older_than_seconds` is the age since they were first listed."""
+    """A filter of letters; None: any. `older_than_seconds` is the time after the letter was stored."""
 
     ids: tuple[int, ...] | None = None
     topic: str | None = None
@@ -33,7 +33,7 @@ class LetterCount(NamedTuple):
 
 
 class ListedLetter(NamedTuple):
-    """A letter without its bytes. `behind`: number of letters that wait for it; None if it holds none."""
+    """A letter without key and value. `behind`: number of letters that wait for it; None if none can wait."""
 
     id: int
     topic: str
@@ -57,14 +57,14 @@ SHOWN_STATE = """CASE WHEN d.state = 'waiting' AND EXISTS (
     ) THEN 'retrying' ELSE d.state END"""
 LISTED = f"""d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
     d.error_text, d.outcome, {SHOWN_STATE}, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
-# Counted only for head letters: for each waiting letter it would read all the others.
+# Counted only for head letters. For each waiting letter, the count would read all other letters.
 _BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' OR EXISTS (
         SELECT FROM sluice.retries r WHERE r.letter_id = d.id AND d.state = 'waiting'
     ) THEN (
         SELECT count(*) FROM sluice.dead_letters b
         WHERE b.entity = d.entity AND b.entity_key = d.entity_key AND b.id > d.id AND b.state = 'waiting'
     ) END"""
-# Chosen, in its order.
+# The parameters are the fields of Chosen, in order.
 CHOSEN = f"""($1 IS NULL OR d.id = ANY ($1)) AND ($2 IS NULL OR d.topic = $2)
     AND ($3 IS NULL OR d.entity = $3) AND ($4 IS NULL OR d.entity_key = $4)
     AND ($5 IS NULL OR d.type = $5) AND ($6 IS NULL OR d.error_class = $6)
@@ -84,7 +84,7 @@ COUNT_LETTERS = Statement(
 
 
 def count_letters(session: Session, chosen: Chosen) -> list[LetterCount]:
-    """Returns the number of letters per topic, error class, state and outcome, without empty groups."""
+    """Returns the number of letters per topic, error class, state and outcome. Omits empty groups."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [LetterCount(*row) for row in session.run(COUNT_LETTERS, *chosen_values(chosen))]
@@ -109,7 +109,7 @@ def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) ->
 
 
 class LetterReason(NamedTuple):
-    """The number of letters that share a reason, and the newest of them."""
+    """The number of letters that share a reason, and the newest of these letters."""
 
     letters: int
     topic: str
@@ -195,7 +195,7 @@ READ_HEAD = Statement(
 
 
 def read_head(session: Session, entity: str, key: str) -> int | None:
-    """Returns the first letter of an entity in the order of a redrive."""
+    """Returns the id of an entity's first open letter, in the order of a redrive."""
     rows = session.run(READ_HEAD, entity, key)
     return int(rows[0][0]) if rows else None
 
@@ -290,6 +290,6 @@ COUNT_PARKED = Statement("count_parked", f"SELECT count(*) FROM {PARKED}")
 
 
 def count_parked(session: Session) -> int:
-    """Returns how many entities wait for an operator."""
+    """Returns the number of entities that wait for an operator."""
     ((count,),) = session.run(COUNT_PARKED)
     return int(count)

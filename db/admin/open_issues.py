@@ -11,12 +11,12 @@ from sluice.db.delivery.undeclared import HALTED_SECONDS
 from sluice.db.records import Declaration
 from sluice.db.sending.calls import EFFECTS_PAUSED
 
-# Reading an index this far takes about ten milliseconds; exact larger counts add no information.
+# To read this many rows of an index takes about ten milliseconds. Exact larger counts are not useful.
 COUNT_TO = 100_000
 
 
 class OpenIssues(NamedTuple):
-    """Issues that need an operator, then those that do not, counted up to COUNT_TO; ages in seconds."""
+    """Issues that need an operator, then other issues, each counted up to COUNT_TO. Ages are in seconds."""
 
     halted_queues: int
     stopped_generations: int

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from sluice.db.connection import Session, Statement
 
-# Reading a long outbox may take longer than a worker's statement may.
+# To read a long outbox may take longer than the limit of a worker's statement.
 LOOKING = "SET LOCAL statement_timeout = '60s'"
 BEHIND_NEWEST = 2**63 - 1  # larger than every id
 
 
 class QueueWaiting(NamedTuple):
-    """A queue with unsent rows: their number, the number of refused ones, the age of the oldest."""
+    """A queue with unsent rows: their number, the number of refused rows, the age of the oldest row."""
 
     queue: str
     waiting: int
@@ -34,7 +34,7 @@ class RefusedRecord(NamedTuple):
 
 
 class OutgoingEvent(NamedTuple):
-    """One row of the outbox. `error` is set if it is refused; `held_by`: refused id that it waits for."""
+    """One row of the outbox. `error` is set if it is refused. `held_by`: the refused id before it."""
 
     queue: str
     id: int
@@ -66,7 +66,7 @@ READ_WAITING = Statement(
 
 
 def read_waiting(session: Session, topic: str | None) -> list[QueueWaiting]:
-    """Returns the queues with unsent rows, of one topic or of all."""
+    """Returns the queues with unsent rows of one topic or of all topics."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [QueueWaiting(*row) for row in session.run(READ_WAITING, topic)]
@@ -96,7 +96,7 @@ READ_REFUSED = Statement(
 
 
 def read_refused(session: Session, topic: str | None, *, limit: int) -> list[RefusedRecord]:
-    """Returns records that the broker refuses, newest first; of one topic or of all."""
+    """Returns records of one topic or of all topics that the broker refuses, newest first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [RefusedRecord(*row) for row in session.run(READ_REFUSED, topic, limit)]
@@ -171,9 +171,9 @@ DELETE_REFUSAL = Statement(
 
 
 def delete_refusal(session: Session, queue: str, number: int) -> Refusal | None:
-    """Lets the relay send this record again. Returns None if it was not refused. Idempotent.
+    """Allows the relay to send this record again. Returns None if it was not refused. Idempotent.
 
-    Needs no lock of the relay: a hint never passes the lowest refused id that its transaction saw.
+    Needs no lock of the relay: a relay's hint never passes the lowest refused id in its own snapshot.
     """
     rows = session.run(DELETE_REFUSAL, queue, number)
     return Refusal(*rows[0]) if rows else None
@@ -194,12 +194,12 @@ COUNT_REFUSED = Statement(
 
 
 def count_refused(session: Session, topic: str | None) -> RefusedCount:
-    """Counts the refused records, of one topic or of all."""
+    """Counts the refused records of one topic or of all topics."""
     ((records, until),) = session.run(COUNT_REFUSED, topic)
     return RefusedCount(records, until)
 
 
-# Up to a time, so that a record that is refused again meanwhile is not changed.
+# Only refusals up to a time, so that a record that is refused again meanwhile is not changed.
 _REFUSED_PAGE = """
     SELECT queue, id FROM sluice.outbox_refusals
     WHERE ($1 IS NULL OR topic = $1) AND refused_at <= $2 ORDER BY queue, id LIMIT $3
@@ -215,9 +215,9 @@ DELETE_REFUSALS = Statement(
 
 
 def delete_refusals(session: Session, topic: str | None, until: datetime, *, limit: int) -> list[Refusal]:
-    """Lets the relay send records again that were refused until then, of one topic or of all.
+    """Allows the relay to send records again that were refused up to `until`, of one topic or of all topics.
 
-    A key continues only when none of its records is refused, so it stays in order from page to page.
+    A key continues only when none of its records is refused, so the order is kept from page to page.
     """
     return sorted(Refusal(*row) for row in session.run(DELETE_REFUSALS, topic, until, limit))
 
@@ -228,7 +228,7 @@ READ_REFUSED_PAGE = Statement("read_refused_page", _REFUSED_PAGE, ("text", "time
 def read_refused_page(
     session: Session, topic: str | None, until: datetime, *, limit: int
 ) -> list[tuple[str, int]]:
-    """Returns (queue, id) of records that were refused until then, by queue and id."""
+    """Returns (queue, id) of records that were refused up to `until`, by queue and id."""
     return [(queue, number) for queue, number in session.run(READ_REFUSED_PAGE, topic, until, limit)]
 
 
@@ -240,7 +240,7 @@ LOCK_RELAY = Statement(
 
 
 def lock_relay(session: Session, queue: str) -> None:
-    """Keeps every relay away from this queue until the transaction ends.
+    """Locks this queue against all relays until the transaction ends.
 
     Raises LockNotAvailable if a relay holds the queue for longer than a flush may take.
     """
@@ -263,9 +263,9 @@ DELETE_OUTGOING_EVENT = Statement(
 
 
 def delete_outgoing_event(session: Session, queue: str, number: int, *, even_if_waiting: bool) -> bool:
-    """Deletes an event and its refusal, so that it is never sent. Returns True if there was one.
+    """Deletes an event and its refusal, so that it is never sent. Returns False if there is no such event.
 
-    An event that is not refused is deleted only with `even_if_waiting`. Requires the relay's lock of the
-    queue, taken by an earlier statement; otherwise the event may be in flight to the broker.
+    An event that is not refused is deleted only with `even_if_waiting`. Requires the relay's lock on the
+    queue, from an earlier statement; otherwise the event may be in flight to the broker.
     """
     return session.count(DELETE_OUTGOING_EVENT, queue, number, even_if_waiting) == 1

@@ -8,7 +8,7 @@ from sluice.db.values import bare_array
 
 
 class ChosenLetters(NamedTuple):
-    """A filter of a projection's letters; None: any. Without a generation: those of the live one."""
+    """A filter of a projection's letters; None: any. Without a generation: letters of the live generation."""
 
     projection: str | None = None
     generation: int | None = None
@@ -23,7 +23,7 @@ class ChosenLetters(NamedTuple):
 
 
 class ProjectionLetterRow(NamedTuple):
-    """A letter of a generation without its bytes."""
+    """A letter of a generation without key and value."""
 
     id: int
     projection: str
@@ -76,7 +76,7 @@ def read_projection_letters(
 
 
 class HeldLetters(NamedTuple):
-    """An entity with open letters in one generation. Without a key: one letter that names no entity."""
+    """An entity with open letters in one generation. Without a key, it is one letter that names no entity."""
 
     projection: str
     generation: int

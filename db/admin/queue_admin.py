@@ -32,7 +32,7 @@ def read_queues(session: Session) -> list[ListedQueue]:
 
 
 def lock_listed_queue(session: Session, queue: str) -> ListedQueue | None:
-    """Locks and returns a queue, until the transaction ends. None if there is none."""
+    """Locks a queue until the transaction ends and returns it. None if there is no such queue."""
     rows = session.run(LOCK_LISTED_QUEUE, queue)
     return ListedQueue(*rows[0]) if rows else None
 

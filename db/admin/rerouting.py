@@ -1,7 +1,7 @@
 """Re-routes an entity type: its locks, epoch and shards, and the rows that move with them.
 
-Every change requires all queue locks of the entity type: a running batch ends before, and a later batch finds
-the new epoch.
+Every change requires all queue locks of the entity type: a running batch ends before the change, and a later
+batch reads the new epoch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,11 +54,11 @@ def read_watermarks_of(session: Session, topic: str) -> dict[int, int]:
     return dict(session.run(READ_WATERMARKS_OF, topic))
 
 
-# Taken first: a process that registers queues or re-routes waits here without holding a queue.
+# This lock is taken first: a process that registers queues or re-routes waits for it without a queue's lock.
 LOCK_ROUTING = Statement(
     "lock_routing", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# In one order for every process that takes more than one.
+# Every process that takes several locks takes them in this order.
 LOCK_QUEUES = Statement(
     "lock_queues",
     "SELECT queue FROM sluice.queues WHERE entity = $1 ORDER BY queue FOR UPDATE",
@@ -67,9 +67,9 @@ LOCK_QUEUES = Statement(
 
 
 def lock_routing(session: Session, entity: str) -> int | None:
-    """Takes all locks of an entity type, after running batches. Returns its shard count.
+    """Takes all locks of an entity type; running batches end first. Returns its shard count.
 
-    Returns None if the entity type is unknown. Raises LockNotAvailable if a queue is held for too long.
+    Returns None if the entity type is unknown. Raises LockNotAvailable if a batch holds a queue for too long.
     """
     session.command(PATIENCE)
     rows = session.run(LOCK_ROUTING, entity)
@@ -99,8 +99,8 @@ def raise_epoch(session: Session, entity: str, shards: int) -> int:
     return int(epoch)
 
 
-# With the same shards, the applied offset of a lane stays valid. Carrying it over keeps its records from
-# being sent and counted again.
+# With the same shards, the applied offset of a lane stays valid. It is copied, so that the lane's records are
+# not sent and counted again.
 CARRY_LANES = Statement(
     "carry_lanes",
     """
@@ -114,7 +114,7 @@ CARRY_LANES = Statement(
 
 
 def carry_lanes(session: Session, entity: str, *, without_topic: str, epoch: int) -> int:
-    """Carries the lanes of all other topics to the new epoch. Returns their number. Requires all locks."""
+    """Copies the lanes of all other topics to the new epoch. Returns their number. Requires all locks."""
     return session.count(CARRY_LANES, entity, without_topic, epoch)
 
 
@@ -152,11 +152,11 @@ class Unsettled(NamedTuple):
 
     lanes: int
     outgoing: int
-    """Counted up to MOST_COUNTED: counting a long outbox would exceed the statement time-out."""
+    """Counted up to MOST_COUNTED, because the count of a long outbox would exceed the statement time-out."""
     refused: int
     """Outgoing events that the broker refuses and that need an operator."""
     halted: int
-    """Queues."""
+    """Halted queues."""
 
 
 READ_UNSETTLED = Statement(
@@ -210,7 +210,7 @@ READ_PARKED_OF = Statement(
 
 
 def read_parked_of(session: Session, entity: str) -> dict[str, str]:
-    """Returns key of each parked entity → the queue it is parked in."""
+    """Returns key of each parked entity → its queue."""
     return dict(session.run(READ_PARKED_OF, entity))
 
 
@@ -235,7 +235,7 @@ MOVE_RETRIES = Statement(
 
 
 def move_parked(session: Session, entity: str, queues: Mapping[str, str]) -> None:
-    """Stores the queues of parked entities and their retries, by key. Under all locks; idempotent."""
+    """Stores the new queues of parked entities and their retries. Requires all locks. Idempotent."""
     if queues:
         keys, names = text_array(queues), text_array(queues.values())
         session.run(MOVE_PARKED, entity, keys, names)

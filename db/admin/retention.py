@@ -1,4 +1,4 @@
-"""Deletes old rows, some at a time."""
+"""Deletes old rows, a limited number at a time."""
 
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
 
@@ -30,7 +30,7 @@ def purge_identities(session: Session, topic: str, older_than_seconds: float, li
     return session.count(PURGE_IDENTITIES, topic, older_than_seconds, limit)
 
 
-# With an explicit `once` the key is kept forever; the arguments are not.
+# With an explicit `once`, the key is kept forever, but not the arguments.
 EMPTY_CALLS = Statement(
     "empty_calls",
     """
@@ -60,7 +60,7 @@ PURGE_CALLS = Statement(
 
 
 def empty_calls(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Clears all but the key of succeeded calls with an explicit `once`. Returns their number. Idempotent."""
+    """Clears args and answer of succeeded calls with an explicit `once`. Returns their number. Idempotent."""
     return session.count(EMPTY_CALLS, older_than_seconds, limit)
 
 
@@ -104,7 +104,7 @@ PURGE_PROJECTION_LETTERS = Statement(
 
 
 def purge_projection_letters(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Deletes letters of generations that were applied, and returns how many. Idempotent."""
+    """Deletes applied letters of generations. Returns their number. Idempotent."""
     return session.count(PURGE_PROJECTION_LETTERS, older_than_seconds, limit)
 
 

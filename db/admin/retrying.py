@@ -1,14 +1,14 @@
-"""Retried events for operators: why, for how long, and which sessions hold them up."""
+"""Retried events for operators: the reason, the time, and the sessions that hold them up."""
 
 from typing import Any, NamedTuple
 
 from sluice.db.connection import Session, Statement
 
-MOST_READ = 100  # the oldest ones; `sluice dlq ls` lists the others
+MOST_READ = 100  # the oldest retries; `sluice dlq ls` lists the others
 
 
 class RetryingEvent(NamedTuple):
-    """One event. `blockers` are as last seen, each with the current `is_there` and `seconds`."""
+    """One event. `blockers`: the sessions that last held it up, with current `is_there` and `seconds`."""
 
     letter_id: int
     entity: str

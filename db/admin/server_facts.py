@@ -1,4 +1,4 @@
-"""What `sluice doctor` reads from the Postgres server: what delays commits and what delays vacuum."""
+"""Reads facts about the Postgres server for `sluice doctor`: delays of commits, vacuum and locks."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ _QUERY_CHARACTERS = 100
 
 
 class Horizon(NamedTuple):
-    """A holder that keeps vacuum from removing row versions that were deleted since it began."""
+    """A session or other object that keeps vacuum from removing row versions deleted after its start."""
 
     kind: str
-    """session, prepared, slot or standby."""
+    """One of session, prepared, slot and standby."""
     name: str
     """A process id, a transaction's name, a slot's name or a standby's name."""
     application: str | None
@@ -20,12 +20,12 @@ class Horizon(NamedTuple):
     state: str | None
     query: str | None
     seconds: float | None
-    """None if unknown: slots and standbys have no start time, and another role's session may hide it."""
+    """Time after its start. None for slots and standbys, and for sessions that the role may not read."""
     transactions: int
-    """Number of the server's transactions that began after it."""
+    """Number of transactions of the server that began later."""
 
 
-# Snapshots of other databases do not count. Those of slots and standbys count everywhere.
+# Snapshots of other databases do not count. Snapshots of slots and standbys count for all databases.
 READ_HORIZONS = Statement(
     "read_horizons",
     f"""
@@ -59,12 +59,12 @@ READ_HORIZONS = Statement(
 
 
 def read_horizons(session: Session) -> list[Horizon]:
-    """Returns what keeps vacuum from cleaning this database, the oldest first."""
+    """Returns the objects that keep vacuum from cleaning this database, oldest first."""
     return [Horizon(*row) for row in session.run(READ_HORIZONS)]
 
 
 class Replication(NamedTuple):
-    """The standbys that commits of this database wait for."""
+    """The standbys for which commits of this database wait."""
 
     standby_names: str
     """The setting synchronous_standby_names; empty: commits wait for no standby."""
@@ -73,7 +73,7 @@ class Replication(NamedTuple):
     waiting: int
     """Commits of this database that wait for a standby now."""
     seconds: float
-    """How long the oldest of them has waited, in seconds."""
+    """The longest wait of these commits."""
 
 
 NO_REPLICATION = Replication("", 0, 0, 0.0)
@@ -90,7 +90,7 @@ READ_REPLICATION = Statement(
 
 
 def read_replication(session: Session) -> Replication:
-    """Returns the standbys that commits wait for now."""
+    """Returns the standbys for which commits wait now."""
     return Replication(*session.run(READ_REPLICATION)[0])
 
 
@@ -109,7 +109,7 @@ READ_BEAT = Statement(
 
 
 def read_beat_silence(session: Session) -> float | None:
-    """Returns the seconds since the active beat last sent a statement; None if no beat is active."""
+    """Returns the seconds after the last statement of the active beat; None if no beat is active."""
     rows = session.run(READ_BEAT)
     return float(rows[0][0]) if rows else None
 
@@ -142,5 +142,5 @@ READ_BLOCKERS = Statement(
 
 
 def read_blockers(session: Session) -> list[Blocker]:
-    """Returns the sessions of other programs that sessions of Sluice wait for now."""
+    """Returns the sessions of other programs that block sessions of Sluice now."""
     return [Blocker(*row) for row in session.run(READ_BLOCKERS)]

@@ -27,7 +27,7 @@ class StoredColumn(NamedTuple):
     generated: str | None = None
     """EXPRESSION or IDENTITY if Postgres refuses writes to the column."""
     is_distinct: bool = True
-    """True if the collation is deterministic, so that different values are never equal."""
+    """True if the collation is deterministic: different values are then never equal."""
     labels: tuple[str, ...] | None = None
     """The labels of an Enum."""
 
@@ -115,7 +115,7 @@ READ_MISPLACED = Statement(
 
 
 def read_misplaced(session: Session, tables: Iterable[str]) -> list[str]:
-    """Returns users' tables whose name exists in schema sluice, for a table that Sluice did not make."""
+    """Returns the names of users' tables that exist in schema sluice, except Sluice's own tables."""
     own = [table.name for table in metadata.tables.values()]
     return [name for (name,) in session.run(READ_MISPLACED, SCHEMA, text_array(tables), text_array(own))]
 
@@ -126,7 +126,7 @@ READ_LIVE_GENERATIONS = Statement(
 
 
 def read_stored_tables(session: Session, tables: Iterable[Table]) -> dict[str, StoredTable]:
-    """Returns declared table → stored table, if it exists. For a projection: the live generation's table."""
+    """Returns declared table → existing table; for a projection, the table of its live generation."""
     live = dict(session.run(READ_LIVE_GENERATIONS))
     generations = {table.name: live.get(table.name) if is_projection(table) else None for table in tables}
     declared = {

@@ -54,7 +54,7 @@ READ_CALL_STATES = Statement(
 
 
 def read_call_states(session: Session) -> list[tuple[str, str, int]]:
-    """(effect, state, calls)."""
+    """Returns (effect, state, number of calls)."""
     return [(effect, state, count) for effect, state, count in session.run(READ_CALL_STATES)]
 
 
@@ -66,7 +66,7 @@ READ_TOTALS = Statement(
 
 
 def read_totals(session: Session) -> list[tuple[str, str, int]]:
-    """Returns (topic, outcome, records) over all epochs, for counters of outcomes only."""
+    """Returns (topic, outcome, records), summed over all epochs. Omits counters that are no outcomes."""
     return [
         (topic, name, count)
         for topic, *counts in session.run(READ_TOTALS)
@@ -84,9 +84,9 @@ class PartitionTotals:
     watermark: int
     counted: int = 0
     applied: dict[str, int] = field(default_factory=dict)
-    """Queue → applied offset, of the lanes of the current epoch."""
+    """Queue → applied offset of its lane in the current epoch."""
     read_again: bool = False
-    """True if lanes of an older epoch were ahead of the watermark, so that their records are read again."""
+    """True if lanes of an older epoch were ahead of the watermark. Their records are read again."""
 
 
 READ_PARTITIONS = Statement(
@@ -112,7 +112,7 @@ READ_LANE_TOTALS = Statement(
 
 
 def read_partition_totals(session: Session) -> Mapping[Place, PartitionTotals]:
-    """Returns all partitions that a bridge has begun, in one snapshot."""
+    """Returns all partitions that a bridge has started, in one snapshot."""
     with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
         found = {
             (topic, partition): PartitionTotals(*state)
@@ -167,7 +167,7 @@ READ_COUNTERS = Statement(
 
 
 def read_counters(session: Session) -> dict[tuple[str, str], dict[str, int]]:
-    """Returns (topic, queue) → counter → records, over all epochs."""
+    """Returns (topic, queue) → counter → records, summed over all epochs."""
     return {
         (topic, queue): dict(zip(COUNTERS, counts, strict=True))
         for topic, queue, *counts in session.run(READ_COUNTERS)
@@ -175,7 +175,7 @@ def read_counters(session: Session) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def read_progress(session: Session) -> ProgressRead:
-    """Reads everything in one snapshot, so that counters and watermarks agree."""
+    """Returns all progress from one snapshot, so that counters and watermarks agree."""
     with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
         return ProgressRead(
             topics=frozenset(read_topic_ids(session)),

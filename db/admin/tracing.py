@@ -1,4 +1,4 @@
-"""Reads every row of Sluice's tables that follows from one event. Changes nothing."""
+"""Reads all rows of Sluice's tables that follow from one event. Changes nothing."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -39,7 +39,7 @@ def read_traced(session: Session, identity: UUID) -> TracedEvent | None:
 
 
 class TracedCall(NamedTuple):
-    """A call that the event decided."""
+    """A call that the event caused."""
 
     effect_key: str
     effect: str
@@ -63,7 +63,7 @@ def read_traced_calls(session: Session, keys_array: str) -> list[TracedCall]:
     return [TracedCall(*row) for row in session.run(READ_TRACED_CALLS, keys_array)]
 
 
-# Searches by event id without an index; a queue's waiting rows are few.
+# No index is needed for the event id, because a queue has few waiting rows.
 READ_TRACED_EMITS = Statement(
     "read_traced_emits",
     """

@@ -1,4 +1,4 @@
-"""Waiting work that `sluice doctor` reads: outgoing events, calls, events that ended a worker."""
+"""Reads waiting work for `sluice doctor`: outgoing events, calls, events that ended a worker."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,19 +13,19 @@ _DIGITS = 20
 
 
 class WaitingTopic(NamedTuple):
-    """Unsent outgoing events of one topic. `queue` and `id` identify the first of them."""
+    """Unsent outgoing events of one topic. `queue` and `id` identify the first event."""
 
     topic: str
     events: int
     queue: str
     id: int
     free: int
-    """Number of events that are not refused and do not wait behind a refused one."""
+    """Number of events that are not refused and do not wait behind a refused event."""
     free_seconds: float
-    """Age of the oldest of these, 0 if there are none."""
+    """Age of the oldest of these events, 0 if there are none."""
 
 
-# The first one by id across all queues, which draw their ids from one sequence.
+# Finds the first event by id across all queues, because they draw ids from one sequence.
 READ_WAITING_TOPICS = Statement(
     "read_waiting_topics",
     f"""
@@ -54,14 +54,14 @@ def read_waiting_topics(session: Session) -> list[WaitingTopic]:
 
 
 class DueCalls(NamedTuple):
-    """Calls that a worker could make now, counted up to COUNT_TO, and the time since the oldest is due."""
+    """Number of calls that a worker could make now, up to COUNT_TO. `seconds`: delay of the oldest call."""
 
     calls: int = 0
     seconds: float = 0.0
 
 
 class HoldingCall(NamedTuple):
-    """A call without success that holds back later calls of its entity (counted up to COUNT_TO)."""
+    """A call without success. `behind`: later calls of its entity that it holds back, up to COUNT_TO."""
 
     effect_key: str
     effect: str
@@ -71,7 +71,7 @@ class HoldingCall(NamedTuple):
     behind: int
 
 
-# $2 are the effects that hold. The same rule as in `db/sending/calls.py`.
+# $2: the effects that hold back later calls. The same rule as in `db/sending/calls.py`.
 READ_DUE_CALLS = Statement(
     "read_due_calls",
     f"""
@@ -117,7 +117,7 @@ READ_HOLDING_CALLS = Statement(
 
 
 def read_holding_calls(session: Session, holding: Iterable[str]) -> list[HoldingCall]:
-    """Returns the calls of these holding effects that later calls wait for, oldest first."""
+    """Returns the calls of these holding effects that hold back later calls, oldest first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [HoldingCall(*row) for row in session.run(READ_HOLDING_CALLS, text_array(holding))]
@@ -133,7 +133,7 @@ class EventDeath(NamedTuple):
     deaths: int
     how: str
     seconds: float
-    """Time since the newest of these ends."""
+    """Seconds after the newest of these ends."""
 
 
 READ_EVENT_DEATHS = Statement(
@@ -146,7 +146,7 @@ READ_EVENT_DEATHS = Statement(
 
 
 def read_event_deaths(session: Session) -> list[EventDeath]:
-    """Returns the events that ended a worker's process, the newest first."""
+    """Returns the events that ended a worker's process, newest first."""
     return [EventDeath(*row) for row in session.run(READ_EVENT_DEATHS)]
 
 

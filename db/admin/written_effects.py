@@ -1,4 +1,4 @@
-"""Reads outgoing events and calls, whole and in order. For checkers and tests, not for the hot path."""
+"""Reads whole outgoing events and calls in order, for checkers and tests. Not for the hot path."""
 
 from uuid import UUID
 
@@ -55,5 +55,5 @@ END_CLAIMS = Statement(
 
 
 def end_claims(session: Session) -> None:
-    """Ends the claims of running calls, as if they had expired. Idempotent."""
+    """Ends the claims of running calls at once, as if the claims had expired. Idempotent."""
     session.run(END_CLAIMS)

@@ -1,4 +1,4 @@
-"""Stores records that could not be applied, with the reason, and the entities that are parked for them."""
+"""Stores records that could not be applied, with the reasons, and the entities that are parked by them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ _AS_STORED = {
     **{name: f"d.{name}::jsonb" for name in ("headers", "flaw")},
 }
 LETTER_VALUES = ", ".join(_AS_STORED.get(name, f'd."{name}"') for name in LETTER_TYPES)
-"""The same columns of a row `d`, in the form of the tables of letters."""
+"""The same columns of a row `d`, converted for the tables of letters."""
 LETTER_STATE = "CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END"
 
 
@@ -53,7 +53,7 @@ def letter_arrays(rows: Iterable[DeadLetterRow]) -> list[str]:
     return [values[name] for name in LETTER_TYPES]
 
 
-# A record that comes again in another epoch is listed once. Ids increase in the order of the records.
+# A record that is read again in another epoch is listed only once. Ids increase in the order of the records.
 INSERT_DEAD_LETTERS = Statement(
     "insert_dead_letters",
     f"""
@@ -76,7 +76,7 @@ def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequenc
 
 
 class Letter(NamedTuple):
-    """One record that was not applied, as read from Kafka. `headers` is JSON text with values in hex.
+    """One record that was not applied, as read from Kafka. `headers` is a JSON text with values in hex.
 
     `flaw` is a JSON object that describes missing parts, None if the record is whole.
     """
@@ -175,7 +175,7 @@ def fail_letter(
     error_text: str,
     traceback: str | None = None,
 ) -> None:
-    """Stores why a letter died again or conflicts. Requires the queue's lock."""
+    """Stores the reason why a letter died again or conflicts. Requires the queue's lock."""
     session.run(FAIL_LETTER, letter_id, outcome, error_class, error_text, traceback)
 
 
@@ -187,7 +187,7 @@ LOAD_PARKED = Statement(
 
 
 def load_parked(session: Session, entity: str, keys: Sequence[str]) -> set[str]:
-    """Returns the keys that are parked. Requires the queue's lock."""
+    """Returns the keys of parked entities. Requires the queue's lock."""
     return {key for (key,) in session.run(LOAD_PARKED, entity, text_array(keys))} if keys else set()
 
 
@@ -228,8 +228,8 @@ UNPARK = Statement(
 
 
 def unpark_if_clear(session: Session, entity: str, key: str, skipping: Collection[str] = ()) -> bool:
-    """Unparks the entity if no letter holds it. Returns True if it did. Requires the queue's lock.
+    """Unparks the entity if no letter holds it. Returns True if it unparked it. Requires the queue's lock.
 
-    Dead letters of the topics in `skipping` hold no others.
+    No letter waits behind a dead letter of a topic in `skipping`.
     """
     return session.count(UNPARK, entity, key, text_array(skipping)) == 1

@@ -82,7 +82,7 @@ LOWER_LOG_ENDS = Statement(
 
 
 def lower_log_ends(session: Session, topic_id: str, ends: Mapping[int, int]) -> None:
-    """Lowers stored ends after a log lost its end: later records are newer than the erasures. Idempotent."""
+    """Lowers stored ends after a log lost its end: new records there are not erased. Idempotent."""
     session.run(LOWER_LOG_ENDS, topic_id, bare_array(ends), bare_array(ends.values()))
 
 
@@ -94,7 +94,7 @@ READ_PROCESSED_TIMES = Statement(
 
 
 def read_processed_times(session: Session, identities: Sequence[UUID]) -> dict[UUID, datetime]:
-    """Returns identity → time at which the event got its outcome."""
+    """Returns identity → time when the event got its outcome."""
     rows: list[tuple[Any, ...]] = session.run(READ_PROCESSED_TIMES, bare_array(identities))
     return dict(rows)
 
@@ -113,7 +113,7 @@ NOTE_ENTITY_TABLES = Statement(
 
 
 def note_entity_tables(session: Session, entity: str, tables: Mapping[str, bool]) -> int:
-    """Notes tables that events of an entity type wrote; True: also under other keys. Idempotent.
+    """Notes table → True if events of the entity type wrote it under other keys too. Idempotent.
 
     Returns the number of new notes.
     """

@@ -15,7 +15,7 @@ COUNTERS = (*OUTCOMES, "call_conflict", "without_id")
 
 
 class QueueRow(NamedTuple):
-    """The locked queue: why it is halted (None if it runs), and the results of its last 200 tried events."""
+    """The locked queue: the reason of its halt, or None, and the results of its last 200 tried events."""
 
     halted_reason: str | None
     failure_window: str
@@ -23,7 +23,7 @@ class QueueRow(NamedTuple):
 
 
 class QueueFailures(NamedTuple):
-    """Consecutive failed transactions of a queue that begin at one record. `batch_limit` is in events."""
+    """Consecutive failed transactions of a queue that begin at one record. `batch_limit` counts events."""
 
     topic: str
     partition: int
@@ -35,7 +35,7 @@ class QueueFailures(NamedTuple):
 class Lanes(NamedTuple):
     """The state of the queue's entity type, and the applied offsets of its lanes in this epoch.
 
-    `epoch` is None, and the others are empty, if the queue is unknown.
+    If the queue is unknown, `epoch` is None and the other fields are empty.
     """
 
     epoch: int | None
@@ -44,7 +44,7 @@ class Lanes(NamedTuple):
     """The topics of the entity type, with their ids."""
     applied: Mapping[tuple[str, int], int]
     failures: QueueFailures | None = None
-    """None if the queue's newest transaction was committed and the next one is not limited."""
+    """None if the queue's newest transaction was committed and the next transaction is not limited."""
     retry_is_due: bool = False
     """True if an event of the queue that was set aside is due for a retry."""
     deaths: Mapping[EventPlace, HandlerDeaths] = MappingProxyType({})
@@ -99,7 +99,7 @@ READ_LANES = Statement(
 
 
 def read_lanes(session: Session, queue: str) -> Lanes:
-    """Returns the current epoch and its lanes. Lanes of older epochs only keep their counters."""
+    """Returns the current epoch and its lanes. Of lanes of older epochs only the counters are used."""
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
@@ -205,9 +205,9 @@ def update_queue(session: Session, queue: str, *, failure_window: str, accepted_
 
 
 def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:
-    """Moves `count` records of a partition from one outcome's counter to another's.
+    """Moves `count` records of a partition from one outcome's counter to another counter.
 
-    Subtracts from the lanes that counted them, newest epoch first, so that the sums stay correct.
+    Subtracts from the lanes that counted the records, newest epoch first, so that the sums stay correct.
     """
     if before not in OUTCOMES or after not in OUTCOMES:
         raise ValueError(f"not outcomes: {before}, {after}")

@@ -16,11 +16,11 @@ LEFT_BEHIND = "an end that left no trace"
 
 
 class HandlerDeaths(NamedTuple):
-    """How often, and how most recently, a process ended inside the handlers of one event."""
+    """The number of processes that ended inside the handlers of one event, and the newest end."""
 
     deaths: int
     timed_out: bool
-    """True if a supervisor ended it because its handlers exceeded their time limit."""
+    """True if a supervisor ended a process because the handlers exceeded their time limit."""
     how: str
 
 
@@ -141,9 +141,9 @@ COUNT_NOTES = Statement(
 
 
 def count_notes(session: Session, queue: str, worker: UUID) -> int:
-    """Counts the event notes that other workers left in a queue as deaths.
+    """Counts as deaths the notes of events that other workers left in a queue.
 
-    Returns the number of all remaining notes, including notes of batches.
+    Returns the number of all notes that were left, including notes of batches.
     """
     ((found,),) = session.run(COUNT_NOTES, queue, worker, LEFT_BEHIND)
     return int(found)

@@ -34,7 +34,7 @@ RENEW_IDENTITIES = Statement(
 
 
 def renew_identities(session: Session, identities: Sequence[UUID]) -> None:
-    """Resets the age of events, because a repeat stays in the log for as long as a new event."""
+    """Resets the age of identities, because a repeat stays in the log as long as a new event."""
     if identities:
         session.run(RENEW_IDENTITIES, bare_array(identities))
 
@@ -53,9 +53,9 @@ HAS_PLACED_EVENTS = Statement(
 
 
 def has_placed_events(session: Session, topic: str, before: datetime, *, by_position: bool) -> bool:
-    """Returns True if events of a topic that are identified by their places were applied before a time.
+    """Returns True if events of a topic that are identified by their offsets were applied before a time.
 
-    `by_position`: all events of the topic are. If there are none, it reads all events applied before.
+    `by_position`: all events of the topic are identified so. Without a match, reads all events up to then.
     """
     ((found,),) = session.run(HAS_PLACED_EVENTS, topic, before, by_position)
     return bool(found)
@@ -74,7 +74,7 @@ INSERT_IDENTITIES = Statement(
 
 
 def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
-    """Stores identities. Raises RowsChanged if one was stored meanwhile, so that the fold missed it."""
+    """Stores identities. Raises RowsChanged if another transaction stored one, so that the fold missed it."""
     if not rows:
         return
     columns = list(zip(*rows, strict=True))
@@ -90,7 +90,7 @@ def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
         bare_array(columns[7]),
     )
     if inserted != len(rows):
-        raise RowsChanged(f"{len(rows) - inserted} identities became known meanwhile")
+        raise RowsChanged(f"another transaction stored {len(rows) - inserted} of the identities")
 
 
 UPDATE_OUTCOMES = Statement(

@@ -34,7 +34,7 @@ INSERT_PROJECTION_LETTERS = Statement(
 
 
 class HoldingRow(NamedTuple):
-    """A letter to store; True if later events of its entity wait behind it."""
+    """A letter to store. `holds` is True if later events of its entity wait behind it."""
 
     letter: DeadLetterRow
     holds: bool
@@ -89,7 +89,7 @@ READ_GENERATION_HEALTH = Statement(
 def read_generation_health(
     session: Session, projection: str, generation: int, entity: str, queue: str
 ) -> tuple[bool, str | None]:
-    """Returns True if events of the entity type wait for the generation, and its failure window."""
+    """Returns a pair: True if events of the entity type wait for the generation, and its failure window."""
     ((has_letters, window),) = session.run(READ_GENERATION_HEALTH, projection, generation, entity, queue)
     return bool(has_letters), window
 
@@ -163,11 +163,11 @@ def fail_letter(
     *,
     holds: bool,
 ) -> None:
-    """Stores why a letter failed again. Requires the queue's lock."""
+    """Stores the reason why a letter failed again. Requires the queue's lock."""
     session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, traceback, holds)
 
 
-# By identity, because a log that was moved or compacted has the events at other offsets.
+# Searches by identity, because a log that was moved or compacted has the events at other offsets.
 READ_DROPPED = Statement(
     "read_dropped",
     """
@@ -181,7 +181,7 @@ READ_DROPPED = Statement(
 
 
 def read_dropped(session: Session, projection: str, generation: int, identities: Sequence[UUID]) -> set[UUID]:
-    """Returns the identities that an operator dropped for the generation or for the live one."""
+    """Returns the identities that an operator dropped for this generation or for the live generation."""
     rows = session.run(READ_DROPPED, projection, generation, bare_array(identities))
     return {identity for (identity,) in rows}
 
@@ -234,5 +234,5 @@ def write_failures(session: Session, projection: str, generation: int, queue: st
 
 
 def clear_failures(session: Session, projection: str, generation: int, queue: str | None = None) -> None:
-    """Deletes the failures of a generation in one queue or in all. Idempotent."""
+    """Deletes the failures of a generation in one queue or in all queues. Idempotent."""
     session.run(CLEAR_FAILURES, projection, generation, queue)

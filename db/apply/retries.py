@@ -1,7 +1,7 @@
 """`retries`: events that were set aside and are retried without an operator.
 
-A row belongs to the first waiting letter of its entity. The letters behind it wait for it. Scalar subqueries
-find the letters. With joins, sessions of batches would hash all letters.
+A row belongs to the first waiting letter of its entity. The letters behind it wait. Scalar subqueries find
+the letters: with joins, sessions of batches would hash all letters.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sluice.db.records import RetryKind
 
 
 class Retry(NamedTuple):
-    """One due event. `attempts` failed in a row; `failures` of them were time-outs that count."""
+    """One due event. `attempts`: failed attempts in a row; `failures`: counted time-outs among them."""
 
     letter_id: int
     entity: str
@@ -22,11 +22,11 @@ class Retry(NamedTuple):
     attempts: int
     knows_blockers: bool
     deaths: HandlerDeaths | None
-    """Processes that ended in its handlers; None if there were none."""
+    """The processes that ended in its handlers; None if no process ended."""
 
 
 class NextRetry(NamedTuple):
-    """The state after a failed attempt. `blockers` is a JSON array; None keeps the stored one."""
+    """The state after a failed attempt. `blockers` is a JSON array; None keeps the stored array."""
 
     kind: RetryKind
     failures: int
@@ -79,7 +79,7 @@ READ_DUE_RETRY = Statement(
 
 
 def read_due_retry(session: Session, queue: str) -> Retry | None:
-    """Returns the event of a queue that has been due for longest, None if none is due."""
+    """Returns the event of a queue that has been due for the longest time, None if no event is due."""
     rows = session.run(READ_DUE_RETRY, queue)
     if not rows:
         return None
@@ -107,7 +107,7 @@ BEGIN_RETRY = Statement(
 
 
 def begin_retry(session: Session, letter_id: int, pause_seconds: float) -> None:
-    """Postpones an event before it is tried, in case the attempt ends the process."""
+    """Postpones an event before its attempt, because the attempt may end the process."""
     session.run(BEGIN_RETRY, letter_id, pause_seconds)
 
 
@@ -168,7 +168,7 @@ MOVE_RETRY = Statement(
 def move_retry(session: Session, entity: str, key: str | None, *, goes_on: bool) -> None:
     """Deletes the rows of letters that no longer wait. Idempotent. Requires the queue's lock.
 
-    If the entity `goes_on`, its first waiting letter gets the row, due at once.
+    If the entity `goes_on`, its first waiting letter gets a row that is due at once.
     """
     session.run(MOVE_RETRY, entity, key, goes_on)
 
@@ -210,7 +210,7 @@ READ_BLOCKERS = Statement(
 
 
 def read_blockers(session: Session, pid: int) -> str | None:
-    """Returns the sessions that the backend `pid` waits for, as a JSON array; None if it does not wait.
+    """Returns the sessions that block the backend `pid`, as a JSON array; None if it does not wait.
 
     The pid 0 is a prepared transaction. Columns that the role may not see are null.
     """

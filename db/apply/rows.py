@@ -21,7 +21,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RowStatements:
-    """The statements of one declared table. Names come from its metadata, quoted; values are bound.
+    """The statements of one declared table. Names are its quoted names; values are parameters.
 
     `stored_as` is the table that holds the rows, if it is a projection's generation.
     """
@@ -61,7 +61,7 @@ class RowStatements:
 
     @cached_property
     def update(self) -> Statement:
-        """Rewrites rows that the fold changed. The keys are passed twice, to get an index scan."""
+        """Rewrites rows that the fold changed. The keys are passed a second time to get an index scan."""
         names = [quoted(name) for name in self.columns if quoted(name) != self.key]
         return self._named(
             "update",
@@ -75,7 +75,7 @@ class RowStatements:
 
     @cached_property
     def insert(self) -> Statement:
-        """Adds rows that were absent. It names the conflict target, so that another unique index raises."""
+        """Adds rows that were absent. Names the conflict target, so that other unique indexes raise."""
         names = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "insert",
@@ -93,7 +93,7 @@ class RowStatements:
         return self._named("delete", f"DELETE FROM {self.target} WHERE {self.key} = ANY ($1)", ("text[]",))
 
     def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
-        # Postgres cuts names at 63 bytes; two long table names must not share a statement.
+        # Postgres cuts names at 63 bytes. Two tables with long names must not share a statement.
         name = self.name.encode()
         mark = blake2b(name, digest_size=6).hexdigest()
         return Statement(f"{verb}_{name[:32].decode(errors='ignore')}_{mark}", text, types)
@@ -109,14 +109,14 @@ def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) 
 
 
 def read_version(session: Session, statements: RowStatements, key: str) -> tuple[bool, int | None]:
-    """Returns if the row exists, and its version. Takes no lock, so the result is informational."""
+    """Returns a pair: True if the row exists, and its version. Takes no lock, so both may be outdated."""
     text = f"SELECT {VERSION} FROM {statements.target} WHERE {statements.key} = $1"
     rows = session.run(Statement(f"version_{statements.load.name}", text, ("text",)), key)
     return bool(rows), rows[0][0] if rows else None
 
 
 def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str, dict[str, Any]]]:
-    """Returns key → row without bookkeeping, for all rows. For checkers, not for the hot path."""
+    """Returns (key, row without bookkeeping) for all rows. For checkers, not for the hot path."""
     shape = shape_of(statements.table)
     names = [shape.key, *shape.row_columns]
     columns = ", ".join(quoted(name) for name in names)
@@ -145,7 +145,9 @@ def insert_rows(session: Session, statements: RowStatements, documents: Sequence
             keys = [document[shape_of(statements.table).key] for document in piece]
             # A row that another transaction added is visible now.
             if len(load_rows(session, statements, keys)) == len(piece):
-                raise RowsChanged(f"{statements.name}: {len(piece) - inserted} rows were added meanwhile")
+                raise RowsChanged(
+                    f"{statements.name}: another transaction added {len(piece) - inserted} of the rows"
+                )
             raise WriteSuppressed(statements.name, inserted, len(piece))
 
 
@@ -167,9 +169,10 @@ LOCK_TABLE_KEYS = Statement("lock_table_keys", "SELECT pg_advisory_xact_lock($1)
 
 
 def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
-    """Locks keys without a row until the transaction ends, and shares the lock of all keys.
+    """Locks keys without a row until the transaction ends, and takes the lock of all keys as shared.
 
-    Otherwise one queue could delete a key while another writes it at an older version, each unnoticed.
+    Otherwise one queue could delete a key while another writes it at an older version, and neither would
+    detect it.
     """
     session.run(
         LOCK_ABSENT, _lock_number(table), bare_array(sorted(_lock_number(table, key) for key in keys))
@@ -177,12 +180,12 @@ def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
 
 
 def lock_all_keys(session: Session, table: str) -> None:
-    """Locks all keys without a row of a table, by one lock, until the transaction ends."""
+    """Locks all keys of a table that have no row, with one lock, until the transaction ends."""
     session.run(LOCK_TABLE_KEYS, _lock_number(table))
 
 
 def _lock_number(table: str, key: str | None = None) -> int:
-    # Neither keys nor table names contain NUL, so each pair has a unique text.
+    # Keys and table names contain no NUL, so each pair has a unique text.
     name = f"{table}\0{key}" if key is not None else f"{table}\0\0"
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 

@@ -28,7 +28,7 @@ class WrittenClaim(NamedTuple):
     """Seconds since 1970."""
 
 
-# The statement does not see its own row, which completes the number of kept rows.
+# The statement does not see its own new row, so it keeps one other row less.
 WRITE_CLAIM = Statement(
     "write_claim",
     f"""
@@ -48,7 +48,7 @@ WRITE_CLAIM = Statement(
 
 
 def write_claim(session: Session, claim: UUID) -> WrittenClaim:
-    """Writes a claim and deletes the oldest ones."""
+    """Writes a claim and deletes the oldest claims."""
     ((rank, written_at),) = session.run(WRITE_CLAIM, claim)
     return WrittenClaim(rank, written_at)
 
@@ -77,7 +77,7 @@ WRITE_RANK = Statement("write_rank", "UPDATE sluice.installation SET rank = $1",
 
 
 def raise_rank(session: Session, above: Iterable[int]) -> tuple[int, int]:
-    """Raises the rank above all of these. Returns the rank before and after. Requires a transaction."""
+    """Raises the rank above all in `above`. Returns the old and the new rank. Requires a transaction."""
     ((before,),) = session.run(READ_RANK)
     after = max([before, *above]) + 1
     session.run(WRITE_RANK, after)

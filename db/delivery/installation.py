@@ -1,4 +1,4 @@
-"""`installation` and `installation_keys`: which installation this database belongs to."""
+"""`installation` and `installation_keys`: the installation to which this database belongs."""
 
 import secrets
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Database(NamedTuple):
     oid: int
 
     def is_copy_of(self, other: "Database") -> bool:
-        """Returns True if one database was copied from the other by dump and restore or by `pg_upgrade`."""
+        """Returns True if a dump and restore, or `pg_upgrade`, made one of the databases from the other."""
         both = (self.system_identifier, other.system_identifier)
         return self.oid != other.oid or (None not in both and both[0] != both[1])
 
@@ -34,7 +34,7 @@ class StoredInstallation(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A signing key; the one with the highest number is the newest."""
+    """A signing key. The key with the highest number is the newest."""
 
     number: int
     key: bytes
@@ -105,7 +105,7 @@ CREATE_INSTALLATION = Statement(
 def create_installation(session: Session, name: str) -> bool:
     """Draws the id and the first keys of this database's installation. Idempotent.
 
-    Returns True if there was none.
+    Returns True if there was no installation.
     """
     database = read_database(session)
     keys = (secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES))

@@ -1,6 +1,6 @@
 """Leases of queues: session locks in Postgres, which end with the session of their worker.
 
-Leases are only for speed: a worker without a lease waits for the queue's row lock and applies correctly.
+Leases only increase the speed: a worker without a lease waits for the queue's row lock and applies correctly.
 """
 
 import json
@@ -14,8 +14,8 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import text_array
 
 LEASE_SETTINGS = {
-    # A worker whose process or machine is stopped loses its queues after this time; workers query twice a
-    # second.
+    # A worker whose process or machine is stopped loses its queues after this time. Workers send two queries
+    # per second.
     "idle_session_timeout": "5s",
     "tcp_keepalives_idle": "3s",
     "tcp_keepalives_interval": "1s",
@@ -37,7 +37,7 @@ _HERE = """
 class Lease(NamedTuple):
     """A queue, and the process id of the Postgres session that holds its lease (None if it is free).
 
-    A retired queue existed before its entity type was re-routed; no bridge sends to it.
+    A retired queue is left from before a re-routing of its entity type; no bridge sends to it.
     """
 
     queue: str
@@ -75,7 +75,7 @@ class LeaseSnapshot:
         return self.declared.get(member, NOTHING_DECLARED)
 
     def with_yielded(self, queues: Iterable[str]) -> "LeaseSnapshot":
-        """Returns the snapshot with exactly these queues given back by this worker."""
+        """Returns the snapshot in which this worker has given back exactly these queues."""
         mine = self.of(self.me)._replace(yielded=frozenset(queues))
         return replace(self, declared={**self.declared, self.me: mine})
 
@@ -113,7 +113,7 @@ READ_LEASE_SNAPSHOT = Statement(
     ORDER BY q.queue
     """,
 )
-# A separate statement; together with the leases it would be returned once per queue.
+# A separate statement, because together with the leases these rows would be returned for each queue.
 READ_DECLARED = Statement(
     "read_declared",
     """
@@ -158,12 +158,12 @@ END_LEASE = Statement("end_lease", f"SELECT pg_advisory_unlock({_KEY.format(queu
 
 
 def end_lease(session: Session, queue: str) -> None:
-    """Ends a lease that `try_lease` gave."""
+    """Ends a lease that `try_lease` took."""
     session.run(END_LEASE, queue)
 
 
 class Heartbeat(NamedTuple):
-    """The state that a worker reports. Ages are in seconds; None if there was no such action yet."""
+    """The state that a worker reports. Ages are in seconds; None if the action has not happened yet."""
 
     node: str
     process_id: int
@@ -178,9 +178,9 @@ class Heartbeat(NamedTuple):
     declared: Mapping[str, Iterable[str]] = MappingProxyType({})
     """Entity type → topics, as the worker's code declares them."""
     format: int = 1
-    """The newest format of messages that it reads."""
+    """The newest format of messages that the worker reads."""
     yielded: frozenset[str] = frozenset()
-    """Queues that it gave back for a while, because it cannot apply all their records."""
+    """Queues that the worker gave back for a while, because it cannot apply all their records."""
 
 
 _AGO = "now() - {age} * interval '1 second'"
@@ -234,7 +234,7 @@ class Worker(NamedTuple):
     joined_at: datetime
     heartbeat_at: datetime
     leases: Mapping[str, datetime | None]
-    """Queue → since when; None before the first heartbeat."""
+    """Queue → start of its lease; None before the first heartbeat."""
     busy_queue: str | None
     busy_since: datetime | None
     last_queue: str | None
@@ -245,7 +245,7 @@ class Worker(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharing:
-    """The workers that share the queues, for operators, at time `at` of the database's clock."""
+    """The workers that share the queues, for operators. `at`: the time by the database's clock."""
 
     at: datetime
     leases: tuple[Lease, ...]
@@ -262,7 +262,7 @@ class Sharing:
         }
 
     def unheld(self) -> list[str]:
-        """Returns the free queues, without retired ones."""
+        """Returns the free queues, except retired queues."""
         return [lease.queue for lease in self.leases if lease.holder is None and not lease.retired]
 
 
@@ -295,6 +295,6 @@ TRY_LEAD = Statement("try_lead", "SELECT pg_try_advisory_lock(hashtext('sluice b
 
 
 def try_lead(session: Session) -> bool:
-    """Takes the lead of all beats until the session ends. Returns True if it holds the lead. Idempotent."""
+    """Takes the lead of all beats until the session ends. Returns True if the session leads. Idempotent."""
     ((leads,),) = session.run(TRY_LEAD)
     return bool(leads)

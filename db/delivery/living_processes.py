@@ -1,7 +1,7 @@
-"""`processes`: formats and declarations of bridges, workers and beats. Those with a heartbeat are alive.
+"""`processes`: formats and declarations of bridges, workers and beats. A recent heartbeat means alive.
 
-It uses a heartbeat instead of a lock, because a heartbeat needs no connection of its own and works through a
-pooler. Correctness does not depend on it: a wrong verdict only costs time.
+A heartbeat is used instead of a lock, because it needs no permanent connection and works through a pooler.
+Correctness does not depend on it: a wrong verdict only costs time.
 """
 
 import json
@@ -15,7 +15,7 @@ from sluice.db.records import ProcessKind
 from sluice.db.values import text_array
 
 ALIVE_SECONDS = 30
-"""A process without a heartbeat for this long counts as dead."""
+"""A process without a heartbeat for this time counts as ended."""
 FORGOTTEN_SECONDS = 3_600
 
 IS_ALIVE = f"heartbeat_at > now() - interval '{ALIVE_SECONDS} seconds'"
@@ -29,36 +29,36 @@ class Process(NamedTuple):
     node: str
     process_id: int
     format: int
-    """The newest format of messages and stored rows that it reads."""
+    """The newest format of messages and stored rows that the process reads."""
     key_number: int
-    """The number of the newest signing key that it has read, 0 before the first."""
+    """The number of the newest signing key that the process has read, 0 before the first key."""
     queues: tuple[str, ...] | None
-    """The queues that it serves; None if it shares those of its entity types."""
+    """The queues that the process serves; None if it shares the queues of its entity types."""
     entities: Mapping[str, int]
     """Entity type → shards."""
     topics: Mapping[str, str]
     """Topic → its entity type."""
     effects: tuple[str, ...]
     clock_offset: float | None = None
-    """Seconds that its clock is ahead of Postgres', negative if behind. None if not reported."""
+    """Seconds by which its clock is ahead of the clock of Postgres, or behind (negative); None if unknown."""
 
 
 READ_CLOCK = Statement("read_clock", "SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
 def measure_clock_offset(session: Session, *, clock: Callable[[], float] = time.time) -> float:
-    """Returns by how many seconds, at least, this machine's clock is ahead of Postgres'. Negative if behind.
+    """Returns the least seconds by which this machine's clock is ahead of Postgres', or behind (negative).
 
-    0 if both may be equal: the server read its clock between the request and the answer.
+    Returns 0 if both may be equal: the server read its clock between the request and the answer.
     """
-    session.run(READ_CLOCK)  # Connects and plans first: that is no travel time of the answer.
+    session.run(READ_CLOCK)  # Connects and plans first, because that is not travel time of the answer.
     asked_at = clock()
     ((there,),) = session.run(READ_CLOCK)
     return certain_offset(asked_at, float(there), clock())
 
 
 def certain_offset(asked_at: float, there: float, answered_at: float) -> float:
-    """Returns the least difference to a clock that showed `there` between the two times. Pure."""
+    """Returns the least difference from a clock that showed `there` between the two times. Pure."""
     if asked_at > there:
         return asked_at - there
     return min(0.0, answered_at - there)
@@ -113,7 +113,7 @@ FORGET_PROCESSES = Statement(
 
 
 def forget_processes(session: Session) -> None:
-    """Deletes the rows of processes that died long ago. Idempotent."""
+    """Deletes the rows of processes that ended long ago. Idempotent."""
     session.run(FORGET_PROCESSES)
 
 
@@ -141,7 +141,7 @@ def read_living(session: Session) -> list[Process]:
     ]
 
 
-# From the workers that name the queue of calls ($1), or from all workers if none names it.
+# Effects of the workers that name the queue of calls ($1), or of all workers if no worker names it.
 SERVED_EFFECTS = f"""
     SELECT DISTINCT effect FROM (
         SELECT effects, $1 = ANY (queues) AS names_it, bool_or($1 = ANY (queues)) OVER () AS one_names_it
@@ -180,5 +180,5 @@ END_OLD_KEYS = Statement(
 
 
 def end_old_keys(session: Session) -> int:
-    """Deletes keys that no living process needs, since all have read a newer one. Returns their number."""
+    """Deletes keys that no running process needs: all have read a newer key. Returns their number."""
     return session.count(END_OLD_KEYS)

@@ -1,7 +1,7 @@
-"""`partition_reads`: when each partition was last read, and the problem that prevents reading it.
+"""`partition_reads`: the last time that each partition was read, and the problem that prevents reading.
 
-Every bridge reports here from its loop. A row belongs to a partition, not to a bridge, so a partition without
-a bridge stays visible, with the time since then. Correctness does not depend on these rows.
+The loop of every bridge writes these rows. A row belongs to a partition, not to a bridge, so a partition
+without a bridge stays visible, with the time when it was last read. Correctness does not depend on the rows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 READ_SECONDS = 15
-"""A partition that no bridge reported as read for this long counts as unread."""
+"""A partition that no bridge reported as read for this time counts as unread."""
 SEEN_SECONDS = 60
 FORGOTTEN_HOURS = 24
 
-# In one order, so that two bridges cannot deadlock. A problem that a bridge reports without reading the
-# partition counts only while no bridge reads it.
+# Rows are written in one order, so that two bridges cannot deadlock. A problem from a bridge that does not
+# read the partition counts only while no bridge reads it.
 WRITE_READS = Statement(
     "write_partition_reads",
     f"""
@@ -81,9 +81,9 @@ def write_partition_reads(
 ) -> None:
     """Writes the report of one bridge. Idempotent.
 
-    `reading`: the partitions that this bridge reads. `problems`: why partitions are not read; for one in
-    `reading`, what is wrong with it. `seen`: all existing partitions, so that those without a bridge get a
-    row. Rows that no bridge reported for FORGOTTEN_HOURS are deleted.
+    `reading`: the partitions that this bridge reads. `problems`: the reasons why partitions are not read, and
+    problems of partitions in `reading`. `seen`: all existing partitions, so that partitions without a bridge
+    get a row. Rows that no bridge reported for FORGOTTEN_HOURS are deleted.
     """
     read = frozenset(reading)
     given = sorted(read | problems.keys())
@@ -126,23 +126,23 @@ def clear_stops(session: Session, topic: str) -> None:
 
 
 class PartitionRead(NamedTuple):
-    """The last report on a partition. Times are in seconds before Postgres' time."""
+    """The last report on a partition. Times are ages in seconds, by the clock of Postgres."""
 
     topic: str
     partition: int
     unread_seconds: float | None
-    """Time since no bridge reads it; None while one does."""
+    """Time for which no bridge has read the partition; None while a bridge reads it."""
     was_read: bool
-    """True if a bridge ever read it."""
+    """True if a bridge ever read the partition."""
     reader: UUID | None
-    """The bridge that read it last."""
+    """The bridge that read the partition last."""
     problem: ProblemKind | None
     detail: str | None
     problem_offset: int | None
     problem_since: datetime | None
     problem_seconds: float | None
     reported_seconds: float
-    """Time since a bridge reported the row."""
+    """Time after the last report of a bridge."""
 
 
 READ_READS = Statement(
@@ -160,7 +160,7 @@ READ_READS = Statement(
 
 
 def read_partition_reads(session: Session) -> list[PartitionRead]:
-    """Returns all rows, including those of topics that no process declares any more."""
+    """Returns all rows, including rows of topics that no process declares any more."""
     return [
         row._replace(
             reader=None if row.reader is None else UUID(str(row.reader)),

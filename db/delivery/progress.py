@@ -1,4 +1,4 @@
-"""Statements of the bridge: topics that it saw, applied offsets of lanes, watermarks."""
+"""Statements of the bridge: registered topics, applied offsets of lanes, watermarks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
-# The write below must see the state that was read. After a failover in between, it would raise the watermark
-# of the older state above records that are not applied there.
+# The write below must use the state that was read. After a failover in between, the write would raise the
+# watermark of an older state above records that are not applied there.
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
 
 
@@ -23,7 +23,7 @@ class Assignment:
     partition_epoch: int | None
     watermark: int | None
     applied: Mapping[str, int] = field(default_factory=dict)
-    """Queue → applied offset, of the lanes of the current epoch only."""
+    """Queue → applied offset of its lane in the current epoch."""
 
     @property
     def routing(self) -> tuple[str, int]:
@@ -33,7 +33,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class TopicStart:
-    """A topic at its first reading: its id, its entity type with initial shards, its start offsets."""
+    """A topic that is read for the first time: its id, its entity type with initial shards, start offsets."""
 
     topic: str
     topic_id: str
@@ -61,10 +61,10 @@ READ_ASSIGNMENTS = Statement(
 
 
 def read_assignments(session: Session, places: Iterable[Place]) -> dict[Place, Assignment]:
-    """Reads the state of partitions in ONE statement. Partitions of topics without a row are missing.
+    """Reads the state of partitions in ONE statement. Omits partitions of topics without a row.
 
-    Several statements could see several states: a watermark from before a failover and lanes from after it
-    lose records.
+    Several statements could read different states: a watermark from before a failover together with lanes
+    from after it would lose records.
     """
     wanted = list(places)
     rows = session.run(
@@ -121,7 +121,7 @@ RAISE_WATERMARKS = Statement(
     UPDATE sluice.partition_progress p SET watermark = d.watermark
     FROM unnest($1, $2, $3, $4) AS d (topic, partition, epoch, watermark)
     WHERE p.topic = d.topic AND p.partition = d.partition
-      -- Ignores another epoch, or a bridge that lost the partition without noticing yet.
+      -- Ignores another epoch, and a bridge that has lost the partition and has not detected it yet.
       AND p.epoch = d.epoch AND p.watermark < d.watermark
     """,
     ("text[]", "int[]", "int[]", "bigint[]"),
@@ -129,10 +129,10 @@ RAISE_WATERMARKS = Statement(
 
 
 def raise_watermarks(session: Session, watermarks: Mapping[Place, tuple[int, int]]) -> None:
-    """Raises the watermarks of partitions, given as (epoch, watermark), in that epoch only. Idempotent."""
+    """Raises watermarks of partitions, given as (epoch, watermark), only in that epoch. Idempotent."""
     if not watermarks:
         return
-    # In one order for all bridges, so that they cannot deadlock.
+    # All bridges use one order, so that they cannot deadlock.
     places = sorted(watermarks)
     session.run(
         RAISE_WATERMARKS,
@@ -149,7 +149,7 @@ READ_ROUTING = Statement(
 
 
 def read_routing(session: Session, entity: str) -> tuple[int, int] | None:
-    """Returns (shards, epoch) of an entity type, None if there is none."""
+    """Returns (shards, epoch) of an entity type, None if it has no row."""
     rows = session.run(READ_ROUTING, entity)
     return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
@@ -159,7 +159,7 @@ INSERT_ENTITY = Statement(
     "INSERT INTO sluice.entities (entity, shards) VALUES ($1, $2) ON CONFLICT (entity) DO NOTHING",
     ("text", "int"),
 )
-# Serializes registrations and re-routings of an entity type; no worker would serve a row of an old epoch.
+# Serializes registrations and re-routings of an entity type: no worker would serve a row of an old epoch.
 LOCK_ENTITY = Statement(
     "lock_entity", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
@@ -207,7 +207,7 @@ def register_topic(session: Session, start: TopicStart) -> None:
     """Inserts missing rows of a topic, its entity type, queues and partitions. Existing rows are kept.
 
     `starts` apply only to a topic without a row. A partition that is added later starts at 0, so that no
-    record is skipped. Several bridges may run this at once; the first one decides.
+    record is skipped. If several bridges run this at the same time, the first one decides.
     """
     with session.transaction():
         _register_entity(session, start.entity, start.shards)
@@ -228,8 +228,8 @@ def _register_entity(session: Session, entity: str, shards: int) -> int:
     return int(found[0])
 
 
-# Session locks, which end with the process: after a kill and restart a bridge takes over its own group
-# membership in Kafka, not that of another bridge.
+# Session locks, which end with the process: after a kill and restart, a bridge takes its own group membership
+# in Kafka again, not that of another bridge.
 TRY_INSTANCE = Statement(
     "try_instance",
     "SELECT pg_try_advisory_lock(hashtext('sluice bridge ' || $1), $2)",
@@ -244,7 +244,7 @@ def try_instance(session: Session, group: str, instance: int) -> bool:
 
 
 def claim_instance(session: Session, group: str) -> int:
-    """Takes the lowest number that no other session of the group holds, until this session ends."""
+    """Takes the lowest number that no other session of the group holds. The end of the session frees it."""
     instance = 0
     while not try_instance(session, group, instance):
         instance += 1

@@ -1,6 +1,6 @@
 """`skipped_records`: offsets that an operator skipped because the Kafka client cannot read the records.
 
-Every reader of a topic's log omits them: the bridge, rebuilds, `verify` and `trace`.
+All readers of a topic's log omit these records: the bridge, rebuilds, `verify` and `trace`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from sluice.runtime.skipped_range import SkippedRange
 
 
 class SkippedRecords(NamedTuple):
-    """One row; `problem` is why the records could not be read."""
+    """One row. `problem` is the reason why the records could not be read."""
 
     topic: str
     topic_id: str
@@ -33,7 +33,7 @@ INSERT_SKIPPED = Statement(
     ("text", "text", "int", "bigint", "bigint", "bigint", "text"),
 )
 
-# Only rows with the current topic ids: rows of a re-created topic concern other records.
+# Reads only rows with the current topic ids. Older rows of a re-created topic concern other records.
 READ_SKIPPED = Statement(
     "read_skipped_records",
     """
@@ -45,12 +45,12 @@ READ_SKIPPED = Statement(
 
 
 def insert_skipped_records(session: Session, row: SkippedRecords) -> None:
-    """Adds the row in the transaction of the operator's decision."""
+    """Adds a row, in the transaction of the operator's decision."""
     session.run(INSERT_SKIPPED, *row)
 
 
 def read_skipped_ranges(session: Session) -> Mapping[Place, list[SkippedRange]]:
-    """Returns the skipped offsets of all partitions that have some."""
+    """Returns partition → skipped offsets. Omits partitions without skipped offsets."""
     found: dict[Place, list[SkippedRange]] = {}
     for topic, partition, first, last in session.run(READ_SKIPPED):
         found.setdefault((topic, partition), []).append(SkippedRange(first, last))

@@ -1,4 +1,4 @@
-"""`switches`: the switches that operators turned on, with reasons. A row is a switch that is on."""
+"""`switches`: the switches that operators turned on, with the reasons. A row means that a switch is on."""
 
 from sluice.db.connection import Session, Statement
 
@@ -14,7 +14,7 @@ CLEAR_SWITCH = Statement("clear_switch", "DELETE FROM sluice.switches WHERE name
 
 
 def read_switch(session: Session, name: str) -> str | None:
-    """Returns why the switch is on, None if it is off."""
+    """Returns the reason why the switch is on, None if it is off."""
     rows = session.run(READ_SWITCH, name)
     return str(rows[0][0]) if rows else None
 

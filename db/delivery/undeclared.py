@@ -1,7 +1,7 @@
-"""`undeclared`: topics and effects that wait because no living worker declares them, and for how long.
+"""`undeclared`: topics and effects that wait because no running worker declares them, with the waiting time.
 
-A topic waits only while a living bridge reads it, so a topic that was removed from the code of all processes
-does not wait. The time counts only while a worker is alive, so that an outage does not count.
+A topic waits only while a running bridge reads it, so a topic that was removed from the code of all processes
+does not wait. The time counts only while a worker runs, so that an outage does not count.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from sluice.db.delivery.living_processes import IS_ALIVE, SERVED_EFFECTS
 from sluice.db.records import Declaration
 
 HALTED_SECONDS = 600
-"""Waiting time after which it is shown as halted; longer than a rolling deployment takes."""
+"""Waiting time after which a topic or effect is shown as halted; longer than a rolling deployment takes."""
 MAX_STEP_SECONDS = 15
 """The most that one step adds, so that the time without a worker does not count."""
 
 
 class Undeclared(NamedTuple):
-    """A topic or an effect that no living worker declares."""
+    """A topic or an effect that no running worker declares."""
 
     kind: Declaration
     name: str
@@ -25,7 +25,7 @@ class Undeclared(NamedTuple):
 
     @property
     def is_halted(self) -> bool:
-        """Returns True if it waited longer than HALTED_SECONDS."""
+        """Returns True if the work has waited for HALTED_SECONDS or longer."""
         return self.waited_seconds >= HALTED_SECONDS
 
     @property
@@ -52,7 +52,7 @@ class Undeclared(NamedTuple):
         )
 
 
-# The effects with a pending call, by one index step per effect, since millions of calls may wait for one.
+# The effects with a pending call. Takes one index step per effect, because one may have millions of calls.
 _PENDING = """
     WITH RECURSIVE pending AS (
         (SELECT effect FROM sluice.executed_side_effects WHERE state = 'pending' ORDER BY effect LIMIT 1)
@@ -92,7 +92,7 @@ NOTE_UNDECLARED = Statement(
     ), over AS (
         DELETE FROM sluice.undeclared u
         WHERE (u.kind, u.name) NOT IN (SELECT kind, name FROM missing)
-          -- While no bridge is alive, it is unknown if a topic is read; waiting topics continue to wait.
+          -- While no bridge runs, it is unknown if a topic is read, so waiting topics continue to wait.
           AND (u.kind = 'effect'
                OR EXISTS (SELECT FROM sluice.processes b WHERE b.kind = 'bridge' AND b.{IS_ALIVE})
                OR EXISTS (SELECT FROM sluice.topics t WHERE t.topic = u.name AND {_IS_SERVED}))
@@ -109,9 +109,9 @@ NOTE_UNDECLARED = Statement(
 
 
 def note_undeclared(session: Session, calls_queue: str) -> None:
-    """Adds the time since the last step to undeclared topics and effects, and deletes declared ones.
+    """Adds the time after the last step to undeclared topics and effects. Deletes rows of declared ones.
 
-    A worker calls it every few seconds, which proves that one worker is alive.
+    A worker calls it every few seconds, which proves that a worker runs.
     """
     session.run(NOTE_UNDECLARED, calls_queue)
 
@@ -128,5 +128,5 @@ def read_undeclared(session: Session) -> list[Undeclared]:
 
 
 def read_halted(session: Session) -> list[Undeclared]:
-    """Returns topics and effects that no living worker has declared for HALTED_SECONDS."""
+    """Returns topics and effects that no running worker has declared for HALTED_SECONDS."""
     return [one for one in read_undeclared(session) if one.is_halted]

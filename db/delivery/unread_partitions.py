@@ -1,4 +1,4 @@
-"""Finds partitions that no bridge reads, or that do not advance, with the reason and the time."""
+"""Finds partitions that no bridge reads or that do not advance, with the reason and the time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ KNOWN_SECONDS = 2 * SEEN_SECONDS + READ_SECONDS
 
 
 class UnreadKind(StrEnum):
-    """Why a partition is not read: a problem that a bridge reports, or one of these."""
+    """The reason why a partition is not read: a ProblemKind that a bridge reports, or another reason."""
 
     NO_LEADER = ProblemKind.NO_LEADER
     NOT_AUTHORIZED = ProblemKind.NOT_AUTHORIZED
@@ -34,7 +34,7 @@ class UnreadKind(StrEnum):
 
 @dataclass(frozen=True)
 class UnreadPartition:
-    """One partition; `seconds` since it was read, or since its problem began."""
+    """One partition. `seconds`: time after it was last read, or after its problem began."""
 
     topic: str
     partition: int
@@ -52,7 +52,7 @@ def read_unread(session: Session, paused: Mapping[str, str]) -> list[UnreadParti
 def find_unread(
     reads: Iterable[PartitionRead], *, bridges: int, paused: Mapping[str, str]
 ) -> list[UnreadPartition]:
-    """Judges the bridges' reports. `bridges`: number of living ones. `paused`: topic → reason."""
+    """Judges the bridges' reports. `bridges`: number of running bridges. `paused`: topic → reason."""
     rows = list(reads)
     # The first partition's report counts for the topic.
     stopped = {
@@ -62,7 +62,7 @@ def find_unread(
     }
     found = []
     for row in rows:
-        # No living bridge declares the topic, or the partition no longer exists in Kafka.
+        # No running bridge declares the topic, or the partition no longer exists in Kafka.
         if bridges and row.reported_seconds > KNOWN_SECONDS:
             continue
         # A partition that was just found, or that a bridge just took over, is not read yet.
@@ -87,7 +87,7 @@ def _judge(
         return UnreadKind.STOPPED, stopped
     if paused is not None:
         return UnreadKind.PAUSED, f"the topic is paused: {paused}"
-    return UnreadKind.UNASSIGNED, "no bridge is assigned to it, or the bridge that is reports nothing"
+    return UnreadKind.UNASSIGNED, "no bridge is assigned to it, or its bridge does not report it"
 
 
 def _is_reported(row: PartitionRead) -> bool:
@@ -95,7 +95,7 @@ def _is_reported(row: PartitionRead) -> bool:
 
 
 def group_unread(unread: Iterable[UnreadPartition]) -> list[list[UnreadPartition]]:
-    """Groups partitions by reason, in the order of the first of each group."""
+    """Groups partitions by reason, in the order of the first partition of each group."""
     groups: dict[tuple[UnreadKind, str], list[UnreadPartition]] = {}
     for one in unread:
         groups.setdefault((one.kind, one.reason), []).append(one)

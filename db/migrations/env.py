@@ -1,4 +1,4 @@
-"""The entry of Alembic: runs the changes on the connection that holds the lock of `migrate`."""
+"""The entry point of Alembic: runs the changes on the connection that holds the lock of `migrate`."""
 
 from typing import cast
 

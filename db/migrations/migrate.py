@@ -1,4 +1,4 @@
-"""Updates a database to the declared tables: Sluice's by migrations, users' by creating missing ones."""
+"""Updates a database to the declared tables: migrates Sluice's tables, creates missing users' tables."""
 
 import random
 import re
@@ -29,18 +29,18 @@ from sluice.runtime.installation import InstallationRefused
 VERSION_TABLE = "alembic_version"
 # Any number that no other program uses; the letters "sluice" in ASCII.
 LOCK = 0x736C75696365
-# A change that waits for a table in use blocks all workers behind it, so it fails and is retried.
+# A change that waits for a table in use blocks all workers behind it, so the change fails and is retried.
 LOCK_TIMEOUT = "5s"
 # Statements that wait behind a waiting migration must not reach their own lock timeout of 2 s.
 SHORT_LOCK_TIMEOUT = "500ms"
 ATTEMPTS = 60
-PAUSE_SECONDS = 0.5  # at most; statements that waited behind the migration run meanwhile
+PAUSE_SECONDS = 0.5  # longest pause; statements that waited behind the migration run meanwhile
 
 
 def upgrade(database_url: str) -> None:
-    """Applies all migrations while older processes run. Idempotent, even if several run at once.
+    """Applies all migrations while older processes run. Idempotent, even if several run at the same time.
 
-    Each migration has a transaction of its own and changes at most one table in use, because a lock on two
+    Each migration has its own transaction and changes at most one table in use, because locks on two tables
     could deadlock with a worker. Raises InstallationRefused if the database is newer than this code.
     """
     attempt = 0
@@ -62,7 +62,7 @@ def _is_newest(database_url: str) -> bool:
 
 def _upgrade_by_one(database_url: str) -> None:
     with _locked(database_url, lock_timeout=SHORT_LOCK_TIMEOUT) as connection:
-        # Another `sluice init` may have finished first.
+        # Another `sluice init` may have finished before.
         if _revision_of(connection) == newest_revision():
             return
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
@@ -74,7 +74,8 @@ def _upgrade_by_one(database_url: str) -> None:
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
     """Creates missing tables in schema `public` and returns their names. Changes no table. Idempotent.
 
-    Raises TableRefused for a key whose collation treats different keys as equal, and if Postgres refuses.
+    Raises TableRefused for a key whose collation treats different keys as equal, and if Postgres refuses a
+    table.
     """
     with _locked(database_url) as connection, _refusing():
         before = _tables(connection)
@@ -86,7 +87,7 @@ def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list
 
 
 def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
-    """Returns MetaData in the order of their foreign keys. Raises TableRefused for a cycle."""
+    """Returns the MetaData objects in the order of their foreign keys. Raises TableRefused for a cycle."""
     known = list(metadatas)
     named = {
         one: [key.column.table.metadata for table in one.tables.values() for key in table.foreign_keys]
@@ -117,8 +118,8 @@ def _require_distinct_keys(connection: Connection, metadata: MetaData) -> None:
         collation = cast(String, key.type).collation
         if collation is not None and connection.scalar(query, {"name": collation}) is not None:
             raise TableRefused(
-                f"table {table.name}: key {key.name} has collation {collation}, to which different texts are"
-                " equal: two keys would be one row; leave the collation out"
+                f"table {table.name}: key {key.name} has collation {collation}, which treats different texts"
+                " as equal: two keys would be one row; leave the collation out"
             )
 
 
@@ -161,7 +162,8 @@ def create_projections(
 def _generation_shown(connection: Connection, projection: str) -> int | None:
     """Returns the generation that a view of this name shows, None if there is no object of this name.
 
-    If schema `sluice` was lost, the view exists without a row. Raises TableRefused for another object.
+    If schema `sluice` was lost, the view exists without a row. Raises TableRefused for an object that is not
+    such a view.
     """
     if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
         return None
@@ -180,12 +182,12 @@ def _generation_shown(connection: Connection, projection: str) -> int | None:
 
 
 def newest_revision() -> str | None:
-    """Returns the newest revision that this code has."""
+    """Returns the newest revision in this code."""
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def current_revision(database_url: str) -> str | None:
-    """Returns the revision of the database, also on a standby. None before the first migration."""
+    """Returns the revision of the database, even of a standby; None before the first migration."""
     with _connected(database_url, may_be_read_only=True) as connection:
         return _revision_of(connection)
 
@@ -200,7 +202,7 @@ def _require_known(connection: Connection) -> None:
     revision = _revision_of(connection)
     if revision is not None and revision not in {one.revision for one in scripts.walk_revisions()}:
         raise InstallationRefused(
-            f"the database is at migration {revision}, and this version of Sluice knows none above"
+            f"the database is at migration {revision}, and this version of Sluice has none above"
             f" {scripts.get_current_head()}: a newer version made it; run `sluice init` of that version"
         )
 

@@ -1,4 +1,4 @@
-"""`checkpoints`: copies of a generation at one cut, from which another generation may begin."""
+"""`checkpoints`: copies of a generation at one moment, from which another generation may begin."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ MAX_NAME_BYTES = MAX_TABLE_BYTES - MAX_PROJECTION_BYTES - len("_at_")
 
 
 def checkpoint_table(projection: str, checkpoint: str) -> str:
-    """Returns the name of the table of its rows."""
+    """Returns the name of the table that holds the rows of a checkpoint."""
     return f"{projection}_at_{checkpoint}"
 
 
 class CheckpointLane(NamedTuple):
-    """A lane's offset at the cut: every record at or below it has an outcome."""
+    """A lane's offset at the checkpoint: every record at or below it has an outcome."""
 
     topic: str
     partition: int
@@ -35,11 +35,11 @@ class Checkpoint(NamedTuple):
     made_at: datetime
     lanes: list[CheckpointLane]
     open_letters: list[tuple[str, int, int]]
-    """(topic id, partition, offset) of events that were dead or waiting and that the copy lacks."""
+    """(topic id, partition, offset) of events that were dead or waiting, so that the copy lacks them."""
 
     @property
     def table(self) -> str:
-        """Returns the name of the table of its rows."""
+        """Returns the name of the table that holds its rows."""
         return checkpoint_table(self.projection, self.checkpoint)
 
 
@@ -70,7 +70,7 @@ INSERT_CHECKPOINT = Statement(
 def insert_checkpoint(
     session: Session, checkpoint: str, projection: str, generation: int, revision: int
 ) -> None:
-    """Writes live's offsets in the same snapshot as the copied rows. Raises UniqueViolation."""
+    """Writes the live offsets, in the same snapshot as the copied rows. Raises UniqueViolation."""
     session.run(INSERT_CHECKPOINT, checkpoint, projection, generation, revision)
 
 
@@ -85,7 +85,7 @@ READ_CHECKPOINTS = Statement(
 
 
 def read_checkpoints(session: Session, projection: str | None) -> list[Checkpoint]:
-    """Returns the checkpoints of a projection or of all, oldest first."""
+    """Returns the checkpoints of one projection or of all projections, oldest first."""
     found: list[tuple[Any, ...]] = session.run(READ_CHECKPOINTS, projection)
     return [
         Checkpoint._make(
@@ -122,12 +122,12 @@ PLACE_LANES = Statement(
 
 
 def place_lanes(session: Session, projection: str, generation: int, checkpoint: str) -> None:
-    """Sets the offsets of a generation that was filled from a checkpoint to those of the checkpoint."""
+    """Sets the offsets of a generation that was filled from a checkpoint to the checkpoint's offsets."""
     session.run(PLACE_LANES, projection, generation, checkpoint)
 
 
 class LetterSince(NamedTuple):
-    """The state of an event that was dead or waiting at a checkpoint; None if its letter was purged."""
+    """An event that was dead or waiting at a checkpoint, with its current state; None after a purge."""
 
     state: str | None
     letter_id: int | None

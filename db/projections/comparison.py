@@ -17,7 +17,7 @@ from sluice.db.identifiers import qualified, quoted
 from sluice.db.tables import VERSION, shape_of
 
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
-# A chunk takes milliseconds. A cold chunk on a slow disk must not end the comparison.
+# A chunk takes milliseconds. A chunk that is read from a slow disk must not end the comparison.
 PATIENCE = "SET LOCAL statement_timeout = '120s'"
 CHUNK_KEYS = 20_000
 SAMPLES = 20  # of each kind
@@ -27,13 +27,13 @@ KINDS = ("only_live", "only_new", "differing")
 
 @dataclass
 class Comparison:
-    """The result so far. `rows`: number of "same" rows and of each of KINDS. Sums cover all rows."""
+    """The result so far. `rows`: numbers of "same" rows and of rows of each of KINDS. Sums cover all rows."""
 
     rows: Counter[str] = field(default_factory=Counter)
     differing: Counter[str] = field(default_factory=Counter)
-    """Column → number of rows that differ in it."""
+    """Column → number of rows that differ in this column."""
     sums: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
-    """Numeric column → its sums over the live and the new generation."""
+    """Numeric column → its sums in the live and in the new generation."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     @property
@@ -44,7 +44,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Side:
-    """The statements of one side."""
+    """The statements of a comparison."""
 
     bound: Statement
     counts: Statement
@@ -64,7 +64,7 @@ class Comparer:
         self._statements = _statements(projection, shape.key, self._columns, self._numbers, live, new)
 
     def run(self) -> Iterator[Comparison]:
-        """Yields the comparison after each chunk. The last one is complete."""
+        """Yields the comparison after each chunk. The last result is complete."""
         found = Comparison(sums=dict.fromkeys(self._numbers, (Decimal(0), Decimal(0))))
         after: str | None = None
         while True:
@@ -161,7 +161,7 @@ def _pairs(side: str, columns: Sequence[str]) -> str:
 
 
 class Report(NamedTuple):
-    """One stored comparison of a generation with the live one."""
+    """One stored comparison of a generation with the live generation."""
 
     id: int
     projection: str

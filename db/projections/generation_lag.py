@@ -1,4 +1,4 @@
-"""How far generations lag behind live: lagging lanes, the snapshot of a rebuild, and its lock."""
+"""The lag of generations behind the live ones: lagging lanes, the snapshot of a rebuild, and its lock."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from sluice.db.projections.generations import SyncedGeneration
 
 
 class LaneState(NamedTuple):
-    """One lane of the current epoch: the offsets of live and of a generation."""
+    """One lane of the current epoch: the offsets of the live generation and of another generation."""
 
     topic: str
     partition: int
@@ -34,7 +34,7 @@ READ_LANE_STATES = Statement(
 
 
 def read_lane_states(session: Session, projection: str, generation: int) -> list[LaneState]:
-    """Returns every lane of which live has applied records, in one snapshot."""
+    """Returns every lane of which workers have applied records, in one snapshot."""
     return [LaneState(*row) for row in session.run(READ_LANE_STATES, projection, generation)]
 
 
@@ -105,8 +105,8 @@ GIVE_LANES = Statement(
 def give_lanes(session: Session) -> None:
     """Inserts missing rows of lanes below a watermark. Idempotent. Requires the locks of all queues.
 
-    Records below the watermark have outcomes, whatever their lane was then. A generation reads them in their
-    present lane.
+    Records below the watermark have outcomes, in whichever lane they were applied. A generation reads them in
+    their present lane.
     """
     session.run(GIVE_LANES)
 
@@ -127,12 +127,12 @@ FOLLOW_LIVE = Statement(
 
 
 def follow_live(session: Session, projection: str, generation: int) -> None:
-    """Sets a formerly live generation's offsets to live's. Requires the locks of all queues."""
+    """Sets the offsets of a formerly live generation to the live ones. Requires the locks of all queues."""
     session.run(FOLLOW_LIVE, projection, generation)
 
 
 class LaneOffsets(NamedTuple):
-    """The applied offsets of live and of the generation in one lane."""
+    """The applied offsets of the live generation and of this generation in one lane."""
 
     live: int
     generation: int
@@ -150,7 +150,7 @@ class PartitionSnapshot(NamedTuple):
     epoch: int
     shards: int
     lanes: Mapping[str, LaneOffsets]
-    """Queue → its lane of this partition, if live has applied records of it."""
+    """Queue → its lane of this partition, if workers have applied records of it."""
 
 
 READ_PARTITION = Statement(

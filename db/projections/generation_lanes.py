@@ -11,7 +11,7 @@ from sluice.runtime.place import Place
 FOLDED = "folded"
 UNKNOWN = "unknown"  # no identity of the record is stored
 PASSED = (Outcome.DUPLICATE, Outcome.DEAD, Outcome.WAITING, Outcome.CONFLICT, UNKNOWN, Outcome.ERASED)
-"""Reasons to pass over a record, because live did not apply it either."""
+"""Reasons to pass over a record: the live generation did not apply it either."""
 
 NOTHING_APPLIED = -1
 
@@ -36,9 +36,9 @@ READ_SYNCED_LANES = Statement(
 
 
 def read_synced_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
-    """Returns (projection, generation) → offsets of its lanes in one queue. A missing lane has none applied.
+    """Returns (projection, generation) → lane → offset in one queue. In a missing lane nothing is applied.
 
-    Under the queue's lock the result shows which lanes are in sync, since a lane gets in sync only under it.
+    Under the queue's lock, the result shows the lanes in sync: a lane gets in sync only under this lock.
     """
     found: dict[tuple[str, int], dict[Place, int]] = {}
     for projection, generation, topic, partition, offset in session.run(READ_SYNCED_LANES, queue):
@@ -126,7 +126,7 @@ def lock_lanes(
 ) -> dict[Place, int]:
     """Locks at least these lanes of a generation. Returns their offsets, {} if the generation is unknown.
 
-    A chunk of a rebuild, or a redrive, holds the row of a lane behind live while it applies records.
+    A chunk of a rebuild, or a redrive, holds the row of a lagging lane while it applies records.
     """
     arrays = text_array(topic for topic, _ in places), bare_array(number for _, number in places)
     session.run(MAKE_LANES, projection, generation, queue, *arrays)
@@ -145,7 +145,7 @@ LOCK_QUEUE_LANES = Statement(
 
 
 def lock_queue_lanes(session: Session, projection: str, generation: int, queue: str) -> None:
-    """Keeps chunks of a rebuild out of one queue's lanes until the transaction ends."""
+    """Locks one queue's lanes against chunks of a rebuild until the transaction ends."""
     session.run(LOCK_QUEUE_LANES, projection, generation, queue)
 
 
@@ -160,7 +160,7 @@ NOTE_FILLED = Statement(
 
 
 def note_filled(session: Session, projection: str, generation: int, queue: str) -> None:
-    """Notes that this transaction writes a queue's events only into the generation. Idempotent.
+    """Notes that this transaction writes events of a queue into this generation only. Idempotent.
 
     Older snapshots lack these rows. Call it after `lock_queue_lanes`.
     """
@@ -204,9 +204,9 @@ def keep_places(
 
 
 def keep_live_places(session: Session, projection: str, generation: int, queue: str | None) -> None:
-    """Stores live's offsets for missing lanes of one queue or of all, as `keep_places`.
+    """Stores the live offsets for missing lanes of one queue or of all queues, as `keep_places`.
 
-    For a generation that was live until it was stopped: its lanes without a row were fed until now.
+    Use it for a generation that was live until it was stopped: lanes without a row were fed until now.
     """
     session.run(KEEP_LIVE_PLACES, projection, generation, queue)
 

@@ -14,7 +14,7 @@ def set_pace(session: Session, projection: str, generation: int, *, paused: bool
     session.run(SET_PACE, projection, generation, paused, rate)
 
 
-# One row for all tasks of the generation, which share the rate.
+# All tasks of the generation share the rate, so they update one row.
 TAKE_PACE = Statement(
     "take_generation_pace",
     """

@@ -1,7 +1,7 @@
-"""Stores which events a generation holds, and where in the log a rebuild found them.
+"""Stores the events that a generation holds, and the places in the log where a rebuild found them.
 
-`generation_spans`: events that were read where live first applied them. `generation_identities`: events that
-were read elsewhere or written by a redrive.
+`generation_spans`: events that a rebuild read at the offset where a worker first applied them.
+`generation_identities`: events that a rebuild read elsewhere or that a redrive wrote.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from sluice.runtime.place import Place
 
 
 class Known(NamedTuple):
-    """The stored identity of an event: the record that live applied under it."""
+    """The stored identity of an event: the record that a worker applied under this identity."""
 
     data_hash: UUID
     outcome: str
@@ -22,7 +22,7 @@ class Known(NamedTuple):
     partition: int
     offset: int
     is_noted: bool
-    """True if the generation holds the event, read elsewhere in the log or written by a redrive."""
+    """True if the generation holds the event from elsewhere in the log or from a redrive."""
 
 
 # A subquery reads the generation's row; a join would hash the whole table for each chunk.
@@ -68,7 +68,7 @@ class Span(NamedTuple):
 
 
 def insert_span(session: Session, projection: str, generation: int, span: Span, found: Sequence[int]) -> None:
-    """Notes a range that was read, and the offsets in it where live first applied an event.
+    """Notes a range that was read, and its offsets at which a worker first applied an event.
 
     Requires the lane's lock. Not idempotent.
     """
@@ -98,7 +98,7 @@ INSERT_IDENTITIES = Statement(
 def note_identities(
     session: Session, projection: str, generation: int, identities: Sequence[UUID]
 ) -> frozenset[UUID]:
-    """Notes events that the generation applies now. Returns those that are new."""
+    """Notes events that the generation applies now. Returns the new ones."""
     if not identities:
         return frozenset()
     rows = session.run(INSERT_IDENTITIES, projection, generation, bare_array(identities))
@@ -106,11 +106,11 @@ def note_identities(
 
 
 class Found(NamedTuple):
-    """What a generation stores about an event that live first applied at a given place."""
+    """The notes of a generation about an event that a worker first applied at a given offset."""
 
     is_noted: bool
     was_there: bool | None
-    """True if a rebuild found it at that place; None if no rebuild has read there."""
+    """True if a rebuild found the event at that offset; None if no rebuild has read there."""
 
 
 FIND_EVENTS = Statement(
@@ -137,9 +137,9 @@ def find_events(
     queue: str,
     events: Iterable[tuple[UUID, str, int, int]],
 ) -> dict[UUID, Found]:
-    """Returns what the generation stores about events.
+    """Returns the notes of a generation about events.
 
-    Each event is given as (identity, topic, partition, offset) of its first application by live.
+    Each event is given as (identity, topic, partition, offset) of the record that a worker first applied.
     """
     identities, topics, partitions, offsets = zip(*events, strict=True)
     rows = session.run(

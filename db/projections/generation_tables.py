@@ -1,4 +1,4 @@
-"""Creates, reads, replaces and drops the tables of generations and the view over the live one."""
+"""Creates, reads, replaces and drops the tables of generations, and the view of the live generation."""
 
 import itertools
 from collections.abc import Mapping, Sequence, Set
@@ -28,13 +28,13 @@ def first_generation(projection: Table) -> Table:
 
 
 def _index_name(parts: Sequence[str], taken: Set[str]) -> str:
-    """Returns a free index name as Postgres would choose it. Index names are unique in a schema."""
+    """Returns a free index name, chosen as by Postgres. Index names are unique in a schema."""
     for number in itertools.count():
         ending = f"_idx{number or ''}"
         name = "_".join(parts).encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
         if name not in taken:
             return name
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable: the numbers are infinite")
 
 
 def view_text(projection: str, columns: Sequence[str], generation: int, options: Sequence[str] = ()) -> str:
@@ -61,7 +61,7 @@ READ_ACCESS_METHOD = Statement(
 
 
 def make_like(session: Session, table: str, model: str) -> None:
-    """Creates an empty table with columns, defaults, constraints, indexes and statistics of another one."""
+    """Creates an empty table with the columns, defaults, constraints, indexes and statistics of `model`."""
     ((method,),) = session.run(READ_ACCESS_METHOD, USERS_SCHEMA, model)
     session.command(f"CREATE TABLE {qualified(table)} (LIKE {qualified(model)} INCLUDING ALL) USING {method}")
 
@@ -87,7 +87,7 @@ def copy_tombstones(session: Session, source: str, table: str) -> None:
 
 
 def count_rows(session: Session, table: str) -> int | None:
-    """Returns how many rows the table has, None if they cannot be counted in a minute. Reads all of them."""
+    """Returns the number of rows of a table, None if the count takes over a minute. Reads all rows."""
     try:
         with session.transaction("READ ONLY"):
             session.defer(COUNTING)
@@ -112,13 +112,13 @@ class TableFacts:
     """Column name → type, in order."""
     triggers: Sequence[str]
     readers: Sequence[str]
-    """Names of views, foreign keys, functions and other objects that depend on it."""
+    """Names of views, foreign keys, functions and other objects that depend on the table."""
     estimated_rows: int
     bytes: int
     definition: str | None = None
-    """A view's query as Postgres prints it."""
+    """The query of a view as Postgres prints it."""
     options: Sequence[str] = ()
-    """Name=value: `security_invoker=true` of a view, `fillfactor=70` of a table."""
+    """Options as name=value: `security_invoker=true` of a view, `fillfactor=70` of a table."""
     is_owned: bool = True
     """True if this role is its owner or a member of the owner."""
 
@@ -208,7 +208,7 @@ READ_LEFT_OVER = Statement(
 
 
 def read_left_over(session: Session, projection: str) -> list[str]:
-    """Returns tables of generations that were not completed, or whose drop was not completed."""
+    """Returns the tables of generations whose creation or drop was not completed."""
     return [name for (name,) in session.run(READ_LEFT_OVER, USERS_SCHEMA, projection)]
 
 

@@ -1,4 +1,4 @@
-"""`projections` and `generations`: the live generation of each projection, and the others in sync."""
+"""`projections` and `generations`: the live generation of each projection, and generations kept in sync."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sluice.db.tables import generation_name
 
 
 class SyncedGeneration(NamedTuple):
-    """A generation that is fed with the events that live applies."""
+    """A generation that receives the events that workers apply."""
 
     projection: str
     generation: int
@@ -23,7 +23,7 @@ class SyncedGeneration(NamedTuple):
     failure_window: str | None = None
     """The failure window in the requested queue; None if no event failed recently."""
     from_checkpoint: bool = False
-    """True if it began as a copy of live at a checkpoint."""
+    """True if the generation began as a copy of the live generation at a checkpoint."""
 
     @property
     def table(self) -> str:
@@ -32,11 +32,11 @@ class SyncedGeneration(NamedTuple):
 
     @property
     def is_copy(self) -> bool:
-        """Returns True if it held, at some time, every event that live had applied until then."""
+        """Returns True if, at some time, it held every event that workers had applied until then."""
         return self.has_been_live or self.from_checkpoint
 
     def takes(self, revision: int | None) -> bool:
-        """Returns True if code of this revision may write it. Before its swap only its first revision may."""
+        """Returns True if code of this revision may write it. Before its swap, only its own revision may."""
         return self.has_been_live or revision == self.revision
 
 
@@ -46,15 +46,15 @@ class ProjectionSnapshot:
 
     live: Mapping[str, int]
     synced: Sequence[SyncedGeneration]
-    """Generations with their own lanes: all that are not live, and stopped live ones."""
+    """Generations with their own lanes: generations that are not live, and stopped live generations."""
     live_revisions: Mapping[str, int]
-    """Projection → the revision that its live generation was begun with."""
+    """Projection → the revision with which its live generation was begun."""
     fed: Mapping[str, SyncedGeneration]
     """Projection → its live generation, unless it is stopped."""
 
     @property
     def left(self) -> Set[str]:
-        """Projections whose live generation was stopped."""
+        """Returns the projections whose live generation was stopped."""
         return self.live.keys() - self.fed.keys() if len(self.live) > len(self.fed) else frozenset()
 
 
@@ -115,7 +115,7 @@ class Generation(NamedTuple):
     compacted_topics: list[str]
     failed_reason: str | None
     checkpoint: str | None
-    """The checkpoint where it began; None for the beginning of the log."""
+    """The checkpoint where the generation began; None for the beginning of the log."""
     created_at: datetime
     ready_at: datetime | None
     live_at: datetime | None
@@ -141,7 +141,7 @@ READ_GENERATIONS = Statement(
 
 
 def read_generations(session: Session, projection: str | None = None) -> list[Generation]:
-    """Returns the generations of one projection or of all, oldest first."""
+    """Returns the generations of one projection or of all projections, oldest first."""
     return [Generation(*row) for row in session.run(READ_GENERATIONS, projection)]
 
 
@@ -229,7 +229,7 @@ FAIL_GENERATION = Statement(
 
 
 def fail_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
-    """Marks a generation as failed, except the live one. Returns True if its state changed."""
+    """Marks a generation as failed, unless it is live. Returns True if its state changed."""
     return session.count(FAIL_GENERATION, projection, generation, reason) == 1
 
 
@@ -250,8 +250,8 @@ DETACH_GENERATIONS = Statement(
 def detach_generations(session: Session, reason: str) -> list[tuple[str, int]]:
     """Detaches all generations with their own lanes and returns them. Idempotent.
 
-    They become failed. A stopped generation that readers see remains stopped and loses its place in the log.
-    Requires the locks of all queues.
+    They become failed. A stopped generation that is live remains stopped and loses its offsets. Requires the
+    locks of all queues.
     """
     return sorted((projection, number) for projection, number in session.run(DETACH_GENERATIONS, reason))
 
@@ -264,7 +264,7 @@ SET_LIVE = Statement(
 
 
 def set_live(session: Session, projection: str, generation: int) -> None:
-    """Makes this generation the live one, in the transaction that replaces the view."""
+    """Makes this generation live, in the transaction that replaces the view."""
     session.run(SET_LIVE, projection, generation)
 
 

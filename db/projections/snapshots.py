@@ -1,4 +1,4 @@
-"""Snapshots that transactions of this database hold, and the oldest one that readers of a generation need."""
+"""Snapshots that transactions of this database hold, and the oldest snapshot that may read a generation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class OpenTransaction(NamedTuple):
     """A transaction of a session, or a prepared transaction, for operators."""
 
     pid: int | None
-    """None if it is prepared."""
+    """None for a prepared transaction."""
     role: str | None
     name: str
     """The session's application, or the prepared transaction's identifier."""
@@ -30,7 +30,7 @@ class SnapshotHolder(NamedTuple):
     key: str
     """The unique key of the transaction."""
     xmin: int
-    """The snapshot sees all transactions below this id as ended. It may lack writes of the others."""
+    """The snapshot treats all transactions below this id as ended. It may lack writes of the others."""
     holder: OpenTransaction
 
 
@@ -49,15 +49,15 @@ READ_FILLED_XID = Statement(
 
 
 def read_filled_xid(session: Session, projection: str, generation: int) -> int:
-    """Returns the last transaction that wrote rows only into the generation, not into live; 0 if none did.
+    """Returns the last transaction that wrote into this generation and not into the live one; 0 if none did.
 
-    A snapshot with a greater xmin sees every row of the generation that it sees of live.
+    A snapshot with a greater xmin lacks no row of this generation that it has of the live one.
     """
     ((xid,),) = session.run(READ_FILLED_XID, projection, generation)
     return int(xid)
 
 
-# Every role may see xmin and virtual transaction of all sessions; age and query need pg_read_all_stats.
+# Every role may read xmin and virtual transaction of all sessions; age and query need pg_read_all_stats.
 _SESSION = """a.pid, a.usename::text, a.application_name,
            extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
            CASE WHEN a.xact_start IS NOT NULL THEN a.query END"""

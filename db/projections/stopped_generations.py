@@ -1,4 +1,4 @@
-"""Stopped generations, until they have caught up from the log."""
+"""Stops generations, and resumes them until they have caught up from the log."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ STOP_GENERATION = Statement(
 def stop_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
     """Stops the feeding of a generation that has been live. Returns True if its state changed.
 
-    Call it in the transaction that keeps the places of the queue's lanes, under the queue's lock.
+    Call it in the transaction that stores the offsets of the queue's lanes, under the queue's lock.
     """
     return session.count(STOP_GENERATION, projection, generation, reason) == 1
 
@@ -55,9 +55,9 @@ END_RESUMING = Statement(
 
 
 def end_resuming(session: Session, projection: str, generation: int) -> bool:
-    """Returns a generation to its state before it was stopped. Requires the locks of all queues.
+    """Restores the state that a generation had before it was stopped. Requires the locks of all queues.
 
-    Returns True if its state changed. It must have caught up with live.
+    Returns True if its state changed. The generation must have caught up with the live offsets.
     """
     ((ended,),) = session.run(END_RESUMING, projection, generation)
     return bool(ended)
@@ -74,9 +74,9 @@ BEGIN_RESUMING = Statement(
 
 
 def begin_resuming(session: Session, projection: str, generation: int) -> bool:
-    """Lets a stopped generation catch up from the log. Requires the locks of all queues.
+    """Allows a stopped generation to catch up from the log. Requires the locks of all queues.
 
-    Returns True if its state changed. The places of all lanes must be stored.
+    Returns True if its state changed. The offsets of all lanes must be stored.
     """
     return session.count(BEGIN_RESUMING, projection, generation) == 1
 
@@ -91,7 +91,7 @@ class StoppedPlace(NamedTuple):
     applied_offset: int
 
 
-# Lanes without a row have the offset of live.
+# Lanes without a row have the live offset.
 READ_STOPPED_PLACES = Statement(
     "read_stopped_places",
     """
@@ -112,5 +112,5 @@ READ_STOPPED_PLACES = Statement(
 
 
 def read_stopped_places(session: Session) -> list[StoppedPlace]:
-    """Returns the partitions in which stopped generations lack events that live applied."""
+    """Returns the partitions in which stopped generations lack events that workers applied."""
     return [StoppedPlace(*row) for row in session.run(READ_STOPPED_PLACES)]

@@ -1,4 +1,4 @@
-"""Reads the traits that users gave a generation's table, to compare them or copy them to a new table."""
+"""Reads the properties that users gave to a generation's table, to compare or copy them to a new table."""
 
 from typing import NamedTuple
 
@@ -124,7 +124,7 @@ _TO = """CROSS JOIN LATERAL (SELECT
             CASE WHEN a.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END AS option) g"""
 _VALUE = "split_part(o, '=', 1), substring(o FROM position('=' IN o) + 1)"
 
-# In this order, to revoke the default privileges of the new table before granting others.
+# The steps revoke the default privileges of the new table before they grant others.
 WRITE_TRAITS = Statement(
     "write_table_traits",
     f"""
@@ -186,7 +186,7 @@ WRITE_TRAITS = Statement(
 
 
 def copy_traits(session: Session, model: str, table: str) -> None:
-    """Copies to a new, empty table made LIKE another one the traits that LIKE omits.
+    """Copies from `model` to a new, empty table made LIKE it the properties that LIKE omits.
 
     These are owner, grants, comment, storage parameters, replica identity and tablespace.
     """

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from sluice.db.schema.declarations import metadata, moment_column, now_column
 
-# A row is a switch that is on.
+# A row means that a switch is on.
 switches = Table(
     "switches",
     metadata,
@@ -48,7 +48,7 @@ workers = Table(
     Column("process_id", Integer, nullable=False),
     now_column("joined_at"),
     now_column("heartbeat_at"),
-    # Queue → time of its lease.
+    # Queue → start of its lease.
     Column("leases", JSONB, nullable=False),
     Column("busy_queue", Text),
     Column("busy_since", DateTime(timezone=True)),
@@ -56,11 +56,11 @@ workers = Table(
     Column("last_at", DateTime(timezone=True)),
     Column("last_records", Integer),
     Column("last_seconds", Double),
-    # Declarations of its code: {entity type: [topics]}.
+    # Declarations of the worker's code: {entity type: [topics]}.
     Column("declared", JSONB, nullable=False, server_default=text("'{}'")),
-    # The newest format of messages that it reads.
+    # The newest format of messages that the worker reads.
     Column("format", SmallInteger, nullable=False, server_default=text("1")),
-    # Queues that it gave back because of a topic or a format that it does not know.
+    # Queues that the worker gave back because of a topic or a format that its code lacks.
     Column("yielded", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # Rewritten every second per worker: room for HOT updates.
     postgresql_with={"fillfactor": "50"},

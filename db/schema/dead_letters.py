@@ -52,14 +52,14 @@ dead_letters = Table(
     format_column(),
     # The missing parts of the record; NULL if it is stored whole.
     Column("flaw", JSONB),
-    # The handler's frames, bounded; NULL if no handler raised.
+    # The handler's frames, bounded; NULL if no handler raised an error.
     Column("traceback", Text),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
 )
 Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
-# For open letters, which are counted every few seconds, even if very many are done.
+# For open letters, which are counted every few seconds, even if the table holds very many settled letters.
 Index(
     "dead_letters_open_idx",
     dead_letters.c.state,
@@ -87,13 +87,13 @@ retries = Table(
     Column("entity", Text, nullable=False),
     Column("key", Text),
     Column("kind", Text, nullable=False),
-    # Time-outs between which the same worker committed other events of the queue.
+    # Number of time-outs that count: between two, the same worker committed other events of the queue.
     Column("failures", Integer, nullable=False, server_default=text("0")),
     # Consecutive failed attempts at this letter.
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     now_column("set_aside_at"),
     Column("retry_at", DateTime(timezone=True), nullable=False),
-    # The sessions that held a row or lock that the event needs, as last seen.
+    # The sessions that held a row or lock that the event needs, at the last search.
     Column("blockers", JSONB),
     Column("blockers_at", DateTime(timezone=True)),
     one_of("kind", RetryKind),

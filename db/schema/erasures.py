@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from sluice.db.schema.declarations import metadata, moment_column
 
-# One row, inserted by the first erasure and never changed: another key would recognise no erased entity.
+# One row, inserted by the first erasure and never changed: with another key, no erased entity would be found.
 erasure_key = Table(
     "erasure_key",
     metadata,
@@ -37,7 +37,7 @@ erasures = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("entity", Text, nullable=False),
-    # Keyed hash of entity type and key.
+    # A keyed hash of entity type and key.
     Column("key_hash", Uuid, nullable=False),
     moment_column("erased_at"),
     # {topic id: {partition: first offset that is not erased}}
@@ -45,7 +45,7 @@ erasures = Table(
 )
 Index("erasures_key_idx", erasures.c.entity, erasures.c.key_hash)
 
-# Tables that handlers wrote for events of an entity type, under the event's own key or also under others.
+# Tables that handlers wrote for events of an entity type. `keyed_otherwise`: also under other keys.
 entity_tables = Table(
     "entity_tables",
     metadata,

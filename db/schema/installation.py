@@ -34,7 +34,7 @@ installation = Table(
     ),
     Column("name", Text, nullable=False),
     Column("id", Uuid, nullable=False),
-    # NULL: the role that ran `sluice init` could not read it.
+    # NULL if the role that ran `sluice init` could not read it.
     Column("system_identifier", Text),
     Column("database_oid", BigInteger, nullable=False),
     # Raised by `sluice init --original`.
@@ -42,7 +42,7 @@ installation = Table(
     now_column("made_at"),
 )
 
-# The newest key signs messages. An older key is deleted once every process has read a newer one.
+# The newest key signs messages. An older key is deleted after every process has read a newer key.
 installation_keys = Table(
     "installation_keys",
     metadata,
@@ -75,7 +75,7 @@ claims = Table(
 )
 
 # The same claims in an unlogged table, which is empty on a physical copy, a promoted standby and a server
-# that crashed. So this server itself wrote each claim in it.
+# that crashed. So this server itself wrote each claim in this table.
 witnessed_claims = Table(
     "witnessed_claims",
     metadata,
@@ -92,26 +92,26 @@ processes = Table(
     Column("kind", Text, nullable=False),
     Column("node", Text, nullable=False),
     Column("process_id", Integer, nullable=False),
-    # The newest format of messages and of stored rows that it reads.
+    # The newest format of messages and of stored rows that the process reads.
     Column("format", SmallInteger, nullable=False),
-    # The newest number of `installation_keys` that it has read, 0 before the first.
+    # The newest number of `installation_keys` that the process has read, 0 before the first key.
     Column("key_number", Integer, nullable=False),
-    # Queues that it serves; NULL if it shares those of its entity types.
+    # Queues that the process serves; NULL if it shares the queues of its entity types.
     Column("queues", ARRAY(Text)),
-    # Declarations of its code: {entity type: shards}, {topic: entity type}, names of effects.
+    # Declarations of the process's code: {entity type: shards}, {topic: entity type}, names of effects.
     Column("entities", JSONB, nullable=False),
     Column("topics", JSONB, nullable=False),
     Column("effects", ARRAY(Text), nullable=False),
     now_column("started_at"),
     now_column("heartbeat_at"),
-    # Seconds that its clock was ahead of this server's at the heartbeat; NULL for an older process.
+    # Seconds by which its clock was ahead of this server's clock at the heartbeat; NULL for an older process.
     Column("clock_offset", Double),
     one_of("kind", ProcessKind),
     # Rewritten every few seconds per process: room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )
 
-# Topics and effects that no living worker declares, and for how long, counted only while a worker is alive.
+# Topics and effects that no running worker declares, with the time, which counts only while a worker runs.
 undeclared = Table(
     "undeclared",
     metadata,

@@ -59,8 +59,8 @@ relay_progress = Table(
     Column("sent_through", BigInteger, nullable=False),
 )
 
-# Records that the broker refuses permanently. Each holds back only its (topic, key) in its queue. Without a
-# foreign key, whose trigger would run for every row that the relay deletes.
+# Records that the broker refuses permanently. Each holds back only its (topic, key) in its queue. There is no
+# foreign key, because its trigger would run for every row that the relay deletes.
 outbox_refusals = Table(
     "outbox_refusals",
     metadata,
@@ -83,7 +83,7 @@ executed_side_effects = Table(
     Column("identity", Uuid, nullable=False),
     Column("entity", Text, nullable=False),
     Column("entity_key", Text),
-    # NULL after its retention, which keeps only the key.
+    # NULL after the retention time, when only the key is kept.
     Column("args", JSONB),
     Column("fingerprint", Uuid, nullable=False),
     Column("explicit_once", Boolean, nullable=False),
@@ -121,7 +121,7 @@ Index(
 )
 Index("executed_side_effects_newer_idx", _effects.state, postgresql_where=text("format > 1"))
 Index("executed_side_effects_claim_idx", _effects.claimed_until, postgresql_where=text("state = 'running'"))
-# For the calls of an entity that come before another one.
+# For the calls of an entity that precede another call.
 Index(
     "executed_side_effects_open_idx",
     _effects.entity,

@@ -35,7 +35,7 @@ topics = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
 )
 
-# A worker reads the topics of one entity type with every batch.
+# With every batch, a worker reads the topics of one entity type.
 Index("topics_entity_idx", topics.c.entity)
 
 # THE lock: a process that applies records of a queue holds its row.
@@ -75,7 +75,7 @@ partition_progress = Table(
     Column("epoch", Integer, nullable=False),
     Column("watermark", BigInteger, nullable=False),
     PrimaryKeyConstraint("topic", "partition"),
-    # Rewritten every second or so per partition: room for HOT updates.
+    # Rewritten about every second per partition: room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -139,7 +139,7 @@ skipped_records = Table(
     CheckConstraint("first_offset <= last_offset", name="offsets_in_order"),
 )
 
-# Events in whose handler a worker's process ended. A row is deleted once its event has an outcome.
+# Events in whose handler a worker's process ended. A row is deleted when its event has an outcome.
 handler_deaths = Table(
     "handler_deaths",
     metadata,
@@ -155,7 +155,7 @@ handler_deaths = Table(
     PrimaryKeyConstraint("queue", "topic_id", "partition", "offset"),
 )
 
-# The event, or the batch, whose handlers a worker without a supervisor runs. A remaining event is a death.
+# The event or batch whose handlers a worker without a supervisor runs. An event that remains is a death.
 handler_notes = Table(
     "handler_notes",
     metadata,
@@ -183,7 +183,7 @@ processed_events = Table(
     Column("topic_id", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
-    # The time at which it was applied, or at which it was repeated half a day or more later.
+    # The time when the event was applied, or when it was repeated half a day or more later.
     moment_column("processed_at"),
     one_of("outcome", Outcome),
 )

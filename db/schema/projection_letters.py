@@ -25,7 +25,7 @@ from sluice.db.schema.projections import generation_key
 projection_letters = Table(
     "projection_letters",
     metadata,
-    # Drawn from the sequence of `dead_letters` under the queue's lock, so a number identifies one letter.
+    # Drawn from the sequence of `dead_letters`, so that a number identifies one letter in both tables.
     Column("id", BigInteger, nullable=False),
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
@@ -49,7 +49,7 @@ projection_letters = Table(
     Column("traceback", Text),
     Column("attempts", Integer, nullable=False, server_default=text("1")),
     Column("state", Text, nullable=False, server_default=LetterState.DEAD.value),
-    # True if later events of its entity wait behind it, in this generation only.
+    # True if later events of the entity wait behind this letter, in this generation only.
     Column("holds", Boolean, nullable=False),
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
@@ -62,7 +62,7 @@ projection_letters = Table(
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
 )
-# A worker reads the held keys of one entity type, an operator the open letters of one entity.
+# Workers read the held keys of one entity type. Operators' commands read the open letters of one entity.
 Index(
     "projection_letters_open_idx",
     projection_letters.c.projection,

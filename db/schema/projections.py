@@ -24,7 +24,7 @@ projections = Table(
     "projections",
     metadata,
     Column("projection", Text, primary_key=True),
-    # The generation that readers see. The live transaction writes it.
+    # The generation that readers see. The worker's transaction writes it.
     Column("live_generation", Integer, nullable=False),
     # The number of the newest generation ever made. Numbers are never used again.
     Column("newest_generation", Integer, nullable=False),
@@ -37,11 +37,11 @@ generations = Table(
     Column("generation", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("revision", Integer, nullable=False),
-    # If true, code of any revision keeps it in sync.
+    # If true, code of any revision keeps the generation in sync.
     Column("has_been_live", Boolean, nullable=False, server_default=text("false")),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("rate", Integer),
-    # With a rate: when the next chunk may begin.
+    # The time when the next chunk may begin, if there is a rate.
     Column("paced_until", DateTime(timezone=True)),
     Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
     # Set for a failed or stopped generation.
@@ -50,9 +50,9 @@ generations = Table(
     Column("ready_at", DateTime(timezone=True)),
     Column("live_at", DateTime(timezone=True)),
     # Identities of records after this time are kept until the generation has caught up. NULL for a stopped
-    # generation whose place in the log is lost.
+    # generation whose offsets are lost.
     Column("stopped_at", DateTime(timezone=True)),
-    # The checkpoint where it began; NULL for the beginning of the log.
+    # The checkpoint where the generation began; NULL for the beginning of the log.
     Column("checkpoint", Text),
     PrimaryKeyConstraint("projection", "generation"),
     one_of("state", GenerationState),
@@ -68,7 +68,7 @@ def generation_key(name: str) -> ForeignKeyConstraint:
     )
 
 
-# Only for generations that are not live. The offsets of the live one are in `lane_progress`.
+# Only for generations that are not live. The offsets of live generations are in `lane_progress`.
 generation_lanes = Table(
     "generation_lanes",
     metadata,
@@ -78,14 +78,15 @@ generation_lanes = Table(
     Column("partition", Integer, nullable=False),
     Column("queue", Text, nullable=False),
     Column("applied_offset", BigInteger, nullable=False),
-    # Numbers of folded records, and of those passed over because live did not apply them either.
+    # Numbers of folded records, and of records passed over because workers did not apply them either.
     Column("folded", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_duplicate", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_dead", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_waiting", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
-    # The last transaction that wrote the lane only here, not into live. Older snapshots lack its rows.
+    # The last transaction that wrote the lane only into this generation, not into the live one. Older
+    # snapshots lack its rows.
     Column("filled_xid", BigInteger),
     Column("passed_erased", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
@@ -94,8 +95,8 @@ generation_lanes = Table(
     postgresql_with={"fillfactor": "30"},
 )
 
-# A range (after, through] of a lane that a rebuild read. The log had first applications of live at the
-# offsets in `found`. Events outside of all spans were written by live or came with a copy.
+# A range (after, through] of a lane that a rebuild read. At the offsets in `found` the log had events that a
+# worker first applied there. Events outside of all spans were written by workers or came with a copy.
 generation_spans = Table(
     "generation_spans",
     metadata,
@@ -111,7 +112,7 @@ generation_spans = Table(
     generation_key("generation_spans_generation_fkey"),
 )
 
-# Events that a generation holds but did not read where live first applied them.
+# Events that a generation holds but did not read at the offset where a worker first applied them.
 generation_identities = Table(
     "generation_identities",
     metadata,
@@ -122,7 +123,7 @@ generation_identities = Table(
     generation_key("generation_identities_generation_fkey"),
 )
 
-# Events that live applied and this generation could not apply.
+# Events that workers applied and that this generation could not apply.
 generation_deaths = Table(
     "generation_deaths",
     metadata,
@@ -145,7 +146,7 @@ generation_reports = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
-    # The live one it was compared with.
+    # The live generation with which it was compared.
     Column("against", Integer, nullable=False),
     now_column("made_at"),
     Column("differing", BigInteger, nullable=False),
@@ -155,7 +156,7 @@ generation_reports = Table(
     generation_key("generation_reports_generation_fkey"),
 )
 
-# A copy of a generation at one cut. Its rows are in a separate table.
+# A copy of a generation at one moment. Its rows are in a separate table.
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -166,6 +167,6 @@ checkpoints = Table(
     now_column("made_at"),
     # [topic, partition, queue, epoch, applied offset] of every lane.
     Column("lanes", JSONB, nullable=False),
-    # [topic id, partition, offset] of events that were dead or waiting and that it lacks.
+    # [topic id, partition, offset] of events that were dead or waiting, so that the copy lacks them.
     Column("open_letters", JSONB, nullable=False),
 )

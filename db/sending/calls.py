@@ -1,6 +1,6 @@
 """The ledger while calls are made: dispatches, claims, answers, and expired claims.
 
-One row per call; its states are those of design §9. Each statement says from which states it leads.
+Each call has one row; `tasks/effects/call_states.py` describes its states.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ class CallRow(NamedTuple):
     attempt: int
     """Differs for every attempt, to distinguish a late answer from the answer of the current attempt."""
     tried: int
-    """Attempts since the call was last released; those that ended with a retry_after do not count."""
+    """Attempts after the last release of the call. Attempts that ended with a retry_after do not count."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     claimed_until: datetime | None
@@ -44,8 +44,8 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
     tried, ended_unknown, first_attempt_at, claimed_until, due_at, now(),
     format"""
 
-# Another call of the same entity and effect must end first. Running calls are few and have their own index.
-# Earlier calls are read in order of id. $2 are the effects that hold.
+# Conditions under which another call of the same entity and effect must end first. Running calls are few and
+# have their own index. Earlier calls are read in order of id. $2: the effects that hold back later calls.
 _RUNNING = """SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
     WHERE state = 'running' ORDER BY claimed_until"""
 _SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
@@ -62,8 +62,8 @@ DISPATCH_CALLS = Statement(
     "dispatch_calls",
     f"""
     WITH running AS MATERIALIZED ({_RUNNING}), first AS MATERIALIZED (
-        -- Reads each effect alone: calls of an undeclared one may wait in millions and are not read.
-        -- Only the first call of an entity may go. It is checked once, even if many wait behind it.
+        -- Reads each effect separately: an undeclared effect may have millions of calls, which are not read.
+        -- Only the first call of an entity may begin. It is checked once, even if many wait behind it.
         SELECT w.effect, w.entity, w.entity_key, CASE WHEN w.entity_key IS NULL THEN w.effect_key END alone,
                min(w.id) AS id, count(*) AS calls
         FROM unnest($1) AS declared (effect)
@@ -102,7 +102,7 @@ DISPATCH_CALLS = Statement(
     """,
     ("text[]", "text[]", "float8", "int", "int", "int"),
 )
-LOOKED_AT_PER_CALL = 4  # due calls that are read per requested call; only the first of an entity may go
+LOOKED_AT_PER_CALL = 4  # due calls that are read per requested call; only an entity's first call may begin
 
 
 def dispatch_calls(
@@ -140,7 +140,7 @@ RETURN_CALL = Statement(
 
 
 def return_call(session: Session, effect_key: str, earlier_seconds: float) -> None:
-    """Makes the next dispatch of a call earlier by so many seconds. Requires the call's lock."""
+    """Makes the next dispatch of a call earlier by `earlier_seconds`. Requires the call's lock."""
     session.run(RETURN_CALL, effect_key, earlier_seconds)
 
 
@@ -152,7 +152,7 @@ LOCK_CALL = Statement(
 
 
 def lock_call(session: Session, effect_key: str) -> CallRow | None:
-    """Locks a call until the transaction ends, and returns it. None if there is none."""
+    """Locks a call until the transaction ends, and returns it. None if there is no such call."""
     rows = session.run(LOCK_CALL, effect_key)
     return CallRow(*rows[0]) if rows else None
 
@@ -176,9 +176,9 @@ IS_CALL_HELD = Statement(
 
 
 def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple[bool, bool]:
-    """Keeps other sessions from beginning a call of this entity and effect until the transaction ends.
+    """Prevents other sessions from beginning a call of this entity and effect until the transaction ends.
 
-    Returns two flags: another call must end first, and all calls are paused.
+    Returns two flags: True if another call must end first, and True if all calls are paused.
     """
     if call.entity_key is not None:
         session.run(LOCK_ORDER, f"{call.entity} {call.effect} {call.entity_key}")
@@ -187,7 +187,7 @@ def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple
 
 
 LARGEST_ATTEMPT = 32_767
-"""After it the numbers restart at 1. With one attempt per second it is reached in hours."""
+"""After this number, attempts restart at 1. With one attempt per second, it is reached in hours."""
 
 BEGIN_ATTEMPT = Statement(
     "begin_attempt",
@@ -254,7 +254,7 @@ def store_failure(
 ) -> bool:
     """Sets a call from `from_state` to pending, failed or uncertain. Returns True if it changed.
 
-    An older attempt, or one whose claim expired meanwhile, changes nothing.
+    An older attempt, or an attempt whose claim expired meanwhile, changes nothing.
     """
     values = (effect_key, attempt, state, error, ended_unknown, due_in_seconds, from_state, counts)
     return session.count(STORE_FAILURE, *values) == 1

@@ -10,7 +10,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.records import WaitingRow
 from sluice.db.values import bare_array, text_array
 
-# Queues of users' own transactions have no row in `queues`. They have one here from their first event on.
+# Queues of users' own transactions have no row in `queues`. Their first event adds a row in `relay_progress`.
 READ_SENT_THROUGH = Statement(
     "read_sent_through",
     """
@@ -23,7 +23,7 @@ READ_SENT_THROUGH = Statement(
 
 
 def read_sent_through(session: Session) -> dict[str, int]:
-    """Returns every queue with a hint where to begin: an id at or below which no row is left."""
+    """Returns queue → hint where to begin: an id at or below which no row is left."""
     return dict(session.run(READ_SENT_THROUGH))
 
 
@@ -45,7 +45,7 @@ LOCK_WAITING = Statement(
     """,
     ("text[]", "bigint[]"),
 )
-# A separate statement, after the lock and before the page. In the locking statement it would miss a row that
+# A separate statement, after the lock and before the page. The locking statement would miss a row that
 # another relay refused meanwhile; the page hides that row, and the hint would pass it.
 READ_LOWEST_REFUSED = Statement(
     "read_lowest_refused",
@@ -83,8 +83,8 @@ READ_PAGE = Statement(
     CROSS JOIN LATERAL (
         SELECT * FROM sluice.outbox_events w
         WHERE w.queue = d.queue AND w.id > d.sent_through AND w.topic <> ALL ($3)
-          -- A refused row holds back its key; without a key only itself. Only in its own queue: in another
-          -- queue a hidden row may be below all refused rows, so that the hint would pass it.
+          -- A refused row holds back its key; without a key, only itself. It does so only in its own queue:
+          -- in another queue a hidden row may be below all refused rows, so that the hint would pass it.
           AND NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r
               WHERE r.queue = w.queue AND r.topic = w.topic AND r.key = w.key
@@ -172,7 +172,7 @@ INSERT_REFUSALS = Statement(
 
 
 def insert_refusals(session: Session, refused: Sequence[tuple[WaitingRow, str]]) -> None:
-    """Stores rows that the broker refuses permanently, with its reasons. Idempotent."""
+    """Stores rows that the broker refuses permanently, with the broker's reasons. Idempotent."""
     if refused:
         session.run(
             INSERT_REFUSALS,
@@ -199,8 +199,8 @@ SAVE_SENT_THROUGH = Statement(
 def save_sent_through(session: Session, sent_through: Mapping[str, int]) -> None:
     """Stores hints for relays that start later. Idempotent. Requires the relay locks.
 
-    Not called for every page, because an old snapshot keeps every version of such a row and each read would
-    scan all of them.
+    Do not call it for every page: an old snapshot keeps every version of such a row, and each read would scan
+    all versions.
     """
     if sent_through:
         session.run(SAVE_SENT_THROUGH, text_array(sent_through), bare_array(sent_through.values()))

@@ -119,7 +119,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "equal_versions of a projection",
         lambda: projection_table("boxes", MetaData(), key(), equal_versions="first"),
-        "other values are a conflict",
+        "different values are a conflict",
     ),
     ("no key", lambda: make(Column("a", Integer)), "table boxes needs exactly one primary-key column"),
     ("two keys", lambda: make(key(), Column("b", String, primary_key=True)), "exactly one primary-key"),
@@ -213,7 +213,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("an empty name", named(""), "its name is empty"),
     ("None as name", named(None), "table None: its name is not a text"),
     *((f"a name with {sign!a}", named(f"a{sign}b"), "its name holds") for sign in STRANGE),
-    ("a name that ends in a space", named("boxes "), "a space at an end"),
+    ("a name that ends in a space", named("boxes "), "a space at its start or end"),
     (
         "another schema",
         lambda: entity_table("boxes", MetaData(schema="x"), key()),
@@ -232,7 +232,7 @@ REFUSED_PROJECTIONS: list[tuple[str, Callable[[], object], str]] = [
     (
         "a foreign key",
         lambda: projection_table("p", MetaData(), key(), Column("a", String, ForeignKey("boxes.id"))),
-        "projection p: a foreign key",
+        "projection p: has a foreign key",
     ),
 ]
 
