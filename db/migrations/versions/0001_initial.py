@@ -1,4 +1,4 @@
-"""The first version of all tables of Sluice: the same as `db/schema/` declares."""
+"""The first version of all tables of Sluice."""
 
 from alembic import op
 

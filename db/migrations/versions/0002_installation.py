@@ -1,4 +1,4 @@
-"""Installations: a name, an id and keys; living processes; what none of them declares."""
+"""Installations (name, id and keys), running processes, and work that no process declares."""
 
 from alembic import op
 
@@ -52,7 +52,7 @@ CREATE TABLE sluice.undeclared (
 CREATE INDEX topics_entity_idx ON sluice.topics (entity);
 """
 
-# The key is for the roles that publish or apply; the name and the id are for everyone.
+# Only roles that publish or apply may read the keys. Every role may read the name and the id.
 GRANTS = """
 GRANT USAGE ON SCHEMA sluice TO PUBLIC;
 GRANT SELECT ON sluice.installation TO PUBLIC;
@@ -60,7 +60,7 @@ GRANT SELECT ON sluice.installation TO PUBLIC;
 
 
 def upgrade() -> None:
-    """Makes them."""
+    """Creates the tables and grants the rights."""
     for text in (TABLES, GRANTS):
         for statement in filter(str.strip, text.split(";")):
             op.execute(statement)

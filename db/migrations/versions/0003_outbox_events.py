@@ -9,10 +9,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds them, with defaults: processes of before go on writing rows."""
+    """Adds the columns with defaults, so that older processes continue to write rows."""
     op.execute("ALTER TABLE sluice.outbox_events ADD COLUMN source text")
     op.execute("ALTER TABLE sluice.outbox_events ADD COLUMN format smallint DEFAULT 1 NOT NULL")
-    # Empty as long as this code is the newest: what the relay asks with every page costs nothing.
+    # The index is empty while this code is the newest, so the relay's query for newer rows costs nothing.
     op.execute(
         "CREATE INDEX outbox_events_newer_idx ON sluice.outbox_events (queue, topic, key, id)"
         " WHERE format > 1"

@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds them, with defaults: processes of before go on writing rows."""
+    """Adds the column with a default, so that older processes continue to write rows."""
     op.execute("ALTER TABLE sluice.executed_side_effects ADD COLUMN format smallint DEFAULT 1 NOT NULL")
     op.execute(
         "CREATE INDEX executed_side_effects_newer_idx ON sluice.executed_side_effects (state)"

@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds them, with defaults: processes of before go on writing rows."""
+    """Adds the column with a default, so that older processes continue to write rows."""
     op.execute("ALTER TABLE sluice.dead_letters ADD COLUMN format smallint DEFAULT 1 NOT NULL")

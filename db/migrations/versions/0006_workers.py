@@ -1,4 +1,4 @@
-"""What a worker declares, and the queues that it left to others."""
+"""The declarations of a worker, and the queues that it gave back."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds them, with defaults: processes of before go on writing rows."""
+    """Adds the columns with defaults, so that older processes continue to write rows."""
     op.execute("ALTER TABLE sluice.workers ADD COLUMN declared jsonb DEFAULT '{}' NOT NULL")
     op.execute("ALTER TABLE sluice.workers ADD COLUMN format smallint DEFAULT 1 NOT NULL")
     op.execute("ALTER TABLE sluice.workers ADD COLUMN yielded text[] DEFAULT '{}' NOT NULL")

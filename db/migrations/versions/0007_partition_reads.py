@@ -1,4 +1,4 @@
-"""Which partitions a bridge reads, and what keeps the others from being read."""
+"""The partitions that bridges read, and the problems that prevent reading."""
 
 from alembic import op
 

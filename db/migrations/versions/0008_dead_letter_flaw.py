@@ -1,4 +1,4 @@
-"""What is missing of the record of a dead letter."""
+"""The missing parts of the record of a dead letter."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds it; processes of before go on writing rows."""
+    """Adds a nullable column, so that older processes continue to write rows."""
     op.execute("ALTER TABLE sluice.dead_letters ADD COLUMN flaw jsonb")

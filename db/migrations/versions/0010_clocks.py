@@ -1,4 +1,4 @@
-"""How far the clock of each process is from that of Postgres."""
+"""The difference between the clock of each process and the clock of Postgres."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds a column that processes of before leave empty."""
+    """Adds a column that older processes leave empty."""
     op.execute("ALTER TABLE sluice.processes ADD COLUMN clock_offset double precision")

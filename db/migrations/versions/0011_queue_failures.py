@@ -1,4 +1,4 @@
-"""Failures of the surroundings, counted per queue, so that other workers and restarts go on counting."""
+"""Failures of the surroundings per queue, so that restarts and other workers continue the count."""
 
 from alembic import op
 

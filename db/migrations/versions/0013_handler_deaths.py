@@ -1,4 +1,4 @@
-"""The events in whose handler a worker's process ended, and those whose handler runs."""
+"""The events in whose handlers a worker's process ended, and the events whose handlers run."""
 
 from alembic import op
 

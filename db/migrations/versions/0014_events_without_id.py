@@ -1,4 +1,4 @@
-"""How many events of a lane had no id."""
+"""The number of events without an id in each lane."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds a counter that workers of before leave as it is."""
+    """Adds a counter that older workers do not change."""
     op.execute("ALTER TABLE sluice.lane_progress ADD COLUMN without_id bigint DEFAULT 0 NOT NULL")

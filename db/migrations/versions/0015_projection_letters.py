@@ -1,4 +1,4 @@
-"""Letters of one generation of a projection, and generations whose feeding stopped."""
+"""Letters of one generation of a projection, and stopped generations."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds two tables, and what a stopped generation needs; processes of before go on."""
+    """Adds two tables, and a column and states for stopped generations. Older processes continue."""
     op.execute(
         """
         CREATE TABLE sluice.projection_letters (

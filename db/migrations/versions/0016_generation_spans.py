@@ -1,4 +1,4 @@
-"""What a rebuild found in the log, so that it takes each event once wherever it stands."""
+"""The events that a rebuild found in the log, so that it applies each event once, at any offset."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds both tables, and where a generation began."""
+    """Adds both tables, and a column for the checkpoint where a generation began."""
     op.execute("ALTER TABLE sluice.generations ADD COLUMN checkpoint text")
     op.execute(
         """

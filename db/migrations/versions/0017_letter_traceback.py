@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds a column that workers of before leave empty."""
+    """Adds a column that older workers leave empty."""
     op.execute("ALTER TABLE sluice.dead_letters ADD COLUMN traceback text")

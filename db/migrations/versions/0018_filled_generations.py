@@ -1,4 +1,4 @@
-"""Up to which transaction a generation was filled: older snapshots do not see all of its rows."""
+"""The last transaction that filled a generation: older snapshots do not see all of its rows."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column. Lanes of before count as filled now; workers of before leave the column as it is."""
+    """Adds the column. Existing lanes count as filled now. Older workers do not change the column."""
     op.execute(
         """
         ALTER TABLE sluice.generation_lanes

@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the tables, and a counter that workers of before leave as it is."""
+    """Adds the tables, and a counter that older workers do not change."""
     op.execute(
         """
         CREATE TABLE sluice.erasure_key (

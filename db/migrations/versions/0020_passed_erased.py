@@ -1,4 +1,4 @@
-"""How many records of a lane a generation passed over since their entities were erased."""
+"""The number of records that a generation passed over because their entities were erased."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds a counter that workers of before leave as it is."""
+    """Adds a counter that older workers do not change."""
     op.execute("ALTER TABLE sluice.generation_lanes ADD COLUMN passed_erased bigint DEFAULT 0 NOT NULL")

@@ -1,4 +1,4 @@
-"""Calls are dated when they are added: an erasure compares these times with its own."""
+"""A call gets the time when it is added: an erasure compares this time with its own time."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Changes the default. Rows of before keep the time at which their transaction began."""
+    """Changes the default. Existing rows keep the time at which their transaction began."""
     op.execute(
         "ALTER TABLE sluice.executed_side_effects ALTER COLUMN created_at SET DEFAULT clock_timestamp()"
     )

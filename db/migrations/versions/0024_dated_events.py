@@ -1,4 +1,4 @@
-"""Events are dated when they are added: an erasure compares these times with its own."""
+"""An event gets the time when it is added: an erasure compares this time with its own time."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Changes the default. Rows of before keep the time at which their transaction began."""
+    """Changes the default. Existing rows keep the time at which their transaction began."""
     op.execute("ALTER TABLE sluice.processed_events ALTER COLUMN processed_at SET DEFAULT clock_timestamp()")

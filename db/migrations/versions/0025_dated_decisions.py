@@ -1,4 +1,4 @@
-"""Decisions are dated when they are added: `accept` decides under locks that it waits for."""
+"""A decision gets the time when it is added: `accept` decides after it has waited for locks."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Changes the default. Rows of before keep the time at which their transaction began."""
+    """Changes the default. Existing rows keep the time at which their transaction began."""
     op.execute("ALTER TABLE sluice.audit ALTER COLUMN at SET DEFAULT clock_timestamp()")

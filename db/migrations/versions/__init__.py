@@ -1,1 +1,1 @@
-"""The changes, in order."""
+"""The migrations, in order."""
