@@ -1,2 +1,2 @@
--- Step 0: once, before the connector starts. Requires wal_level = logical.
+-- Step 0: run it one time, before the connector starts. Requires wal_level = logical.
 CREATE PUBLICATION sluice_outbox FOR TABLE sluice.outbox_events WITH (publish = 'insert');

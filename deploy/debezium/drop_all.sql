@@ -1,4 +1,4 @@
--- Back to the relay: after the connector is removed and its slot dropped.
+-- Returns to the relay. Run it after you have removed the connector and dropped its slot.
 DROP TRIGGER forget_outgoing ON sluice.outbox_events;
 DROP FUNCTION sluice.forget_outgoing();
 DROP PUBLICATION sluice_outbox;
