@@ -1,4 +1,4 @@
-"""The bridge's turn: poll, hold records, start new partitions, settle with Postgres, send what is due."""
+"""The bridge's turn: polls, holds records, starts partitions, settles with Postgres, sends due messages."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -38,7 +38,7 @@ class StopKind(Enum):
 
 @dataclass(frozen=True)
 class LoudStop:
-    """A stop that prevents a silent skip. The message states what happened and what the operator can do."""
+    """A stop that prevents a silent skip. The message contains the cause and the operator's options."""
 
     kind: StopKind
     message: str

@@ -1,4 +1,4 @@
-"""The rules for columns of users' tables, so that Postgres returns exactly what was written. Pure."""
+"""The rules for columns of users' tables, so that Postgres returns exactly the written values. Pure."""
 
 import re
 from typing import Any

@@ -274,7 +274,7 @@ def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
 def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
     """Declares a projection handler. It may only write to and Read the table `into`. `topic`: see `handles`.
 
-    Increase `revision` with every change to what the handlers of that table write for an event.
+    Increase `revision` if a change of code changes the rows that the handlers write for an event.
     """
     return lambda function: _mark(function, Projects(types, into, revision, topic))
 

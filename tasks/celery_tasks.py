@@ -12,7 +12,7 @@ from sluice.tasks.apply.batch_message import Slice
 class TaskServices(Protocol):
     """The services of a process that runs tasks, as `app.sluice_services`. Every method is idempotent.
 
-    The relay and maintenance run in threads of their own: their methods return before the work is done.
+    The relay and maintenance run in their own threads: their methods return before the work is done.
     """
 
     def apply(self, queue: str, slices: list[Slice]) -> None:

@@ -95,4 +95,4 @@ class QueueSubscription:
             for tag in tags:
                 self._channel.qos.restore_by_tag(tag, client)
         if tags:
-            log.info("messages of a dead worker restored", queue=queue, messages=len(tags))
+            log.info("messages of an ended worker restored", queue=queue, messages=len(tags))

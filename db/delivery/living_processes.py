@@ -128,7 +128,7 @@ READ_LIVING = Statement(
 
 
 def read_living(session: Session) -> list[Process]:
-    """Returns the processes that are alive."""
+    """Returns the running processes."""
     rows = map(Process._make, session.run(READ_LIVING))
     return [
         row._replace(
@@ -153,7 +153,7 @@ READ_SERVED_EFFECTS = Statement("read_served_effects", f"{SERVED_EFFECTS} ORDER 
 
 
 def read_served_effects(session: Session, calls_queue: str) -> list[str]:
-    """Returns the effects that living workers of the queue of calls declare."""
+    """Returns the effects that running workers of the queue of calls declare."""
     return [effect for (effect,) in session.run(READ_SERVED_EFFECTS, calls_queue)]
 
 
@@ -163,7 +163,7 @@ READ_OLDEST_FORMAT = Statement(
 
 
 def read_oldest_format(session: Session) -> int | None:
-    """Returns the newest format that every living worker reads, None if no worker is alive."""
+    """Returns the newest format that every running worker reads, None if no worker runs."""
     ((oldest,),) = session.run(READ_OLDEST_FORMAT)
     return None if oldest is None else int(oldest)
 

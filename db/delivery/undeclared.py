@@ -36,7 +36,7 @@ class Undeclared(NamedTuple):
             name, waiting = f"Topic {self.name}", "records"
         else:
             name, waiting = f"Effect {self.name}", "calls"
-        return f"{name} is halted: no living worker has declared it {minutes}; its {waiting} wait."
+        return f"{name} is halted: no running worker has declared it {minutes}; its {waiting} wait."
 
     @property
     def advice(self) -> str:

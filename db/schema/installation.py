@@ -84,7 +84,7 @@ witnessed_claims = Table(
     prefixes=["UNLOGGED"],
 )
 
-# The report of each bridge, worker and beat. A process is alive while its heartbeat is recent.
+# The report of each bridge, worker and beat. A process counts as running while its heartbeat is recent.
 processes = Table(
     "processes",
     metadata,

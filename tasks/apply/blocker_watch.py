@@ -11,7 +11,7 @@ LOOK_SECONDS = 0.005
 
 
 class BlockerWatch:
-    """Searches in a thread, over a connection of its own, until it finds blockers or is ended."""
+    """Searches in a thread, over its own connection, until it finds blockers or is ended."""
 
     def __init__(self, session: Session) -> None:
         """Opens the connection now, so that the search can begin as soon as the backend waits."""

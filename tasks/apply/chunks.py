@@ -145,7 +145,7 @@ class MessageEvents:
         return planned
 
     def _in_order(self, lanes: Lanes) -> list[Slice]:
-        """Returns the slices; lanes whose next event may end the process come last."""
+        """Returns the slices, and last the slices of lanes whose next event may end the process."""
         if not self._deaths:
             return self._slices
         late = set()

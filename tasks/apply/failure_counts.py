@@ -21,7 +21,7 @@ class FailureCounts:
         self._pace = LogPace()
 
     def count(self, queue: str, chunk: Chunk, error: Exception) -> None:
-        """Counts a failed transaction, in a transaction of its own. Best effort: it may miss a failure."""
+        """Counts a failed transaction, in a separate transaction. Best effort: it may miss a failure."""
         if chunk.first is None:
             return
         failures = after_failure(chunk.failures, chunk.first, chunk.events)

@@ -69,7 +69,7 @@ class GenerationFeed:
         self._held |= load_held(self._session, *place, keys)
 
     def take(self, events: Sequence[Planned], *, fault: EventFault | None = None) -> list[EventResult]:
-        """Folds the events and stores their letters. `fault`: why Postgres refuses the only event."""
+        """Folds the events and stores their letters. `fault`: the refusal of the only event by Postgres."""
         settled = self._fold(events, fault=fault)
         self._store_letters(settled, cut=False)
         return settled

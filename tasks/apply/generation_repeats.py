@@ -80,7 +80,7 @@ def lagging_places(
     first record; the worker passes over all other records, because it applied them from the old topic.
     """
     if generation.state == GenerationState.RETIRED:
-        return frozenset()  # it holds what live held when the generation was retired
+        return frozenset()  # a retired generation holds all events up to its swap
     doubtful = [
         (one.planned.decoded, one.first)
         for one in settled

@@ -41,7 +41,7 @@ def end_feeding(session: Session, synced: SyncedGeneration, queue: str, reason: 
 
 
 def stop_broken(session: Session, queue: str, broken: GenerationBroken) -> None:
-    """Stops a live generation that refused a batch, in a transaction of its own after the rollback."""
+    """Stops a live generation that refused a batch, in a separate transaction after the rollback."""
     synced = broken.synced
     with session.transaction():
         guard.lock_queue(session, queue)

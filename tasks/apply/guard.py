@@ -9,11 +9,11 @@ from sluice.tasks.events.routing import queue_name, shard_of
 
 
 class Judgement(Enum):
-    """What a slice is, compared with the lane's row."""
+    """The relation of a slice to the lane's row."""
 
     REROUTED = "rerouted"  # sent under another epoch; its lane no longer exists
     REPEATED = "repeated"  # all its records were applied before
-    NEXT = "next"  # next in line, perhaps overlapping what was applied
+    NEXT = "next"  # next in line; its first records may already be applied
     UNDECLARED = "undeclared"  # next in line, of a topic that only other processes declare
     GAP = "gap"  # an earlier slice is missing; the bridge will send it again
     MISROUTED = "misrouted"  # of another topic with this name, or with a record of another queue

@@ -43,7 +43,7 @@ class Retried:
     """The results of the retries that follow one batch."""
 
     results: Counter[str] = field(default_factory=Counter)
-    """Result → number of attempts: applied, dead, refused, or why they failed."""
+    """Result → number of attempts: applied, dead, refused, or the reason of the failure."""
     outgoing: int = 0
 
 

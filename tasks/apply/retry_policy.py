@@ -1,4 +1,4 @@
-"""Decides what follows a failed attempt at the apply transaction. Pure."""
+"""Decides the next step after a failed attempt at the apply transaction. Pure."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +22,7 @@ MAX_HELD_UP = 2  # attempts held up by a time-out or a lock; a single event may 
 
 
 class Step(Enum):
-    """What to do after a failed attempt."""
+    """The next step after a failed attempt."""
 
     AGAIN = "again"
     SINGLY = "singly"  # again, event by event, each in a savepoint

@@ -1,4 +1,4 @@
-"""Loads the rows that a fold needs from Postgres, and writes back those that it changed."""
+"""Loads the rows that a fold needs from Postgres, and writes back the changed rows."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -69,7 +69,7 @@ class RowStore:
         return self._load_table(table, [key])[table, key]
 
     def write(self, wanted: Mapping[tuple[Table, str], Row]) -> None:
-        """Writes rows that changed since they were loaded. Raises RowsChanged, or what Postgres refuses."""
+        """Writes the rows that the fold changed. Raises RowsChanged and errors of Postgres."""
         changed: defaultdict[Table, dict[str, Row]] = defaultdict(dict)
         for (table, key), row in wanted.items():
             if row is not self._loaded[table, key]:

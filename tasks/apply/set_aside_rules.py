@@ -31,7 +31,7 @@ class RetryLimits:
 
 
 def kind_of(error: BaseException) -> RetryKind:
-    """Returns why an event with this error of the surroundings is set aside."""
+    """Returns the kind of retry for an event with this error of the surroundings."""
     code = sqlstate(error)
     if code in _TIME_OUTS:
         return RetryKind.TIMED_OUT
@@ -75,7 +75,7 @@ class CommitCounts:
         self._time_outs[queue] += 1
 
     def counts(self, queue: str, letter_id: int) -> bool:
-        """Returns True if a time-out of the letter counts. Its next one counts only after another commit."""
+        """Returns True if a time-out of the letter counts. The next time-out counts only after a commit."""
         commits, time_outs = self._seen.get(letter_id, (0, 0))
         if len(self._seen) >= _MAX_REMEMBERED:
             self._seen.clear()

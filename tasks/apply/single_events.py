@@ -44,9 +44,9 @@ class SingleEvents:
         self._started = self.clock()
 
     def is_enough(self) -> bool:
-        """Returns True if the events so far must be committed before further ones are tried.
+        """Returns True if the events so far must be committed before further events are tried.
 
-        The pass continues longer while an event needs another one to prove that the server or the table
+        The pass continues longer while an event needs another event to prove that the server or the table
         works.
         """
         seconds = self.clock() - self._started

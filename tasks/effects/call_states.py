@@ -58,7 +58,7 @@ class NextState:
     state: CallState
     due_in_seconds: float = 0.0
     ended_unknown: bool = False
-    """True if it is unknown what the provider did in this attempt."""
+    """True if the result of the provider in this attempt is unknown."""
     counts: bool = True
     """True if this attempt counts towards the effect's `attempts`."""
 

@@ -69,7 +69,7 @@ class Executor:
         self._pace = LogPace()
 
     def run(self, effect_key: str) -> None:
-        """Makes the call if it is due. Idempotent, also if several processes run it at once.
+        """Makes the call if it is due. Idempotent, even if several processes run it at the same time.
 
         Raises errors of Postgres while it claims the call; then the call was not made.
         """

@@ -108,7 +108,7 @@ class FoldState:
     left: Set[str] = frozenset()
     """Projections that are not folded because their live generation is not fed."""
     faults: Mapping[str, EventFault] = field(default_factory=dict)
-    """Projection → why Postgres refuses its writes for the only event of this fold."""
+    """Projection → the reason why Postgres refuses its writes for the only event of this fold."""
     erased: Collection[RecordPlace] = ()
     """Records of erased entities, which are passed over."""
     other_tables: set[Table] = field(default_factory=set)

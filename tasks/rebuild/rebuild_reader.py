@@ -36,7 +36,7 @@ class RebuildReader:
         return self._reader.read_through
 
     def read(self, timeout_seconds: float) -> list[Record]:
-        """Returns the next records, [] if none come in time. Raises LogIncomplete."""
+        """Returns the next records, [] if none arrive in time. Raises LogIncomplete."""
         try:
             return self._reader.read(timeout_seconds)
         except PartitionStalled as error:

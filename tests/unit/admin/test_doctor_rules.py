@@ -139,7 +139,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "halted topic": (
         postgres(undeclared=[Undeclared(Declaration.TOPIC, "orders", 660)]),
         ERROR,
-        "Topic orders is halted: no living worker has declared it for 11 minutes",
+        "Topic orders is halted: no running worker has declared it for 11 minutes",
     ),
     "undeclared effect": (
         leaving(open_calls={"send_email": 1, "send_fax": 7}),

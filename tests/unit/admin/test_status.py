@@ -169,8 +169,8 @@ def test_a_topic_or_effect_that_no_running_worker_declares_is_shown_as_halted() 
     )
     found = judge_status(of, now=0)
     assert {one.topic: one.halted_reason for one in found.topics if one.halted_reason} == {
-        "orders": "Topic orders is halted: no living worker has declared it for 11 minutes; its records wait."
-        " Start workers whose SLUICE_HANDLERS declare the topic, or also remove the topic from the"
+        "orders": "Topic orders is halted: no running worker has declared it for 11 minutes; its records"
+        " wait. Start workers whose SLUICE_HANDLERS declare the topic, or also remove the topic from the"
         " code of the bridges."
     }
     assert list(found.halted_effects) == ["pay"]
