@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from sluice.db.connect_failures import ConnectCause, ConnectFailed, describe_failure, judge_connect_text
 from sluice.db.connect_probe import read_sqlstate_text
 
-# For an unreachable server, or a network that drops packets. Without it, a worker would wait for the kernel's
+# For an unreachable server, or a network that drops packets. Else a worker would wait for the kernel's
 # time-out of 15 minutes. A statement that the server's machine acknowledged may still run long.
 CONNECTION = {
     "connect_timeout": 5,

@@ -140,7 +140,7 @@ class EffectRefused(Exception):
 
 @dataclass(frozen=True)
 class Entity:
-    """A type of object that events are about. `shards` is read one time; later use `sluice reshard`."""
+    """A type of object that events are about. `shards` counts for a new type; later use `sluice reshard`."""
 
     name: str
     shards: int = 4

@@ -157,7 +157,7 @@ def delete_rows_of(session: Session, table: str, column: str, key: str) -> int:
 
 
 def has_row(session: Session, table: str, column: str, key: str) -> bool:
-    """Returns True if a table has a row of this key."""
+    """Returns True if a table has a row with this key."""
     text = f"SELECT EXISTS (SELECT FROM {qualified(table)} WHERE {quoted(column)} = $1)"
     ((found,),) = session.run(Statement(f"has {table}"[:60], text, ("text",)), key)
     return bool(found)

@@ -20,7 +20,7 @@ ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
 # A chunk takes milliseconds. A chunk that is read from a slow disk must not end the comparison.
 PATIENCE = "SET LOCAL statement_timeout = '120s'"
 CHUNK_KEYS = 20_000
-SAMPLES = 20  # of each kind
+SAMPLES = 20  # sample rows of each kind
 
 KINDS = ("only_live", "only_new", "differing")
 

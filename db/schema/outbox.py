@@ -41,7 +41,7 @@ outbox_events = Table(
     format_column(),
     PrimaryKeyConstraint("queue", "id"),
 )
-# Empty while all processes have the same version.
+# This index is empty while all processes have the same version.
 _outbox = outbox_events.c
 Index(
     "outbox_events_newer_idx",

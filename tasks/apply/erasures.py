@@ -29,8 +29,8 @@ class Erasure:
         """Returns True for a record of the entity that was written before the erasure. Pure.
 
         `milliseconds` is the time of the record, or the time at which its event was applied. It decides for
-        a topic whose log was not measured: one that existed only before or after, or that received records
-        from another topic.
+        a topic whose log was not measured: it was deleted before, created later, or holds records that were
+        moved from another topic.
         """
         ends = self.log_ends.get(topic_id)
         if ends is None:

@@ -168,7 +168,7 @@ class GenerationWriter:
         ]
         if not passed:
             return
-        # The log may hold them again at a later offset.
+        # The log may hold the redriven events again at a later offset.
         note_identities(self._session, *place, [one.planned.decoded.identity for one, _ in passed])
         if synced.state == GenerationState.STOPPED:
             late = [_waiting(one, synced.projection) for one, _ in passed if _is_of(one, synced.projection)]

@@ -17,7 +17,7 @@ from sluice.runtime.backoff import backoff_seconds
 PATIENCE_SECONDS = 20.0  # then the task returns; the bridge still holds the batch and sends it again
 FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within one transaction
 LONGEST_PAUSE_SECONDS = 2.0  # short, to use a restarted Postgres at once
-MAX_ROWS_CHANGED = 5  # then another writer changes these rows all the time; smaller steps collide less often
+MAX_ROWS_CHANGED = 5  # failures because of another writer, after which smaller steps collide less often
 MAX_HELD_UP = 2  # attempts held up by a time-out or a lock; a single event may be the cause
 
 

@@ -27,7 +27,7 @@ from sluice.tasks.outbox.outgoing_record import outgoing_record
 log = structlog.get_logger("sluice.relay")
 
 PAGE_ROWS = 2_000  # of all queues together; takes some milliseconds to send, so that locks are short
-LEAST_PAGE_ROWS = 100  # of one queue, for any number of queues
+LEAST_PAGE_ROWS = 100  # per queue, even with many queues
 # The locks are held during the flush. Records are sent for HAND_SECONDS and answered within the producer's
 # time-out. After FLUSH_SECONDS, less than the 10 s that Postgres allows, the relay waits for no more answers.
 HAND_SECONDS = 1.0
@@ -39,7 +39,7 @@ MAX_AWAY_SECONDS = 10.0  # longest pause between two attempts at a topic that do
 
 @dataclass(frozen=True)
 class Relayed:
-    """The result of one run, in records."""
+    """The numbers of records that one run sent, found refused and left."""
 
     sent: int = 0
     refused: int = 0
