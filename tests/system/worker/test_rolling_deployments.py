@@ -176,4 +176,4 @@ def shown(run: LocalRun) -> tuple[list[str], bool]:
     findings = run.sluice("doctor", "--json").stdout.decode()
     return [
         one["topic"] for one in status["topics"] if one["halted_reason"]
-    ], "is halted: no living" in findings
+    ], "is halted: no running" in findings

@@ -154,7 +154,7 @@ def test_the_error_about_a_table_names_its_module(write: Any) -> None:
 
 def test_a_table_with_the_name_of_a_generation_table_is_refused(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}kept = [made('p', projection_table), made('p_g1')]\n"
-    with pytest.raises(HandlersRefused, match="name p_g1, used for table p_g1, is one of those"):
+    with pytest.raises(HandlersRefused, match="name p_g1, used for table p_g1, is reserved"):
         collect_handlers(write("kept_handlers", f"{text}handler = keep(None)\n"))
 
 
