@@ -133,7 +133,7 @@ class Supervisor:
             process_group=0,
             preexec_fn=lambda: end_with_parent(supervisor),
         )
-        process.returncode = 0  # `_reap` waits for it
+        process.returncode = 0  # so that Popen does not wait for the process; `_reap` does
         return Worker(process.pid, memory, self._clock())
 
     def _log(self, ended: Ended, decision: Decision) -> None:

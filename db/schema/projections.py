@@ -44,7 +44,7 @@ generations = Table(
     # The time when the next chunk may begin, if there is a rate.
     Column("paced_until", DateTime(timezone=True)),
     Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
-    # Set for a failed or stopped generation.
+    # The reason, for a failed or stopped generation.
     Column("failed_reason", Text),
     now_column("created_at"),
     Column("ready_at", DateTime(timezone=True)),

@@ -284,7 +284,7 @@ class Applier:
         except Exception as second:
             # The queue is not marked as halted, so the bridge sends the batch again without a delay.
             log.error("queue could not be halted", queue=queue, reason=reason, error=second)
-        # A new connection has no prepared plans from before a repair, such as that of a rule.
+        # Prepared plans may be older than a repair (of a rule, for example). A new connection has none.
         self._session.close()
 
 

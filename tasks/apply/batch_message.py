@@ -9,8 +9,8 @@ class Slice(NamedTuple):
     """Claims that the lane's records in (prev, last] are exactly these.
 
     The claim is a fact about the log, so any process may send it any number of times. `records` is never
-    empty and is sorted by offset. `prev` is the offset of the lane's last record before `records`, as the
-    sender read the lane.
+    empty and is sorted by offset. `prev` is the offset of the record before `records` that the sender read in
+    the lane.
     """
 
     topic: str
