@@ -109,7 +109,7 @@ def main() -> int:
         watch.start()
         bridge.run(should_stop=lambda: bool(stops) or claims.outranked, turned=note_turn)
     except BridgeStopped as stop:
-        log.error("bridge stopped: nothing was skipped", reason=str(stop))
+        log.error("bridge stopped; no records were skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
     except psycopg2.Error as error:
         # The bridge waits for the end of outages, so this error means that the database does not fit.
@@ -124,7 +124,7 @@ def main() -> int:
         endpoint.close()
         watchdog.stop()
     if claims.outranked:
-        log.error("bridge stopped: nothing was skipped", reason=OUTRANKED)
+        log.error("bridge stopped; no records were skipped", reason=OUTRANKED)
         return LOUD_STOP_EXIT_CODE
     log.info("bridge ended")
     return 0

@@ -87,7 +87,7 @@ class ProjectionRedriver(LetterRedriver):
         known = {(one.projection, one.generation): one for one in (*snapshot.synced, *snapshot.fed.values())}
         synced = known.get((held.projection, held.generation))
         if synced is None:
-            raise DeploymentBroken(f"projection {held.projection} feeds no generation {held.generation}")
+            raise DeploymentBroken(f"generation {held.generation} of {held.projection} is not fed")
         revision = self._registry.revisions.get(held.projection)
         if revision is None:
             raise DeploymentBroken(f"projection {held.projection} is filled by no module of SLUICE_HANDLERS")

@@ -54,7 +54,7 @@ def _write_1(call: TaskCall) -> bytes:
     queue, slices = call.arguments
     for piece in slices:
         if any(record.flaw is not None for record in piece.records):
-            raise FormatTooOld("a record that is not carried whole needs messages of format 2")
+            raise FormatTooOld("a message with a record that is not whole needs format 2")
     older = [(*piece[:-1], [record[:-1] for record in piece.records]) for piece in slices]
     return _write_2(TaskCall(call.task, (queue, older)))
 

@@ -12,7 +12,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import EventPlace
 
-LEFT_BEHIND = "an end that left no trace"
+LEFT_BEHIND = "an end without a report"
 
 
 class HandlerDeaths(NamedTuple):

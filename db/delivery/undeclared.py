@@ -47,7 +47,7 @@ class Undeclared(NamedTuple):
                 " code of the bridges."
             )
         return (
-            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle its calls by"
+            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle its calls with"
             " `sluice effects settle`."
         )
 

@@ -98,7 +98,9 @@ def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
         return [one for one in order.static_order() if one in named]
     except CycleError as error:
         names = ", ".join(sorted(table for one in error.args[1][1:] for table in one.tables))
-        raise TableRefused(f"tables of several MetaData refer to each other: {names}; use one") from error
+        raise TableRefused(
+            f"tables of several MetaData objects refer to each other: {names}; use one MetaData"
+        ) from error
 
 
 @contextmanager
@@ -176,7 +178,7 @@ def _generation_shown(connection: Connection, projection: str) -> int | None:
     if shown is None:
         raise TableRefused(
             f"projection {projection}: {qualified(projection)} exists and is not a projection's view:"
-            " rename it, or the projection"
+            " rename it or the projection"
         )
     return int(shown[1])
 

@@ -32,7 +32,7 @@ def payload_type_flaw(data_type: Any) -> str | None:
         return "the data of an event is a JSON object"
     for part in _parts_of(info):
         if isinstance(part, msgspec.inspect.CustomType) and not _is_any_of(_JSON_CLASSES, part.cls):
-            return f"no JSON value is a {type_name(part.cls)}"
+            return f"JSON has no values of type {type_name(part.cls)}"
     return None
 
 

@@ -108,7 +108,7 @@ def version_number(shape: Shape, version: Any) -> int | None:
     if isinstance(version, Enum):
         return version_number(shape, version.value)
     if not isinstance(version, datetime) or shape.versions != "timestamp":
-        raise EffectRefused(f"version {version!r:.80} where {shape.name} has versions={shape.versions!r}")
+        raise EffectRefused(f"version {version!r:.80}, but {shape.name} has versions={shape.versions!r}")
     if version.utcoffset() is None:
         raise EffectRefused(f"version {version!r} has no offset")
     return (version - _EPOCH) // _MICROSECOND

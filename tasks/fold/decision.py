@@ -169,7 +169,7 @@ class Decision:
             raise _Ended
         if result is WriteResult.CONFLICT:
             raise Conflict(
-                f"{type(write).__name__} of {table.name} {key!r}: same version or id, other values"
+                f"{type(write).__name__} of {table.name} {key!r}: same version or id, but other stored values"
             )
         self.results.add(_BY_RESULT[result])
         if result is not WriteResult.APPLIED:

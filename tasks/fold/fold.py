@@ -56,7 +56,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     if known is not None and known.data_hash == here.data_hash:
         return EventResult(planned, Outcome.DUPLICATE, first=known)
     if known is not None:
-        text = f"event id seen before at {known.partition}:{known.offset} with other type, version or data"
+        text = f"event id seen before at {known.partition}:{known.offset} with another type, version or data"
         return EventResult(planned, Outcome.CONFLICT, EventFault.of(Conflict(text)), first=known)
     memory.identities[decoded.identity] = here
     if planned.ignored:

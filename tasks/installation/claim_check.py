@@ -28,7 +28,7 @@ POLL_SECONDS = 0.5
 CLAIMED = (
     "another database works as this installation: it writes claims that this database does not hold,"
     " so one of the two is a physical copy (a base backup or a snapshot of disks)."
-    " If this database is the copy, run `sluice init --new-installation`: it gets an id of its own."
+    " If this database is the copy, run `sluice init --new-installation`: it gets a new id."
     " If the original is lost, end the processes that still run for it; after a dump and restore or"
     " `pg_upgrade`, run `sluice init --moved`."
     " If this database is the original and a copy was started while the original was down, run"

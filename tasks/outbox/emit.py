@@ -39,7 +39,8 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     """
     if not _STREAM.fullmatch(stream):
         raise ValueError(
-            f"stream {stream!r}: a name has a lower-case letter, then letters, digits, - and _, at most 64"
+            f"stream {stream!r}: a name begins with a lower-case letter, then has letters, digits, - and _,"
+            " and at most 64 characters"
         )
     now = datetime.now(UTC)
     rows = []

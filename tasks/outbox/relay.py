@@ -202,7 +202,7 @@ class Relay:
             return
         for topic in {row.topic for row in page.acknowledged} - page.away.keys():
             if topic in self._topics and self._topics[topic].note_success():
-                log.info("topic takes records again", topic=topic)
+                log.info("topic available again", topic=topic)
 
 
 def _lowest(*numbers: int | None) -> int | None:

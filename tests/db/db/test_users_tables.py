@@ -128,7 +128,7 @@ def test_circular_references_between_two_metadata_are_refused(database_url: str)
     one, two = declare("one"), declare("two")
     for table, other in ((one, two), (two, one)):
         table.append_constraint(ForeignKeyConstraint(["status"], [other.columns["The Key"]]))
-    with pytest.raises(TableRefused, match="tables of several MetaData refer to each other: one, two"):
+    with pytest.raises(TableRefused, match="several MetaData objects refer to each other: one, two"):
         create_tables(database_url, code_for(one, two))
 
 

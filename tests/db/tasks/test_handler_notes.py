@@ -17,7 +17,7 @@ FIRST = EventPlace(TOPIC, TOPIC_ID, 0, 5)
 OTHER_LANE = EventPlace(TOPIC, TOPIC_ID, 1, 5)
 NOTES = 'SELECT topic, topic_id, partition, "offset" FROM sluice.handler_notes'
 DEATHS = 'SELECT topic, topic_id, partition, "offset", deaths, timed_out, how FROM sluice.handler_deaths'
-DIED = (False, "an end that left no trace")
+DIED = (False, "an end without a report")
 
 MakeNotes = Callable[..., HandlerNotes]
 never_left: list[AbstractContextManager[None]] = []

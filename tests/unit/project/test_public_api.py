@@ -119,4 +119,4 @@ def test_the_check_finds_imports_of_other_modules() -> None:
 def test_a_linked_folder_refuses_an_import_by_its_bare_name(folder: str) -> None:
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {folder}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert f"ImportError: import sluice.{folder}: the folder" in done.stderr
+    assert f"ImportError: import this package as sluice.{folder}" in done.stderr

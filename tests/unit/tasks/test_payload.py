@@ -112,8 +112,8 @@ def test_a_type_for_a_json_object_is_accepted(kind: Any) -> None:
         (Pair, "a JSON object"),
         (int, "a JSON object"),
         (list[Amounts], "a JSON object"),
-        (Nested, "no JSON value is a Plain"),
-        (dict[str, Plain], "no JSON value is a Plain"),
+        (Nested, "JSON has no values of type Plain"),
+        (dict[str, Plain], "JSON has no values of type Plain"),
         (Amounts | Nested, "multiple Struct types"),
     ],
 )

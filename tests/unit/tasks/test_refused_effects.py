@@ -85,7 +85,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         Upsert(merged, "k", {"a": "x"}, None), "leaves out b: .* or use Merge to"),
     ("a Merge into a plain table", Merge(people, "k", {}), "without merged=True"),
     ("a Delete from a plain table", Delete(people, "k"), "without deletable=True"),
-    ("a version of the other kind", Delete(merged, "k"), "version 7 where merged has versions='timestamp'"),
+    ("a version of the other kind", Delete(merged, "k"), "version 7, but merged has versions='timestamp'"),
     ("a version without offset", Delete(merged, "k", datetime(2026, 1, 1)), "has no offset"),  # noqa: DTZ001
     ("a version over 64 bits", Upsert(people, "k", WHOLE, 2**63), "does not fit 64 bits"),
     ("a bool as version", Upsert(people, "k", WHOLE, True), "version True"),
