@@ -27,7 +27,7 @@ from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 from sluice.runtime.installation import InstallationRefused
 
 VERSION_TABLE = "alembic_version"
-# Any number that no other program uses; the letters "sluice" in ASCII.
+# A number that other programs do not use: the letters "sluice" in ASCII.
 LOCK = 0x736C75696365
 # A change that waits for a table in use blocks all workers behind it, so the change fails and is retried.
 LOCK_TIMEOUT = "5s"

@@ -110,7 +110,7 @@ class Retrier:
             if needs_new_connection(error):
                 self._session.close()
             if self._pace.allows(queue):
-                log.warning("events not retried; tried again later", queue=queue, error=error)
+                log.warning("events not retried; the worker tries again later", queue=queue, error=error)
         finally:
             budget.note(started, self._clock())
         return done
