@@ -13,7 +13,7 @@ from sluice.tasks.fold.handler_signature import HandlersRefused
 def import_modules(names: str) -> list[ModuleType]:
     """Imports the comma-separated modules. Raises HandlersRefused.
 
-    Puts the current directory first on the path, as `python -m` does and a script does not.
+    Puts the current directory first on the path, as `python -m` does; a script does not.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -43,7 +43,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _describe(error: Exception) -> str:
-    """Returns one line: the type, the text, and the file and line where the error arose."""
+    """Returns one line: the type, the text, and the file and line of the error."""
     if isinstance(error, SyntaxError):
         text, file, line = error.msg, error.filename, error.lineno
     else:

@@ -104,11 +104,11 @@ COLLIDING: dict[str, tuple[list[Declare], str]] = {
     "an Enum and a table": ([entity("a", status("x", name="b")), entity("b")], "name b is used for an Enum"),
     "a table named like a generation": (
         [projection("p"), entity("p_g1")],
-        "p_g1, used for table p_g1, is one of",
+        "for table p_g1, is reserved",
     ),
     "a plain table named like a generation": (
         [projection("p"), plain("p_g12")],
-        "generations of projection p",
+        "a generation of projection p",
     ),
     "a projection named like a generation": (
         [projection("p"), projection("p_g1")],
