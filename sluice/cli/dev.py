@@ -3,33 +3,28 @@
 import fcntl
 import importlib.util
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from sluice.admin.decisions import OperationRefused
 from sluice.cli.dev_log import COLOURS_OF_PROCESSES, read_lines, uses_colour
 from sluice.cli.dev_loop import DevLoop, Refused
-from sluice.cli.dev_processes import NAMES, SIGNALS, Children, commands
+from sluice.cli.dev_processes import NAMES, Children, commands
+from sluice.cli.dev_servers import DevServers
+from sluice.cli.hints import shell_hint, wipe_hint
 from sluice.cli.output import say_log
-from sluice.cli.stack import ROOT as STACK
-from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import PREFIX
-from sluice.stack import Stack
-from sluice.stack.external_urls import external_urls
-from sluice.stack.local import SLOWEST_FIRST
 from sluice.stack.ports import choose_ports
 
 HOME = Path(".sluice/dev")
 OWN_NAME = "dev"
 REFUSED_EXIT_CODE = 2
 FLOWER_PORT = 5555
-SERVERS_HINT = 'for commands in another terminal: eval "$(sluice stack up)"'
 
 
 def dev(
@@ -54,8 +49,8 @@ def dev(
     the file cannot be imported, the error is printed, and the running
     processes continue.
 
-    Ctrl-C or SIGTERM ends everything, with exit code 0; data stay in
-    .sluice/stack. A second Ctrl-C kills processes that do not end.
+    Ctrl-C or SIGTERM ends the processes and the servers that it
+    started, with exit code 0; data stay in .sluice/stack. A second Ctrl-C kills processes that do not end.
     Exit code 2 if the start fails.
 
     Example: sluice dev --without flower
@@ -63,7 +58,7 @@ def dev(
     left_out = set(without or ())
     if unknown := left_out - set(NAMES):
         raise typer.BadParameter(f"--without {min(unknown)}: no such process; there are {', '.join(NAMES)}")
-    terminal = Terminal()
+    terminal, last_line = Terminal(), "everything has ended"
     with one_per_folder(HOME):
         children = Children(terminal.show)
         children.take_signals()
@@ -76,17 +71,21 @@ def dev(
                 home=HOME.absolute(),
             )
             loop.check_handlers()
-            with running_servers(terminal.report) as urls:
+            servers = DevServers(os.environ, terminal.report)
+            last_line = servers.last_line()
+            with servers.running() as urls:
                 port, flower_hint = _choose_flower(flower_port, left_out)
                 started = [command for command in commands(port) if command.name not in left_out]
-                hints = [SERVERS_HINT, flower_hint]
-                loop.run(started, urls, hints=hints, is_over=lambda: terminal.is_closed)
+                handlers = os.environ.get(f"{PREFIX}HANDLERS", "")
+                hints = [shell_hint(handlers, are_local=servers.are_local), flower_hint]
+                advice = f"; {wipe_hint()}" if servers.are_local else ""
+                loop.run(started, urls, hints=hints, advice=advice, is_over=lambda: terminal.is_closed)
         except KeyboardInterrupt:
             terminal.report("interrupted")
         except Refused as refused:
             terminal.report(str(refused))
             raise typer.Exit(REFUSED_EXIT_CODE) from None
-    terminal.report("everything has ended")
+    terminal.report(last_line)
 
 
 class Terminal:
@@ -136,30 +135,6 @@ def one_per_folder(home: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def running_servers(report: Callable[[str], None]) -> Iterator[StackUrls]:
-    """Yields the addresses of the servers. Stops those that it started afterwards."""
-    urls = external_urls(os.environ)
-    if urls is not None:
-        report("the environment names the servers: none started")
-        yield urls
-        return
-    stack = Stack(STACK, report=report)
-    before = {one.name for one in stack.status() if one.state == "running"}
-    try:
-        with _raising_signals():
-            urls = stack.up()
-        yield urls
-    finally:
-        for name in SLOWEST_FIRST:
-            if name not in before:
-                stack.stop(name)
-        if before:
-            report(
-                f"{', '.join(sorted(before))} ran before and keep running; to stop them: sluice stack down"
-            )
-
-
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment of the processes: their logs are JSON, which `sluice dev` reads."""
     # Only one process could serve its metrics at this port.
@@ -176,18 +151,3 @@ def _choose_flower(wished: int, left_out: set[str]) -> tuple[int, str]:
         return wished, "Flower is not installed; to install it: pip install 'sluice-kafka[flower]'"
     port = choose_ports(("flower",), {"flower": wished}, set())["flower"]
     return port, f"Flower: http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _raising_signals() -> Iterator[None]:
-    """Makes signals raise KeyboardInterrupt, so that they abort the start of a server."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -63,18 +63,17 @@ class DevLoop:
         urls: StackUrls,
         *,
         hints: Sequence[str],
+        advice: str,
         is_over: Callable[[], bool],
     ) -> None:
         """Runs the processes until a signal arrives or `is_over`; all have ended afterwards.
 
-        `hints` are reported when they are started. Raises Refused, and KeyboardInterrupt after a signal.
+        `hints` are reported when they are started, `advice` if `sluice init` fails. Raises Refused, and
+        KeyboardInterrupt after a signal.
         """
         self._environ = {**self._environ, **urls.environ()}
         if not self._prepare():
-            self._refuse(
-                "`sluice init` failed: nothing was started. To begin with an empty database:"
-                " sluice stack down --wipe"
-            )
+            self._refuse(f"`sluice init` failed: no process was started{advice}")
         try:
             for command in commands:
                 self.start(command)

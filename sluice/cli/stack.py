@@ -7,11 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from sluice.cli.hints import joined, start_hint
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import ServiceStatus, Stack, StackError
-from sluice.stack.external_urls import external_urls
+from sluice.stack.external_urls import UNSET_HINT, external_urls
 
 ROOT = Path(".sluice/stack")
 
@@ -24,11 +25,31 @@ stack_app = typer.Typer(
 def up(as_json: AsJson = False) -> None:
     """Start the services that do not run, repair killed ones, and print their addresses."""
     try:
-        urls = external_urls(os.environ)
+        stack = Stack(ROOT, report=_say)
+        urls = external_urls(os.environ, stack.environ())
         if urls is None:
-            urls = Stack(ROOT, report=_say).up()
+            urls = stack.up()
         else:
-            _say("the environment names the services: nothing started")
+            _say(f"the environment names other services: nothing started; {UNSET_HINT}")
+    except StackError as error:
+        _fail(error)
+    say_document(asdict(urls)) if as_json else say(*_exports(urls))
+
+
+@stack_app.command()
+def env(as_json: AsJson = False) -> None:
+    """Print the addresses of the services, as `stack up` does, and start none.
+
+    Exit code 2 if a service does not run.
+    """
+    try:
+        stack = Stack(ROOT)
+        urls = external_urls(os.environ, stack.environ())
+        if urls is None:
+            if stopped := [one.name for one in stack.status() if one.state == "stopped"]:
+                verb = "does" if len(stopped) == 1 else "do"
+                raise StackError(f"{joined(stopped)} {verb} not run; {start_hint()}")
+            urls = stack.urls()
     except StackError as error:
         _fail(error)
     say_document(asdict(urls)) if as_json else say(*_exports(urls))

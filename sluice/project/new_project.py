@@ -70,6 +70,11 @@ def create_project(folder: Path, names: Names, *, version: str, make_wheel: Make
         raise ProjectRefused(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
+def is_project(folder: Path) -> bool:
+    """Returns True if the folder is a project that `sluice new` wrote."""
+    return (folder / "sluice.lock").is_file() and (folder / "Makefile").is_file()
+
+
 def _fill(folder: Path, names: Names, *, version: str, make_wheel: MakeWheel | None) -> None:
     requirement = f"sluice-kafka=={version}"
     if make_wheel is not None:

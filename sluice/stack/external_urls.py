@@ -1,24 +1,32 @@
 """Reads the addresses of the three services from the environment."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from sluice.runtime.service_urls import DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, REDIS_URL, StackUrls
 from sluice.stack.service import StackError
 
+NAMES = (DATABASE_URL, REDIS_URL, KAFKA_BOOTSTRAP_SERVERS)
+UNSET_HINT = f"to use the local stack: unset {' '.join(NAMES)}"
 
-def external_urls(environ: Mapping[str, str]) -> StackUrls | None:
-    """Returns the services that the environment names; None if it names none, so that a stack is needed.
 
-    Raises StackError if it names only some of them, which is a mistake.
+def external_urls(
+    environ: Mapping[str, str], own: Mapping[str, str] = MappingProxyType({})
+) -> StackUrls | None:
+    """Returns the services that the environment names; None if a stack is needed.
+
+    `own`: the variables that `sluice stack up` printed for this stack. A terminal keeps them after the stack
+    has stopped, so an environment that names only these services needs the stack as well.
+
+    Raises StackError if the environment names only some services, and not those of the stack.
     """
-    names = (DATABASE_URL, REDIS_URL, KAFKA_BOOTSTRAP_SERVERS)
-    missing = [name for name in names if not environ.get(name)]
-    if len(missing) == len(names):
+    named = {name: environ[name] for name in NAMES if environ.get(name)}
+    if all(own.get(name) == url for name, url in named.items()):
         return None
+    missing = [name for name in NAMES if name not in named]
     if missing:
-        given = [name for name in names if name not in missing]
         raise StackError(
-            f"{' and '.join(given)} set, but not {' and '.join(missing)}: set all three to use your own "
-            "services, or none to use the local stack"
+            f"{' and '.join(named)} set, but not {' and '.join(missing)}: set all three to use your own"
+            f" services; {UNSET_HINT}"
         )
-    return StackUrls(environ[DATABASE_URL], environ[REDIS_URL], environ[KAFKA_BOOTSTRAP_SERVERS])
+    return StackUrls(*named.values())

@@ -84,6 +84,13 @@ class Stack:
         """Returns the addresses of the services, now or of their last run. Raises StackError before `up`."""
         return StackUrls(self.database_url(), self.redis_url(), self.kafka_bootstrap_servers())
 
+    def environ(self) -> dict[str, str]:
+        """Returns the variables that `sluice stack up` printed last; empty before the first start."""
+        try:
+            return self.urls().environ()
+        except StackError:
+            return {}
+
     def database_url(self, database: str = DATABASE) -> str:
         """Returns the URL of a database of the stack's Postgres. Raises StackError before its first start."""
         return f"postgresql+psycopg2://{SUPERUSER}@{LOOPBACK}:{self._port('postgres')}/{database}"

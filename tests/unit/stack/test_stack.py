@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from sluice.runtime.service_urls import StackUrls
-from sluice.stack import StackError
+from sluice.stack import Stack, StackError
 from sluice.stack.atomic_folders import made_whole
 from sluice.stack.external_urls import external_urls
 from sluice.stack.kafka_broker import new_cluster_id, server_properties
@@ -30,6 +31,18 @@ URLS = {
 }
 
 
+def make_stopped_stack(root: Path) -> None:
+    """Writes the state of a stack whose services have ended."""
+    root.mkdir(parents=True, exist_ok=True)
+    state = StackState(root)
+    for name, ports in {
+        "kafka": {"broker": 1, "controller": 4},
+        "postgres": {"postgres": 2},
+        "redis": {"redis": 3},
+    }.items():
+        state.write(name, ServiceRecord(ports=ports))
+
+
 def test_an_environment_that_names_all_services_is_used() -> None:
     assert external_urls(URLS) == StackUrls(*URLS.values())
     assert StackUrls(*URLS.values()).environ() == URLS
@@ -42,8 +55,31 @@ def test_an_environment_that_names_no_service_needs_a_local_stack(environ: dict[
 
 @pytest.mark.parametrize("missing", URLS)
 def test_an_environment_without_one_of_the_services_is_refused_with_its_name(missing: str) -> None:
-    with pytest.raises(StackError, match=f"not {missing}"):
+    with pytest.raises(StackError, match=f"not {missing}: .* to use the local stack: unset SLUICE_DATABASE_"):
         external_urls({name: url for name, url in URLS.items() if name != missing})
+
+
+@pytest.mark.parametrize("left", [(), *combinations(URLS, 1), *combinations(URLS, 2), tuple(URLS)])
+def test_a_terminal_that_keeps_the_addresses_of_a_stack_needs_this_stack(left: tuple[str, ...]) -> None:
+    environ = {name: URLS[name] for name in left}
+    assert external_urls(environ, URLS) is None
+
+
+@pytest.mark.parametrize("changed", URLS)
+def test_an_environment_with_one_other_address_is_used(changed: str) -> None:
+    environ = URLS | {changed: f"{URLS[changed]}9"}
+    assert external_urls(environ, URLS) == StackUrls(*environ.values())
+
+
+def test_a_stack_lists_the_addresses_of_its_last_run(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    assert stack.environ() == {}
+    make_stopped_stack(tmp_path)
+    assert stack.environ() == {
+        "SLUICE_DATABASE_URL": "postgresql+psycopg2://app@127.0.0.1:2/sluice",
+        "SLUICE_REDIS_URL": "redis://127.0.0.1:3/0",
+        "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    }
 
 
 def test_the_broker_listens_only_on_the_loopback_address_and_never_creates_topics_itself() -> None:
