@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
 
@@ -13,12 +13,12 @@ class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = frozenset({"celery.worker.components:Timer"})
 
     def start(self, parent: Any) -> None:
-        """Touches the file at once, and every few seconds as long as timers run."""
+        """Touches the file when the worker can take tasks, and every few seconds as long as timers run."""
         app = parent.app
 
-        def touch() -> None:
+        def touch(**_: Any) -> None:
             if not app.sluice_services.is_stuck():
                 touch_health(app.conf.sluice_health_file)
 
-        touch()
+        signals.worker_ready.connect(touch, weak=False)
         parent.timer.call_repeatedly(TOUCH_EVERY_SECONDS, touch)

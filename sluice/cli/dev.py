@@ -25,6 +25,8 @@ HOME = Path(".sluice/dev")
 OWN_NAME = "dev"
 REFUSED_EXIT_CODE = 2
 FLOWER_PORT = 5555
+# Every worker warns if its user is root, as in a container for development.
+ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
 
 def dev(
@@ -139,7 +141,12 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment of the processes: their logs are JSON, which `sluice dev` reads."""
     # Only one process could serve its metrics at this port.
     environ = {name: value for name, value in inherited.items() if name != f"{PREFIX}METRICS_PORT"}
-    return environ | {f"{PREFIX}LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"}
+    filters = [inherited["PYTHONWARNINGS"]] if inherited.get("PYTHONWARNINGS") else []
+    return environ | {
+        f"{PREFIX}LOG_FORMAT": "json",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": ",".join([*filters, ROOT_WARNING]),
+    }
 
 
 def _choose_flower(wished: int, left_out: set[str]) -> tuple[int, str]:

@@ -8,6 +8,8 @@ import msgspec
 
 # Fields with a fixed place in the line, or known from the prefix.
 OWN_PLACES = ("event", "level", "timestamp", "process", "logger", "exception", "stack")
+# Events that a process logs at intervals. Shown only if a figure differs from 0.
+INTERVAL_EVENTS = frozenset({"self-check", "purged"})
 COLOUR_OF_LEVEL = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 COLOURS_OF_PROCESSES = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
@@ -27,7 +29,8 @@ def uses_colour(environ: Mapping[str, str], *, is_terminal: bool) -> bool:
 def read_lines(raw: str) -> list[LogLine]:
     """Returns the lines to show for one printed line.
 
-    A structured log line becomes one line, and the lines of its traceback. Any other line is unchanged.
+    A structured log line becomes one line, and the lines of its traceback. Any other line is unchanged. A
+    report at intervals without a figure other than 0 becomes no line.
     """
     try:
         fields = msgspec.json.decode(raw)
@@ -37,7 +40,10 @@ def read_lines(raw: str) -> list[LogLine]:
         return [LogLine(raw)]
     level = str(fields.get("level", "info"))
     colour = COLOUR_OF_LEVEL.get(level)
-    details = "".join(f" {name}={_shown(value)}" for name, value in fields.items() if name not in OWN_PLACES)
+    values = {name: value for name, value in fields.items() if name not in OWN_PLACES}
+    if fields["event"] in INTERVAL_EVENTS and level == "info" and not any(values.values()):
+        return []
+    details = "".join(f" {name}={_shown(value)}" for name, value in values.items())
     time = _local_time(fields.get("timestamp"))
     lines = [LogLine(f"{time} {level:<7} {fields['event']}{details}", colour)]
     for name in ("exception", "stack"):

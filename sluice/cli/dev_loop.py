@@ -14,6 +14,8 @@ from sluice.runtime.service_urls import StackUrls
 from sluice.worker.supervision import STEADY_SECONDS, describe_end, pause_seconds
 
 POLL_SECONDS = 0.3
+# A busy machine needs a minute until all processes are ready.
+WAITING_EVERY_SECONDS = 10.0
 MOST_NAMES = 3
 IMPORT = ("-m", "sluice.cli.dev_sources")
 
@@ -46,7 +48,9 @@ class DevLoop:
         self._failures: dict[Command, int] = {}
         self._ending: dict[Command, float] = {}
         """Processes that were ordered to end, to be started again, and when each is killed."""
-        self._is_ready = False
+        self._unready_since: float | None = None
+        """When a process was started after all were ready; None if all are ready."""
+        self._waiting_reported_at = 0.0
         self._sources = Sources(())
         self._watched: set[str] = set()
         self._seen: Fingerprint = {}
@@ -100,7 +104,8 @@ class DevLoop:
         health_file.unlink(missing_ok=True)
         environ = {**self._environ, "SLUICE_HEALTH_FILE": str(health_file)}
         self._running[command] = self._children.start(command, environ)
-        self._is_ready = False
+        if self._unready_since is None:
+            self._unready_since = self._waiting_reported_at = time.monotonic()
         self._report(f"{command.name} starts, pid {self._running[command].pid}")
 
     def start_again(self) -> None:
@@ -131,12 +136,22 @@ class DevLoop:
             self.start(command)
 
     def report_ready(self) -> None:
-        """Reports once that every process has begun its work, which is when it touches its health file."""
-        if self._is_ready or self._due or self._ending:
+        """Reports once that every process has begun its work, which is when it touches its health file.
+
+        Until then reports at intervals which processes it waits for.
+        """
+        if self._unready_since is None or self._due or self._ending:
             return
-        if all(self._health_file(one).exists() for one in self._running if one.imports_handlers):
-            self._is_ready = True
+        waiting = [
+            one.name for one in self._running if one.imports_handlers and not self._health_file(one).exists()
+        ]
+        now = time.monotonic()
+        if not waiting:
+            self._unready_since = None
             self._report("all processes are ready")
+        elif now - self._waiting_reported_at >= WAITING_EVERY_SECONDS:
+            self._waiting_reported_at = now
+            self._report(f"waiting for {', '.join(waiting)} ({now - self._unready_since:.0f} s)")
 
     def _health_file(self, command: Command) -> Path:
         return self._home / f"{command.name}.alive"

@@ -33,7 +33,8 @@ class Command(NamedTuple):
 
 def commands(flower_port: int) -> list[Command]:
     """Returns every process of an installation."""
-    flower = ("--address", "127.0.0.1", "--port", str(flower_port))
+    # Flower warns about each worker that has not started yet.
+    flower = ("--address", "127.0.0.1", "--port", str(flower_port), "--", "--logging=error")
     return [
         Command("bridge", (*SLUICE, "bridge")),
         Command("worker", (*SLUICE, "worker")),

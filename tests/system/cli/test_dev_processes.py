@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sluice.cli import dev_loop
 from sluice.cli.dev_loop import DevLoop
 from sluice.cli.dev_processes import Children, Command
 from tests.waiting import wait_until
@@ -114,14 +115,19 @@ def test_a_process_that_keeps_failing_is_restarted_with_backoff(shown: Shown, tm
     assert shown.lines == ["reason"] * 2
 
 
-def test_processes_are_ready_when_each_has_touched_its_health_file(shown: Shown, tmp_path: Path) -> None:
+def test_processes_are_ready_when_each_has_touched_its_health_file(
+    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
     (tmp_path / "python.alive").touch()  # left by an earlier run
     loop.start(python("import time; time.sleep(600)"))
     loop.start(Command("flower", ("-c", "import time; time.sleep(600)"), imports_handlers=False))
     loop.report_ready()
-    assert "all processes are ready" not in reports
+    assert [line for line in reports if "starts, pid" not in line] == []
+    monkeypatch.setattr(dev_loop, "WAITING_EVERY_SECONDS", 0.0)
+    loop.report_ready()
+    assert reports[-1] == "waiting for python (0 s)"
     (tmp_path / "python.alive").touch()
     loop.report_ready()
     loop.report_ready()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from sluice.cli.dev import environment
 from sluice.cli.dev_log import LogLine, read_lines, uses_colour
 from sluice.cli.dev_processes import SLUICE, Command, commands
 from sluice.cli.dev_sources import (
@@ -71,6 +72,26 @@ def test_a_traceback_keeps_its_lines() -> None:
 @pytest.mark.parametrize("raw", ["Traceback (most recent call last):", "", "7", '{"a": 1}', '{"event": 3}'])
 def test_a_line_that_is_not_a_log_line_is_shown_unchanged(raw: str) -> None:
     assert read_lines(raw) == [LogLine(raw)]
+
+
+@pytest.mark.parametrize("event", ["self-check", "purged"])
+def test_a_report_at_intervals_is_shown_only_if_a_figure_is_not_0(event: str) -> None:
+    raw = {"event": event, "level": "info", "process": "relay", "dead_letters": 0, "pending_calls": 0}
+    assert read_lines(json.dumps(raw)) == []
+    assert read_lines(json.dumps(raw | {"pending_calls": 2})) != []
+    assert read_lines(json.dumps(raw | {"level": "warning"})) != []
+    assert read_lines(json.dumps(raw | {"event": "batch applied"})) != []
+
+
+def test_dev_hides_the_warning_about_root_and_keeps_other_filters() -> None:
+    code = 'import warnings; warnings.warn("You\'re running the worker with superuser privileges: this")'
+    environ = environment({"PATH": "", "PYTHONWARNINGS": "error::UserWarning", "SLUICE_METRICS_PORT": "1"})
+    assert "SLUICE_METRICS_PORT" not in environ
+    other = code.replace("superuser", "few")
+    ended = [
+        subprocess.run([sys.executable, "-c", c], env=environ, capture_output=True) for c in (code, other)
+    ]
+    assert [(one.returncode, one.stderr[:9]) for one in ended] == [(0, b""), (1, b"Traceback")]
 
 
 @given(

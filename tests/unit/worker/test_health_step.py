@@ -1,10 +1,12 @@
 """The worker touches its health file while no thread of the worker is stuck."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.signals import worker_ready
 
 from sluice.worker.health_step import HealthStep
 
@@ -21,7 +23,13 @@ def test_a_worker_with_a_stuck_thread_does_not_touch_its_health_file(tmp_path: P
         timer=SimpleNamespace(call_repeatedly=lambda _, touch: repeated.append(touch)),
     )
     HealthStep(parent).start(parent)
-    health_file.unlink(missing_ok=True)
-    for touch in repeated:
+    assert not health_file.exists(), "the worker cannot take tasks yet"
+    for touch in (partial(worker_ready.send, sender=None), *repeated):
+        health_file.unlink(missing_ok=True)
         touch()
-    assert health_file.exists() is not stuck
+        assert health_file.exists() is not stuck
+
+
+@pytest.fixture(autouse=True)
+def _own_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_ready, "receivers", [])
