@@ -32,7 +32,7 @@ $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing the locked dependencies into $(VENV)"
+	@echo "installing the locked dependencies into $(VENV), which takes one or two minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@ln -sfn "$(CURDIR)/sluice" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sluice"
 	@printf '#!%s\nfrom sluice.cli.main import app\n\napp()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/sluice

@@ -20,7 +20,9 @@ from sluice.runtime.installation import NAME_PATTERN
 PREFIX = "SLUICE_"
 MAX_SOURCE_CHARACTERS = 255
 
-MISSING_HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
+MISSING_HINT = (
+    'Set what is missing, or run: eval "$(sluice stack up)" (in a project of `sluice new`: make shell)'
+)
 
 Kind = TypeVar("Kind", bound=BaseModel)
 

@@ -74,7 +74,10 @@ def source_refusals(
 ) -> Iterator[str]:
     """Yields why the topics in Kafka, or their declarations, prevent a rebuild."""
     for topic in sorted(set(known) - set(declared)):
-        yield f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it"
+        yield (
+            f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it (in"
+            " development you can begin with an empty database instead: sluice stack down --wipe)"
+        )
     gone = sorted({source.topic for source in sources if source.log_start is None})
     for topic in gone:
         yield f"topic {topic} is not in Kafka any more: the records that were applied cannot be read again"
