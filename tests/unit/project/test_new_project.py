@@ -20,7 +20,14 @@ from typer.testing import CliRunner
 
 from sluice import __version__
 from sluice.cli.main import app
-from sluice.project.new_project import Names, ProjectRefused, create_project, names_of, render
+from sluice.project.new_project import (
+    MAX_NAME_CHARACTERS,
+    Names,
+    ProjectRefused,
+    create_project,
+    names_of,
+    render,
+)
 from sluice.project.wheel import build_wheel, pack_wheel
 from sluice.runtime.settings import PREFIX, Settings
 from tests.compose.project import CANDIDATES
@@ -175,6 +182,15 @@ def test_the_image_copies_existing_files_and_installs_only_pinned_packages(proje
     assert len(installs) == 2
     assert "--require-hashes" in installs[0]
     assert "--no-deps -r sluice.lock" in installs[1]
+
+
+@pytest.mark.parametrize("name", ["a", "my-shop", "a" * MAX_NAME_CHARACTERS])
+def test_the_code_of_a_new_project_has_the_format_that_its_check_requires(tmp_path: Path, name: str) -> None:
+    create_project(tmp_path / name, names_of(name), version="9.9", make_wheel=None)
+    for check in (["format", "--check"], ["check"]):
+        command = [sys.executable, "-m", "ruff", *check, "--no-cache", "."]
+        done = subprocess.run(command, cwd=tmp_path / name, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_compose_accepts_the_file(project: Path) -> None:
