@@ -52,8 +52,9 @@ def dev(
     processes continue.
 
     Ctrl-C or SIGTERM ends the processes and the servers that it
-    started, with exit code 0; data stay in .sluice/stack. A second Ctrl-C kills processes that do not end.
-    Exit code 2 if the start fails.
+    started, with exit code 0; data stay in .sluice/stack. A second
+    Ctrl-C kills processes that do not end. Exit code 2 if the start
+    fails.
 
     Example: sluice dev --without flower
     """

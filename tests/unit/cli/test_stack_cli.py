@@ -88,6 +88,9 @@ def test_the_command_is_named_as_the_shell_finds_it(folder: Path, monkeypatch: p
     )
     monkeypatch.setenv("PATH", str(binaries))
     assert hints.own_command() == "sluice"
+    (folder / "sluice").touch(mode=0o755)  # of another installation
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{binaries}")
+    assert hints.own_command() == ".venv/bin/sluice"
     monkeypatch.setenv("PATH", "/usr/bin")
     monkeypatch.chdir("/usr")
     assert hints.own_command() == str(binaries / "sluice")
