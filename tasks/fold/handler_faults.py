@@ -4,7 +4,6 @@ Frames are not kept, because they hold the payload of the event.
 """
 
 import linecache
-import os
 from collections import deque
 from collections.abc import Iterator
 from types import GeneratorType, TracebackType
@@ -15,6 +14,7 @@ from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import EffectRefused
 from sluice.tasks.events.event_fault import EventFault, HandlerPlace
 from sluice.tasks.fold.registry import AnyEntry
+from sluice.tasks.fold.shown_path import shown_path
 
 MAX_TRACEBACK_CHARACTERS = 4_000
 MAX_FRAMES = 20  # the most recent ones
@@ -72,15 +72,6 @@ def yield_frames(steps: Any) -> tuple[Frame, ...]:
         steps = steps.gi_yieldfrom
         frames.append(_frame_of(steps))
     return tuple(frames)
-
-
-def shown_path(path: str) -> str:
-    """Returns the path relative to the current directory if the file is below it."""
-    try:
-        relative = os.path.relpath(path)
-    except (OSError, ValueError):  # the current directory was deleted, or is on another drive
-        relative = os.pardir
-    return path if relative.startswith(os.pardir) else relative
 
 
 def _frame_of(steps: Any) -> Frame:

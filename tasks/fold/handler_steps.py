@@ -13,8 +13,9 @@ from sluice.tasks.api import Effect, EffectRefused, Event
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.payload import own_data
 from sluice.tasks.fold.checked_effects import checked_effect
-from sluice.tasks.fold.handler_faults import shown_path, yield_frames
+from sluice.tasks.fold.handler_faults import yield_frames
 from sluice.tasks.fold.registry import AnyEntry
+from sluice.tasks.fold.shown_path import shown_path
 
 
 def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:

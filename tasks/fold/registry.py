@@ -22,6 +22,7 @@ from sluice.tasks.fold.handler_signature import HandlersRefused as HandlersRefus
 from sluice.tasks.fold.handler_signature import data_type_of, event_types, topic_names
 from sluice.tasks.fold.known_tables import find_tables, tables_by_name
 from sluice.tasks.fold.topic_names import topic_name_flaw
+from sluice.tasks.fold.unyielded import refuse_unyielded
 from sluice.tasks.fold.versionless import topics_of_projections, versionless_flaw
 
 E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
@@ -207,6 +208,8 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
     for thing in function.__globals__.values():
         if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
             registry.metadatas.append(thing.metadata)
+    if isinstance(declaration, Handles | Projects):
+        refuse_unyielded(function)
     match declaration:
         case Handles(written, topic):
             types, data_type = event_types(written, name), data_type_of(function, name)
