@@ -83,15 +83,22 @@ def send(
         "--id": event_id,
         "--version": version,
         "--time": time,
-        "--header": headers,
+        "--header": headers or None,
         "--tombstone": tombstone or None,
     }
-    _check_options({name for name, value in parts.items() if value}, topic=topic, rate=rate)
+    _check_options({name for name, value in parts.items() if value is not None}, topic=topic, rate=rate)
     if key is None:
         _send_lines(target, servers, registry, topic=topic, per_second=rate, as_json=as_json)
         return
     typed = TypedEvent(
-        key, type_, data or "{}", event_id or str(uuid4()), version, time, headers or (), tombstone
+        key,
+        type_,
+        "{}" if data is None else data,
+        str(uuid4()) if event_id is None else event_id,
+        version,
+        time,
+        headers or (),
+        tombstone,
     )
     _send_typed(target, typed, servers, registry, as_json=as_json)
 
