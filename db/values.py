@@ -75,7 +75,9 @@ def add_exactly(number: Any, delta: Any) -> Any:
 
 
 def _refuse(value: Any, wanted: str) -> ValueRefused:
-    return ValueRefused(f"{type(value).__name__} {value!r:.80} is no {wanted}")
+    # The representation of these classes repeats the name of the class.
+    shown = str(value) if isinstance(value, date | Decimal | UUID) else repr(value)
+    return ValueRefused(f"{type(value).__name__} {shown:.80} is no {wanted}")
 
 
 def _exactly(kind: type) -> Coercer:
@@ -138,7 +140,7 @@ def _integer(low: int, high: int) -> Coercer:
         if type(value) is not int:
             raise _refuse(value, "integer")
         if not low <= value <= high:
-            raise ValueRefused(f"integer {value} is outside the column's range")
+            raise ValueRefused(f"integer {value} is outside the column's range, {low} to {high}")
         return value
 
     return check
@@ -159,8 +161,9 @@ def _float(value: Any) -> float:
 
 
 def _decimal(precision: int | None, scale: int | None) -> Coercer:
-    step = None if precision is None else Decimal(1).scaleb(-(scale or 0))
-    limit = None if precision is None else Decimal(10) ** (precision - (scale or 0))
+    places = scale or 0
+    step = None if precision is None else Decimal(1).scaleb(-places)
+    limit = None if precision is None else Decimal(10) ** (precision - places)
 
     def check(value: Any) -> Decimal:
         # Floats are refused, because they are not exact amounts: 0.1 + 0.2 has seventeen digits.
@@ -172,10 +175,16 @@ def _decimal(precision: int | None, scale: int | None) -> Coercer:
         if step is None or limit is None:
             return _unbounded(number)
         if abs(number) >= limit:
-            raise ValueRefused(f"decimal {number} has more digits than the column holds")
+            raise ValueRefused(
+                f"decimal {number} is too large: the column, numeric({precision}, {places}), holds numbers"
+                f" nearer to 0 than {limit:f}"
+            )
         rounded = number.quantize(step, context=_EXACT)
         if rounded != number:
-            raise ValueRefused(f"decimal {number} has more decimal places than the column holds")
+            raise ValueRefused(
+                f"decimal {number} has too many decimal places: the column, numeric({precision}, {places}),"
+                f" keeps {places}"
+            )
         return _positive_zero(rounded)
 
     return check
@@ -196,8 +205,10 @@ def _positive_zero(number: Decimal) -> Decimal:
 
 
 def _timestamp(value: Any) -> datetime:
-    if type(value) is not datetime or value.tzinfo is None:
+    if type(value) is not datetime:
         raise _refuse(value, "datetime with an offset")
+    if value.utcoffset() is None:
+        raise ValueRefused(f"the time {value.isoformat()} has no offset, such as Z or +02:00")
     try:
         return value.astimezone(UTC)
     except OverflowError:

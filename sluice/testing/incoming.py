@@ -91,10 +91,10 @@ def raw_headers(headers: HeaderValues) -> Headers:
 def _version_text(version: Version | None) -> int | str | None:
     if version is None or isinstance(version, int):
         return version
-    return _moment("version", version)
+    return _moment("version", version, "an integer or a datetime with an offset")
 
 
-def _moment(name: str, moment: datetime) -> str:
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise ValueError(f"{name} must be a datetime with an offset, not {moment!r:.80}")
+def _moment(name: str, moment: datetime, expected: str = "a datetime with an offset") -> str:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise ValueError(f"{name} must be {expected}, not {moment!r:.80}")
     return moment.astimezone(UTC).isoformat()

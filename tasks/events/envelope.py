@@ -16,6 +16,8 @@ MAX_SOURCE_CHARACTERS = 2_048
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _RFC_3339 = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+_TIME = "an RFC 3339 timestamp with an offset, as in 2026-01-31T10:00:00Z"
+_VERSION = f"an integer or {_TIME}"
 _MICROSECOND_CHARACTERS = 7  # a point and six digits
 
 
@@ -52,8 +54,10 @@ def parse_version(name: str, value: object) -> Version | None:
     if value is None or type(value) is int:
         return value
     if type(value) is not str:
-        raise DecodeError(f"{name} must be an integer or an RFC 3339 timestamp")
-    return _parse_timestamp(name, value, exact=True)
+        raise DecodeError(f"{name} must be {_VERSION}")
+    if _INTEGER.fullmatch(value):
+        raise DecodeError(f"{name} must be a number: write the integer without quotes")
+    return _parse_timestamp(name, value, _VERSION, exact=True)
 
 
 def parse_version_text(name: str, value: object) -> Version | None:
@@ -71,16 +75,16 @@ def parse_time(name: str, value: object) -> datetime | None:
     if value is None:
         return None
     if type(value) is not str:
-        raise DecodeError(f"{name} must be an RFC 3339 timestamp")
-    return _parse_timestamp(name, value, exact=False)
+        raise DecodeError(f"{name} must be {_TIME}")
+    return _parse_timestamp(name, value, _TIME, exact=False)
 
 
-def _parse_timestamp(name: str, text: str, *, exact: bool) -> datetime:
+def _parse_timestamp(name: str, text: str, expected: str, *, exact: bool) -> datetime:
     # The pattern refuses forms that msgspec accepts: no offset, a space for T, an offset without colon, and
     # more than six digits, which msgspec rounds (up to the next second, even the next year).
     match = _RFC_3339.fullmatch(text)
     if match is None:
-        raise DecodeError(f"{name} must be an RFC 3339 timestamp with an offset")
+        raise DecodeError(f"{name} must be {expected}")
     start, fraction, offset = match.groups()
     if fraction is not None and len(fraction) > _MICROSECOND_CHARACTERS:
         if exact and fraction[_MICROSECOND_CHARACTERS:].strip("0"):

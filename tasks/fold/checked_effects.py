@@ -53,12 +53,12 @@ def _inherited_check(effect: object) -> Callable[[AnyEntry, Event[Any], Any], Ef
     for kind in type(effect).__mro__:
         if kind in _CHECKS:
             return _CHECKS[kind]
-    hint = ""
-    if effect is None:
-        hint = "; a `yield` without an effect yields None"
-    elif isinstance(effect, Iterable) and not isinstance(effect, str | bytes):
-        hint = "; use `yield from` for several effects"
-    raise EffectRefused(f"{type(effect).__name__} {effect!r:.200} is not an effect{hint}")
+    name = type(effect).__name__
+    if isinstance(effect, Iterable) and not isinstance(effect, str | bytes):
+        # Its representation would hold those of tables.
+        raise EffectRefused(f"a {name} is not an effect; use `yield from` for several effects")
+    hint = "; a `yield` without an effect yields None" if effect is None else ""
+    raise EffectRefused(f"{name} {effect!r:.200} is not an effect{hint}")
 
 
 def _checked_emit(entry: AnyEntry, _event: Event[Any], emit: Emit) -> Emit:

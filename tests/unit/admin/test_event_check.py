@@ -160,7 +160,7 @@ def test_numbers_in_data_are_sent_exactly_as_written() -> None:
         ({"type": None}, "--type is missing"),
         ({"data": "[1]"}, "--data '[1]': expected a JSON object, found an array"),
         ({"data": "{total: 1}"}, "write a JSON object"),
-        ({"version": "one"}, "--version must be an RFC 3339 timestamp"),
+        ({"version": "one"}, "--version must be an integer or an RFC 3339 timestamp"),
         ({"time": "today"}, "--time must be an RFC 3339 timestamp"),
         ({"headers": ["a"]}, "--header 'a': write NAME=VALUE"),
     ],

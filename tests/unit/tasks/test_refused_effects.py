@@ -50,7 +50,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("nothing", None, r"NoneType None is not an effect; a `yield` without an effect"),
     ("a text", "send", "str 'send' is not an effect$"),
     ("an effect's class", Insert, "is not an effect"),
-    ("a list of effects", [Read(people, "k")], "use `yield from`"),
+    ("a list of effects",
+        [Read(people, "k")], "a list is not an effect; use `yield from` for several effects$"),
     ("an object", Forgotten(), "Forgotten .* is not an effect"),
     ("a table name instead of a table",
         Insert("people", "k", WHOLE),  # type: ignore[arg-type]
@@ -86,7 +87,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a Merge into a plain table", Merge(people, "k", {}), "without merged=True"),
     ("a Delete from a plain table", Delete(people, "k"), "without deletable=True"),
     ("a version of the other kind", Delete(merged, "k"), "version 7, but merged has versions='timestamp'"),
-    ("a version without offset", Delete(merged, "k", datetime(2026, 1, 1)), "has no offset"),  # noqa: DTZ001
+    ("a version without offset",
+        Delete(merged, "k", datetime(2026, 1, 1)), "version 2026-01-01T00:00:00 has no offset"),  # noqa: DTZ001
     ("a version over 64 bits", Upsert(people, "k", WHOLE, 2**63), "does not fit 64 bits"),
     ("a bool as version", Upsert(people, "k", WHOLE, True), "version True"),
     ("an Increment of a column that is not a counter",

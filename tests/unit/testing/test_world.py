@@ -60,7 +60,7 @@ def test_a_given_row_has_the_given_version_and_the_defaults(world: World) -> Non
     [
         (orders, "o-1", {}, "orders.status is not nullable and has no default"),
         (orders, "o-1", {"status": "far too long"}, "orders.status: text of 12 characters"),
-        (orders, "o-1", {"status": "NEW", "price": Decimal("0.001")}, "more decimal places"),
+        (orders, "o-1", {"status": "NEW", "price": Decimal("0.001")}, "too many decimal places"),
         (orders, "o-1", {"status": "NEW", "prize": 1}, "orders has no column 'prize' to give; it has status"),
         (orders, 1, {"status": "NEW"}, "orders.order_id: int 1 is no text"),
         (
@@ -84,7 +84,7 @@ def test_a_given_row_that_postgres_cannot_store_is_refused(
         ({"status": None}, "orders.status must not be null"),
         ({"status": "far too long"}, "orders.status: text of 12 characters, the column holds 8"),
         ({"price": "1"}, "orders.price: str '1' is no decimal"),
-        ({"price": 12345}, "orders.price: decimal 12345 has more digits than the column holds"),
+        ({"price": 12345}, "orders.price: decimal 12345 is too large: the column, numeric("),
         ({"colour": 1}, "there is no column 'colour'"),
     ],
 )
@@ -182,8 +182,10 @@ def test_an_event_is_written_with_the_field_names_of_its_topic() -> None:
             Incoming(
                 "orders", key="k", type="t", version=datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
             ),
-            "version must be a datetime with an offset",
+            "version must be an integer or a datetime with an offset, not datetime",
         ),
+        (Incoming("orders", key="k", type="t", version="two"), "version must be an integer or a datetime"),  # type: ignore[arg-type]
+        (Incoming("orders", key="k", type="t", time=5), "^time must be a datetime with an offset, not 5"),  # type: ignore[arg-type]
     ],
 )
 def test_an_event_that_no_producer_can_send_raises_in_the_test(
@@ -191,6 +193,15 @@ def test_an_event_that_no_producer_can_send_raises_in_the_test(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         world.send_event(event)
+
+
+def test_an_empty_key_names_an_entity(world: World) -> None:
+    assert world.send("orders", key="", type="order.placed", data={"status": "far too long"}) == "dead"
+    assert world.send("orders", key="", type="order.placed") == "waiting"
+    assert world.send("orders", key=None, type="order.placed") == "dead", (
+        "a record without a key has no entity"
+    )
+    assert [letter.key for letter in world.dead_letters] == ["", "", None]
 
 
 def test_a_row_that_a_test_reads_is_a_copy(world: World) -> None:
