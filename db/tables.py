@@ -1,6 +1,6 @@
 """Users' tables: SQLAlchemy Core tables with the columns that a versioned row needs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
 from sqlalchemy import BigInteger, Column, Constraint, Index, MetaData, Table
@@ -144,7 +144,7 @@ def _make_table(
     counters: Sequence[str],
     projection: bool,
 ) -> Table:
-    _refuse_name(name, metadata)
+    _refuse_arguments(name, metadata, counters, {"merged": merged, "deletable": deletable})
     own: list[Column[Any]] = [
         Column(VERSION, BigInteger, nullable=True),
         Column(INSERTED_HASH, Uuid, nullable=True),
@@ -227,9 +227,26 @@ def _default(column: Column[Any], coerce: Coercer) -> Any:
         raise TableRefused(f"table {column.table.name}: default of column {column.name}: {error}") from error
 
 
-def _refuse_name(name: str, metadata: MetaData) -> None:
+def _refuse_arguments(
+    name: str, metadata: MetaData, counters: Sequence[str], switches: Mapping[str, bool]
+) -> None:
     if not isinstance(name, str):
         raise TableRefused(f"table {name!r}: its name is not a text")
+    if not isinstance(metadata, MetaData):
+        raise TableRefused(
+            f"table {name}: the second argument must be a MetaData, as in metadata = MetaData(), not"
+            f" {type(metadata).__name__} {metadata!r:.80}"
+        )
+    is_list = isinstance(counters, Collection) and not isinstance(counters, str)
+    if not is_list or not all(isinstance(one, str) for one in counters):
+        example = counters if isinstance(counters, str) else "visits"
+        raise TableRefused(
+            f"table {name}: counters= must be a tuple of column names, as in counters=({example!r},), not"
+            f" {counters!r:.80}"
+        )
+    for option, value in switches.items():
+        if not isinstance(value, bool):
+            raise TableRefused(f"table {name}: {option}= must be True or False, not {value!r:.80}")
     if problem := name_problem(name):
         raise TableRefused(f"table {name!r}: its name {problem}")
     if metadata.schema is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from types import FunctionType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -268,6 +269,8 @@ def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
 
     `topic` limits the handler to events of this topic or these topics. Default: every topic.
     """
+    if any(isinstance(one, FunctionType) for one in types):
+        raise TypeError('@handles needs the event types, as in @handles("order.placed")')
     return lambda function: _mark(function, Handles(types, topic))
 
 

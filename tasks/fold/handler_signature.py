@@ -29,7 +29,10 @@ def event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
     types = tuple([_value(one) for one in written])
     for kind in types:
         if not isinstance(kind, str):
-            raise HandlersRefused(f"{name}: {kind!r:.80} is not an event type; an event type is a text")
+            raise HandlersRefused(
+                f"{name}: {kind!r:.80} is not an event type; name the types as texts, as in"
+                ' ("order.placed", "order.paid")'
+            )
     if not types or len(set(types)) != len(types):
         raise HandlersRefused(f"{name}: name at least one event type, and none of them twice")
     return types
@@ -37,6 +40,10 @@ def event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
 
 def data_type_of(function: Any, name: str) -> Any:
     """Returns X of the handler's parameter `Event[X]`; Any without `[X]`. Raises HandlersRefused."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlersRefused(
+            f"handler {name} is async; a handler is a plain generator: write `def`, without async and await"
+        )
     if not inspect.isgeneratorfunction(function):
         raise HandlersRefused(
             f"handler {name} contains no yield; yield each effect, as in"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import MetaData, Table
@@ -17,6 +17,7 @@ from sluice.tasks.api import (
     Projects,
     Topic,
 )
+from sluice.tasks.fold.declared_arguments import effect_flaw, listed, projects_flaw, topic_flaw
 from sluice.tasks.fold.handler_modules import import_modules
 from sluice.tasks.fold.handler_signature import HandlersRefused as HandlersRefused
 from sluice.tasks.fold.handler_signature import data_type_of, event_types, topic_names
@@ -109,14 +110,18 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     seen: set[int] = set()
     modules = list(modules)
     for module in modules:
-        for topic in getattr(module, "topics", ()):
-            _add_topic(registry, topic, module.__name__)
+        _add_topics(registry, getattr(module, "topics", ()), module.__name__)
         _add_outgoing_topics(registry, getattr(module, "outgoing_topics", ()), module.__name__)
         for thing in vars(module).values():
             if id(thing) in seen or not callable(thing):
                 continue
             seen.add(id(thing))
             for declaration in getattr(thing, MARK, ()):
+                if not isinstance(thing, FunctionType):
+                    raise HandlersRefused(
+                        f"{module.__name__}: {thing!r:.80} is declared as a handler or an effect and is"
+                        " not a function"
+                    )
                 _add_function(registry, thing, declaration)
     if not registry.topics:
         raise HandlersRefused("no module of SLUICE_HANDLERS has `topics = (Topic(...), …)`")
@@ -146,19 +151,27 @@ def _add_tables(registry: Registry, modules: Iterable[ModuleType]) -> None:
         raise HandlersRefused(str(error)) from error
 
 
+def _listed(given: Any, variable: str, place: str, example: str) -> Sequence[Any]:
+    try:
+        return listed(given, variable, place, example)
+    except ValueError as error:
+        raise HandlersRefused(str(error)) from None
+
+
+def _add_topics(registry: Registry, topics: Any, place: str) -> None:
+    for topic in _listed(topics, "topics", place, "Topic(...)"):
+        _add_topic(registry, topic, place)
+
+
 def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
     if not isinstance(topic, Topic):
         raise HandlersRefused(f"topics of {place} holds {topic!r:.80}, which is not a Topic(...)")
-    flaw = topic_name_flaw(topic.name)
-    if flaw is not None:
+    if (flaw := topic_name_flaw(topic.name)) is not None:
         raise HandlersRefused(f"topics of {place}: {flaw}")
     if registry.topics.get(topic.name, topic) != topic:
         raise HandlersRefused(f"topic {topic.name} has two different declarations (the second in {place})")
-    if topic.dedup not in ("id", "position"):
-        raise HandlersRefused(
-            f'topic {topic.name} in {place}: dedup={topic.dedup!r}; use "id" (repeats have the same id)'
-            ' or "position" (every record counts)'
-        )
+    if (flaw := topic_flaw(topic)) is not None:
+        raise HandlersRefused(f"topic {topic.name} in {place}: {flaw}")
     entity = topic.entity
     if registry.entities.get(entity.name, entity) != entity:
         raise HandlersRefused(f"entity {entity.name} has two shard counts (the second in {place})")
@@ -171,9 +184,8 @@ def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
 
 
 def _add_outgoing_topics(registry: Registry, names: Any, place: str) -> None:
-    if isinstance(names, str):
-        raise HandlersRefused(f"outgoing_topics of {place} is a text; write ({names!r:.80},)")
-    for name in names:
+    example = repr(names) if isinstance(names, str) else '"order-events"'
+    for name in _listed(names, "outgoing_topics", place, example):
         flaw = topic_name_flaw(name)
         if flaw is not None:
             raise HandlersRefused(f"outgoing_topics of {place}: {flaw}")
@@ -217,7 +229,9 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
             entry = HandlerEntry(name, types, function, data_type, topics, registry.effects, registry.tables)
             for kind in types:
                 registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
-        case Projects(written, into, revision, topic):
+        case Projects(written, into, revision, topic) as projecting:
+            if (flaw := projects_flaw(projecting)) is not None:
+                raise HandlersRefused(f"{name}: {flaw}")
             _add_projection(registry, into, revision, name)
             types, data_type = event_types(written, name), data_type_of(function, name)
             topics = topic_names(topic)
@@ -235,15 +249,15 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
             )
             for kind in types:
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
-        case EffectDeclaration(name=effect):
-            if not isinstance(effect, str) or not effect:
-                raise HandlersRefused(f"{name}: the name of an effect must be a text, not {effect!r:.80}")
+        case EffectDeclaration(name=effect) as declared:
+            if (flaw := effect_flaw(declared, function)) is not None:
+                raise HandlersRefused(f"effect function {name}: {flaw}")
             other = registry.effects.get(effect)
             if other is not None and other.function is not function:
                 raise HandlersRefused(
                     f"effect {effect} is declared twice: {other.function.__qualname__} and {name}"
                 )
-            registry.effects[effect] = EffectEntry(declaration, function)
+            registry.effects[effect] = EffectEntry(declared, function)
 
 
 def _add_projection(registry: Registry, into: Table, revision: int, name: str) -> None:

@@ -137,5 +137,7 @@ def test_the_key_is_part_of_the_former_identity() -> None:
 
 @pytest.mark.parametrize("dedup", ["offset", "", "ID", None, True])
 def test_an_unknown_dedup_is_refused_at_start(dedup: Any) -> None:
-    with pytest.raises(HandlersRefused, match=r'topic balances in ids: dedup=.*; use "id" .* or "position"'):
+    with pytest.raises(
+        HandlersRefused, match=r'topic balances in ids: dedup= must be "id" .* or "position" .*, not'
+    ):
         registry(replace(TOPIC, dedup=dedup))
