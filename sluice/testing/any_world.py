@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import import_module
 from types import ModuleType
@@ -41,6 +41,8 @@ class DeadLetter:
     """The class of the error and its text."""
     projection: str | None = None
     """The projection that did not take the event; the rest of the event is applied."""
+    traceback: str = field(default="", compare=False)
+    """The file, line and code of the handler that raised; empty if no handler did."""
 
 
 @dataclass(frozen=True)

@@ -87,14 +87,18 @@ class World(AnyWorld):
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
-        found = []
-        for letter in self._log.letters:
-            entry = self._log.entries[letter.entry]
-            error = str(letter.fault)
-            found.append(
-                DeadLetter(entry.topic, letter.key, letter.type, letter.outcome, error, letter.projection)
+        return [
+            DeadLetter(
+                self._log.entries[letter.entry].topic,
+                letter.key,
+                letter.type,
+                letter.outcome,
+                str(letter.fault),
+                letter.projection,
+                letter.fault.traceback,
             )
-        return found
+            for letter in self._log.letters
+        ]
 
     @property
     def not_played(self) -> list[str]:

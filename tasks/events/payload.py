@@ -36,6 +36,11 @@ def payload_type_flaw(data_type: Any) -> str | None:
     return None
 
 
+def is_any_object(data_type: Any) -> bool:
+    """Returns True if a handler with this data type gets its data as a dict of any JSON values."""
+    return bool(data_type is Any or data_type is dict or data_type == JsonObject)
+
+
 def type_name(data_type: Any) -> str:
     """Returns the name of a type as its author wrote it."""
     return data_type.__qualname__ if isinstance(data_type, type) else str(data_type)
@@ -70,7 +75,7 @@ def _is_any_of(classes: tuple[type, ...], wanted: type) -> bool:
 
 @cache
 def _converter(data_type: Any) -> Callable[[object], Any]:
-    takes_every_object = data_type is Any or data_type is dict or data_type == JsonObject
+    takes_every_object = is_any_object(data_type)
     holds_decimals = msgspec.inspect.DecimalType in _kinds_in(data_type)
 
     def convert(data: object) -> Any:

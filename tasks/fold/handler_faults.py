@@ -6,6 +6,7 @@ Frames are not kept, because they hold the payload of the event.
 import linecache
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from types import GeneratorType, TracebackType
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from sluice.db.values import printable
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import EffectRefused
 from sluice.tasks.events.event_fault import EventFault, HandlerPlace
+from sluice.tasks.events.payload import is_any_object
 from sluice.tasks.fold.registry import AnyEntry
 from sluice.tasks.fold.shown_path import shown_path
 
@@ -37,7 +39,13 @@ def blame(error: BaseException, entry: AnyEntry) -> EventFault:
     Removes the frames from the error. Otherwise an error object that is raised repeatedly collects frames.
     """
     try:
-        return _fault_of(error, entry)
+        fault = _fault_of(error, entry)
+        if type(error) is AttributeError and type(error.obj) is dict and is_any_object(entry.data_type):
+            # With a declared type the data has attributes.
+            key = printable(f"{error.name!r:.80}")
+            hint = f"; write [{key}], or declare the type of the data, as in Event[OrderPlaced]"
+            fault = replace(fault, text=fault.text + hint)
+        return fault
     finally:
         BaseException.with_traceback(error, None)
 

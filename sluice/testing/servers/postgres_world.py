@@ -9,7 +9,8 @@ from sluice.admin.init import create_tables
 from sluice.admin.projection_letters import plan_projection_redrive
 from sluice.admin.projection_letters import redrive_rest as redrive_held
 from sluice.admin.redrive import plan_redrive, redrive_rest
-from sluice.db.admin.letters import Chosen, ListedLetter, read_letters
+from sluice.db.admin.letter_details import WholeLetter, read_whole_letters, read_whole_projection_letter
+from sluice.db.admin.letters import Chosen
 from sluice.db.admin.projection_letters import ChosenLetters, ProjectionLetterRow, read_projection_letters
 from sluice.db.admin.queue_admin import read_queues, resume_queue
 from sluice.db.admin.written_effects import read_ledger_rows, read_outbox_rows, read_outcomes
@@ -92,11 +93,29 @@ class PostgresWorld(AnyWorld):
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
-        own = read_letters(self._session, Chosen(), after=0, limit=MOST_LETTERS)
+        own = read_whole_letters(self._session, Chosen(), after=0, limit=MOST_LETTERS)
         of_projections = read_projection_letters(self._session, ChosenLetters(), limit=MOST_LETTERS)
-        every: Sequence[ListedLetter | ProjectionLetterRow] = [*own, *of_projections]
+        every: Sequence[WholeLetter | ProjectionLetterRow] = [*own, *of_projections]
         still_open = [letter for letter in every if letter.state not in _CLOSED]
-        return [_dead_letter(letter) for letter in sorted(still_open, key=lambda letter: letter.id)]
+        return [self._dead_letter(letter) for letter in sorted(still_open, key=lambda letter: letter.id)]
+
+    def _dead_letter(self, letter: WholeLetter | ProjectionLetterRow) -> DeadLetter:
+        projection, traceback = None, None
+        if isinstance(letter, WholeLetter):
+            traceback = letter.traceback
+        else:
+            projection = letter.projection
+            whole = read_whole_projection_letter(self._session, letter.id)
+            traceback = None if whole is None else whole.columns["traceback"]
+        return DeadLetter(
+            letter.topic,
+            letter.entity_key,
+            letter.type,
+            Outcome(letter.outcome),
+            f"{letter.error_class}: {letter.error_text}",
+            projection,
+            traceback or "",
+        )
 
     def redrive(self) -> None:
         plain = Redriver(self._batches, self._registry, _nothing_in_kafka)
@@ -154,17 +173,6 @@ def postgres_world(database_url: str, *modules: Module) -> Iterator[PostgresWorl
         for queue in read_queues(session):
             resume_queue(session, queue.queue, ACCEPTED_DEATHS)
         yield PostgresWorld(registry, session, batches)
-
-
-def _dead_letter(letter: ListedLetter | ProjectionLetterRow) -> DeadLetter:
-    return DeadLetter(
-        letter.topic,
-        letter.entity_key,
-        letter.type,
-        Outcome(letter.outcome),
-        f"{letter.error_class}: {letter.error_text}",
-        letter.projection if isinstance(letter, ProjectionLetterRow) else None,
-    )
 
 
 def _nothing_in_kafka(_place: Place, _offset: int) -> None:

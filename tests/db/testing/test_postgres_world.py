@@ -34,6 +34,19 @@ def test_constraints_that_a_world_in_memory_ignores_are_checked(world: PostgresW
     )
 
 
+def test_a_dead_letter_has_the_traceback_of_the_handler(world: PostgresWorld) -> None:
+    world.given(orders, "o-1", {"status": "NEW"})
+    world.send("orders", key="o-1", type="order.seen", data={"seen": 101}, version=1)
+    world.send("orders", key="o-2", type="order.rejected")
+    world.send("orders", key="o-2", type="order.rejected")
+    found = sorted(world.dead_letters, key=lambda letter: (str(letter.key), letter.outcome))
+    assert [(one.projection, "in total" in one.traceback, "in reject" in one.traceback) for one in found] == [
+        ("totals", True, False),
+        (None, False, True),
+        (None, False, False),
+    ]
+
+
 def test_many_dead_letters_do_not_halt_the_queue(world: PostgresWorld) -> None:
     for number in range(120):
         assert world.send("orders", key=f"o-{number}", type="order.rejected") == "dead"

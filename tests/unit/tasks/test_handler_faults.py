@@ -64,6 +64,11 @@ def refused(event: Event[Any]) -> Iterator[Any]:
     yield from _inner(event)  # around it
 
 
+def without_type(event: Event[Any]) -> Iterator[Any]:
+    yield from ()
+    print(event.data.place)
+
+
 def recursing(event: Event[Any]) -> Iterator[Any]:
     yield from ()
     _recurse(400)  # deep
@@ -159,6 +164,13 @@ def test_an_error_whose_attributes_raise_still_names_its_handler(monkeypatch: py
     assert (fault.error_class, fault.traceback) == ("Hostile", "")
     assert fault.at is not None
     assert (fault.at.file, fault.at.line) == (FILE, hostile.__code__.co_firstlineno)
+
+
+def test_an_attribute_of_data_without_a_type_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fault_of(without_type, monkeypatch).text == (
+        "'dict' object has no attribute 'place'; write ['place'], or declare the type of the data, as in"
+        " Event[OrderPlaced]"
+    )
 
 
 def test_an_error_that_is_raised_for_two_events_has_the_frames_of_one_event(

@@ -1,6 +1,7 @@
 """Dead letters of a World: parking, redrives, projections, and a rebuild with changed code."""
 
 from collections.abc import Iterator
+from inspect import getsourcelines
 from types import ModuleType
 from typing import Any
 
@@ -61,6 +62,20 @@ def test_a_failed_event_of_a_topic_that_skips_does_not_park_its_entity(world: Wo
         world.send("profiles", key="p-1", type="profile.changed", data={"name": "A"}, version=2) == "applied"
     )
     assert world.row(profiles, "p-1") == {"name": "A", "city": None}
+
+
+def test_a_dead_letter_has_the_file_and_line_of_the_handler(world: World) -> None:
+    world.given(orders, "o-1", {"status": "NEW"})
+    world.send("orders", key="o-1", type="order.seen", data={"seen": 101}, version=1)
+    world.send("orders", key="o-2", type="order.rejected")
+    world.send("orders", key="o-2", type="order.rejected")
+    of_projection, dead, waiting = world.dead_letters
+    for letter, function in ((of_projection, planted.total), (dead, planted.reject)):
+        lines, first = getsourcelines(function)
+        raised = next(number for number, line in enumerate(lines, first) if "raise Rejected" in line)
+        assert f'File "tests/unit/testing/planted.py", line {raised}, in ' in letter.traceback
+        assert "raise Rejected" in repr(letter)
+    assert waiting.traceback == "", "no handler raised"
 
 
 def test_a_letter_of_a_projection_keeps_the_writes_of_plain_handlers(world: World) -> None:
