@@ -1,6 +1,6 @@
-"""Lists the rules of users' tables that Postgres enforces and a world in memory does not. Pure."""
+"""Lists what fails on servers and not in a world in memory: rules of tables, missing topics. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
@@ -12,6 +12,15 @@ def not_played(tables: Iterable[Table]) -> list[str]:
         f"{table.name}: {rule}"
         for table in sorted(tables, key=lambda table: table.name)
         for rule in sorted(_rules(table))
+    ]
+
+
+def undeclared_topics(emitted: Iterable[str], declared: Collection[str]) -> list[str]:
+    """Returns a line for each topic of outgoing events that no module declares."""
+    return [
+        f"Emit to topic {name}: no module declares it in outgoing_topics, so `sluice init` does not create"
+        " the topic, and the relay holds the events back until it exists"
+        for name in sorted(set(emitted) - set(declared))
     ]
 
 

@@ -26,14 +26,15 @@ from sluice.testing.calls import CallResult, CallRunner, Providers, call_of
 from sluice.testing.folded_log import FoldedLog
 from sluice.testing.given_rows import given_row
 from sluice.testing.handler_memory import HandlerMemory
-from sluice.testing.not_played import not_played
+from sluice.testing.not_played import not_played, undeclared_topics
 from sluice.testing.written_test import given_code, module_names
 
 
 class World(AnyWorld):
     """Decodes, plans and folds events like the workers, with rows, outgoing events and calls in memory.
 
-    Does not enforce CHECK, UNIQUE, foreign keys and triggers; `not_played` lists these rules.
+    Does not enforce CHECK, UNIQUE, foreign keys and triggers, and accepts an Emit to any topic;
+    `not_played` lists these rules and topics.
     """
 
     def __init__(self, *modules: Module) -> None:
@@ -102,8 +103,14 @@ class World(AnyWorld):
 
     @property
     def not_played(self) -> list[str]:
-        """The rules of the tables that Postgres enforces and this world does not, one line for each."""
-        return not_played(self._registry.tables.values())
+        """One line for each rule of the tables that only Postgres enforces, and each undeclared topic.
+
+        Lists a topic if an outgoing event of this world is for it and no module declares it.
+        """
+        registry = self._registry
+        declared = registry.outgoing_topics | registry.topics.keys()
+        topics = undeclared_topics((row.topic for row in self._log.emits), declared)
+        return not_played(registry.tables.values()) + topics
 
     def restart(self, *modules: Module) -> None:
         """Simulates the start of a new worker: resets the variables of handlers. With modules, deploys them.

@@ -242,3 +242,16 @@ def test_the_rules_that_only_postgres_checks_are_listed(world: World) -> None:
         "orders: FOREIGN KEY (parent_id) to orders.order_id",
         "orders: UNIQUE (note)",
     ]
+
+
+def test_an_outgoing_event_to_an_undeclared_topic_is_listed() -> None:
+    @handles("order.copied")
+    def copy_order(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+        for topic in ("orders", "declared", "undeclared"):
+            yield Emit(topic, key=event.key, type="order.copied", data={})
+
+    world = World(module(topics=planted.topics[:1], copy_order=copy_order, outgoing_topics=("declared",)))
+    before = world.not_played
+    world.send("orders", key="o-1", type="order.copied")
+    [topic] = [line for line in world.not_played if line not in before]
+    assert topic.startswith("Emit to topic undeclared: no module declares it in outgoing_topics")
