@@ -12,13 +12,15 @@ from sqlalchemy import Table
 
 from sluice.db.records import LedgerRow, OutboxRow, Outcome
 from sluice.kafka_io.record_types import Record
+from sluice.tasks.api import Write
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldState
-from sluice.tasks.fold.plan import plan_event
+from sluice.tasks.fold.handler_faults import place_of
+from sluice.tasks.fold.plan import HandlerRun, plan_event
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.fold.versioned_row import ABSENT, Row
+from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class FoldedLog:
     """The number of letters ever created."""
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
+    ends: list[str] = field(default_factory=list)
+    """A line for each handler that ended at a write without effect."""
     parked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Entity type → keys of parked entities."""
     held: defaultdict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(dict))
@@ -80,6 +84,7 @@ class FoldedLog:
             emits=list(self.emits),
             calls=list(self.calls),
             letters=list(self.letters),
+            ends=list(self.ends),
             identities=dict(self.identities),
             effect_keys=dict(self.effect_keys),
             parked=defaultdict(set, {entity: set(keys) for entity, keys in self.parked.items()}),
@@ -105,6 +110,7 @@ class FoldedLog:
         return FoldState(
             no_row,
             no_call,
+            on_end=self._note_end,
             rows=self.rows,
             identities=self.identities,
             effect_keys=self.effect_keys,
@@ -118,6 +124,14 @@ class FoldedLog:
         self.emits += folded.emits
         self.calls += folded.calls
         return folded.settled[0]
+
+    def _note_end(self, run: HandlerRun, number: int, write: Write, result: WriteResult) -> None:
+        at = place_of(run.entry)
+        self.ends.append(
+            f"{run.event.type} of {run.event.key!r}: {run.entry.function.__name__} ({at.file}:{at.line})"
+            f" ended at effect {number}, {type(write).__name__} of {write.table.name} {write.key!r}:"
+            f" {result.value}"
+        )
 
     def add_letters(self, entry: int, result: EventResult, again: Letter | None = None) -> None:
         """Stores the letters of a settled event: the letter of the whole event, and letters of projections.

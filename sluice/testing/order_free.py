@@ -124,6 +124,10 @@ def _message(world: World, events: Sequence[Incoming], one: Order, other: Order)
         *(f"  {line}" for line in _differences(first.state, second.state)),
     ]
     for played, order in ((first, one), (second, other)):
+        outcomes = played.outcomes[len(world.outcomes) :]
+        lines.append(f"  in order {_shown(order)} the outcomes are {', '.join(outcomes)}")
+        ended = played.ended_early[len(world.ended_early) :]
+        lines += [f"  in order {_shown(order)} {line}" for line in ended]
         lines += [
             f"  in order {_shown(order)} {letter.type or 'a tombstone'} of {letter.key!r} is"
             f" {letter.outcome}: {letter.error}"

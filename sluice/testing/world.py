@@ -102,6 +102,14 @@ class World(AnyWorld):
         ]
 
     @property
+    def ended_early(self) -> list[str]:
+        """A line for each handler that ended at a write without effect, which is stale or a duplicate.
+
+        The handler's later effects are not applied.
+        """
+        return list(self._log.ends)
+
+    @property
     def not_played(self) -> list[str]:
         """One line for each rule of the tables that only Postgres enforces, and each undeclared topic.
 

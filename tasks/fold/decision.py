@@ -173,6 +173,8 @@ class Decision:
             )
         self.results.add(_BY_RESULT[result])
         if result is not WriteResult.APPLIED:
+            if self.memory.on_end is not None:
+                self.memory.on_end(run, self.ordinal, write, result)
             raise _Ended
         self.rows[table, key] = after
 

@@ -8,10 +8,10 @@ from uuid import UUID
 from sqlalchemy import Table
 
 from sluice.db.records import LedgerRow, OutboxRow, Outcome
-from sluice.tasks.api import Effect
+from sluice.tasks.api import Effect, Write
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.plan import HandlerRun, Planned
-from sluice.tasks.fold.versioned_row import Row
+from sluice.tasks.fold.versioned_row import Row, WriteResult
 
 T = TypeVar("T")
 
@@ -98,6 +98,8 @@ class FoldState:
     load_effect: Callable[[str], UUID | None]
     refuse: Callable[[HandlerRun, Effect], None] | None = None
     """A second check of effects, for rebuilds. Raises for an effect that is not allowed."""
+    on_end: Callable[[HandlerRun, int, Write, WriteResult], None] | None = None
+    """Gets each write without effect that ends a handler, and its number among the effects. For tests."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)

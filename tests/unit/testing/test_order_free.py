@@ -96,6 +96,22 @@ def test_the_printed_test_includes_the_earlier_events_that_the_fault_needs() -> 
     run_pasted(message)
 
 
+def test_the_error_shows_the_outcomes_and_where_a_handler_ended() -> None:
+    world = World(planted)
+    world.send("orders", key="o-1", type="order.set", data={"status": "A"}, version=9)
+    world.send("orders", key="o-1", type="order.set", data={"status": "B"}, version=8)
+    with pytest.raises(AssertionError) as error:
+        assert_order_free(world, [incoming("order.told", version) for version in (10, 11)])
+    lines = str(error.value).splitlines()
+    line = planted.tell_after_write.__code__.co_firstlineno
+    assert [line for line in lines if line.startswith("  in order")] == [
+        "  in order 1, 2 the outcomes are applied, applied",
+        "  in order 2, 1 the outcomes are applied, stale",
+        "  in order 2, 1 order.told of 'o-1': tell_after_write"
+        f" (tests/unit/testing/planted.py:{line}) ended at effect 1, Upsert of orders 'o-1': stale",
+    ]
+
+
 def run_pasted(message: str) -> None:
     names: dict[str, Any] = {}
     exec(message.partition("As a test:\n")[2], names)

@@ -255,3 +255,18 @@ def test_an_outgoing_event_to_an_undeclared_topic_is_listed() -> None:
     world.send("orders", key="o-1", type="order.copied")
     [topic] = [line for line in world.not_played if line not in before]
     assert topic.startswith("Emit to topic undeclared: no module declares it in outgoing_topics")
+
+
+def test_a_handler_that_ended_at_a_write_without_effect_is_listed(world: World) -> None:
+    for version in (1, 2):
+        world.send("orders", key="o-1", type="order.set", version=version)
+    assert world.ended_early == [], "each write had an effect"
+    copied = world.copy()
+    world.send("orders", key="o-1", type="order.set", version=1)
+    world.send("profiles", key="p-1", type="profile.changed", data={"name": "A"}, version=1)
+    world.send("profiles", key="p-1", type="profile.changed", data={"name": "A"}, version=1, id="again")
+    assert [line.partition(" ended at ")[2] for line in world.ended_early] == [
+        "effect 1, Upsert of orders 'o-1': stale",
+        "effect 1, Merge of profiles 'p-1': duplicate",
+    ]
+    assert copied.ended_early == []
