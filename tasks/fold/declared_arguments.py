@@ -17,9 +17,8 @@ def listed(given: Any, variable: str, place: str, example: str) -> Sequence[Any]
     """Returns the values of a module's variable `topics` or `outgoing_topics`. Raises ValueError."""
     if isinstance(given, Iterable) and not isinstance(given, str | bytes):
         return tuple(given)
-    raise ValueError(
-        f"{variable} of {place} must be a tuple, not {_shown(given)}; write {variable} = ({example},)"
-    )
+    shown = "one Topic" if isinstance(given, Topic) else _shown(given)
+    raise ValueError(f"{variable} of {place} must be a tuple, not {shown}; write {variable} = ({example},)")
 
 
 def topic_flaw(topic: Topic) -> str | None:
