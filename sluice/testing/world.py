@@ -1,5 +1,6 @@
 """A world in memory: the code of the workers without servers and without a clock."""
 
+from collections import Counter
 from copy import copy
 
 from sqlalchemy import Table
@@ -44,6 +45,13 @@ class World(AnyWorld):
         self._log = FoldedLog(self._registry)
         self._runner = CallRunner()
         self._memory = HandlerMemory(self._registry)
+
+    def __repr__(self) -> str:
+        """Returns the outcomes and the newest dead letter: pytest shows them if an assertion fails."""
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in Counter(self.outcomes).items())
+        letters = [letter for letter in self.dead_letters if letter.outcome is not Outcome.WAITING]
+        newest = f"; {letters[-1].type} of {letters[-1].key!r}: {letters[-1].error:.170}" if letters else ""
+        return f"<World: {outcomes or 'no events'}{newest}>"
 
     def copy(self) -> "World":
         """Returns an independent copy of the world."""

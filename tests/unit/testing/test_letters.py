@@ -78,6 +78,16 @@ def test_a_dead_letter_has_the_file_and_line_of_the_handler(world: World) -> Non
     assert waiting.traceback == "", "no handler raised"
 
 
+def test_a_world_shows_its_outcomes_and_the_newest_dead_letter(world: World) -> None:
+    assert repr(world) == "<World: no events>"
+    world.send("orders", key="o-1", type="order.placed", version=1)
+    world.send("orders", key="o-2", type="order.placed", version=1)
+    assert repr(world) == "<World: 2 applied>"
+    world.send("orders", key="o-2", type="order.rejected")
+    world.send("orders", key="o-2", type="order.placed", version=2)
+    assert repr(world) == "<World: 2 applied, 1 dead, 1 waiting; order.rejected of 'o-2': Rejected: never>"
+
+
 def test_a_letter_of_a_projection_keeps_the_writes_of_plain_handlers(world: World) -> None:
     world.given(orders, "o-1", {"status": "NEW"})
     assert world.send("orders", key="o-1", type="order.seen", data={"seen": 101}, version=1) == "applied"
