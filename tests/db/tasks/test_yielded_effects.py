@@ -75,7 +75,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "emit header": (Emit("out", "k", "t", 1, headers={"h": "\0"}), "holds NUL"),
     "args": (Call("notify", args={"a": "\0"}), "args hold the character NUL"),
     "once": (Call("notify", once=""), "once is empty"),
-    "version": (Upsert(things, "b", WHOLE, "1"), "version '1' where things has"),  # type: ignore[arg-type]
+    "version": (Upsert(things, "b", WHOLE, "1"), "version '1', but things has"),  # type: ignore[arg-type]
 }  # fmt: skip
 
 RAISED: dict[str, BaseException] = {
