@@ -27,7 +27,7 @@ _ADVICE = {
     ProblemKind.NO_LEADER: "start the brokers that hold its replicas",
     ProblemKind.NOT_AUTHORIZED: "grant the bridge's user Read and Describe",
     ProblemKind.KAFKA_ERROR: "check the brokers; the bridge retries",
-    ProblemKind.UNREADABLE_RECORD: "skip the record with `sluice skip`",
+    ProblemKind.UNREADABLE_RECORD: 'skip the record with `sluice skip TOPIC:PARTITION:OFFSET --reason "…"`',
 }
 
 

@@ -126,7 +126,8 @@ class PartitionStarter:
         if shards != declared and entity not in self._differing:
             self._differing.add(entity)
             log.warning(
-                "shards in code differ from Postgres, whose value is used; change it with `sluice reshard`",
+                "shards in code differ from Postgres, whose value is used; change it with `sluice reshard"
+                ' ENTITY N --reason "…"`',
                 entity=entity,
                 declared=declared,
                 shards=shards,

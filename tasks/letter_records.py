@@ -113,7 +113,7 @@ class LetterRecords:
 
     def _read(self, letter: Letter) -> Record:
         where = f"{letter.topic}:{letter.partition}:{letter.offset}"
-        instead = f"send the event again, then `sluice dlq drop {letter.id}`"
+        instead = f'send the event again, then `sluice dlq drop {letter.id} --reason "…"`'
         try:
             whole = self._read_whole((letter.topic, letter.partition), letter.offset)
         except RecordNotRead as error:

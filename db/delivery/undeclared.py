@@ -47,8 +47,8 @@ class Undeclared(NamedTuple):
                 " code of the bridges."
             )
         return (
-            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle its calls with"
-            " `sluice effects settle`."
+            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle each of its calls with"
+            ' `sluice effects settle KEY --as failed --reason "…"`.'
         )
 
 

@@ -127,7 +127,8 @@ def reconcile_call(
     if entry is None:
         return _left(call, f"no module of SLUICE_HANDLERS declares effect {call.effect}")
     if entry.declaration.reconcile is None:
-        return _left(call, f"effect {call.effect} has no reconcile function: use `sluice effects settle`")
+        settle = f'`sluice effects settle {call.effect_key} --as failed --reason "…"` (or `--as succeeded`)'
+        return _left(call, f"effect {call.effect} has no reconcile function: use {settle}")
     try:
         answer = entry.declaration.reconcile(EffectCall(call.effect_key, call.args or {}, call.attempt))
     # Any exception of the user's function means that the result is not known.

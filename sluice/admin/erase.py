@@ -217,8 +217,8 @@ class _Erasure:
         said = ", ".join(f"{count} {state} of effect {effect}" for effect, state, count in calls)
         if any(state == "uncertain" for _, state, _ in calls):
             raise OperationRefused(
-                f"calls of this entity are not settled ({said}): nothing was erased; `sluice effects settle`"
-                " uncertain ones first"
+                f"calls of this entity are not settled ({said}): nothing was erased; first settle each"
+                ' uncertain one by `sluice effects settle KEY --as failed --reason "…"` (or `--as succeeded`)'
             )
         raise NotYet(f"calls of this entity are not settled ({said})", ADVICE)
 

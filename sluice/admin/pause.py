@@ -82,7 +82,8 @@ def topics_paused(
         try:
             resume_topics(session, ours, decision)
         except Exception:
-            warn(f"still paused: {', '.join(ours)}; `sluice resume --topic …`")
+            resume = "; ".join(f'`sluice resume --topic {topic} --reason "…"`' for topic in ours)
+            warn(f"still paused: {', '.join(ours)}; run {resume}")
             raise
 
 

@@ -206,14 +206,17 @@ def require_redrivable(letter: WholeLetter) -> None:
     if letter.error_class == RECORD_SKIPPED:
         raise OperationRefused(
             f"{letter.id} is a record that was skipped and never read: produce its event again, then run"
-            f" `sluice dlq drop {letter.id}`"
+            f' `sluice dlq drop {letter.id} --reason "…"`'
         )
 
 
 def require_droppable(session: Session, letter: WholeLetter) -> None:
     """Raises OperationRefused unless the letter is dead, and the first of its entity."""
     if letter.outcome == Outcome.CONFLICT:
-        raise OperationRefused(f"{letter.id} is a conflict, which blocks no event: use `sluice dlq resolve`")
+        raise OperationRefused(
+            f"{letter.id} is a conflict, which blocks no event: run `sluice dlq resolve {letter.id} --reason"
+            ' "…"`'
+        )
     if letter.state not in (LetterState.DEAD, LetterState.WAITING, LetterState.RETRYING):
         raise OperationRefused(f"{letter.id} is {letter.state}: there is nothing to drop")
     if letter.entity_key is not None:

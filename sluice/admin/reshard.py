@@ -166,7 +166,7 @@ def reshard_entity(
             first = synced[0].projection
             raise OperationRefused(
                 f"{names} is kept in sync with live, by lanes that end with a re-routing: first run"
-                f" `sluice rebuild drop {first}` (or cancel), or `resume` it if it is stopped"
+                f' `sluice rebuild drop {first} --reason "…"` (or cancel), or `resume` it if it is stopped'
             )
         # Again under the locks: a batch may have been committed after the wait.
         unsettled = read_unsettled(session, entity)

@@ -136,7 +136,8 @@ def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignm
     if log is None:
         raise OperationRefused(f"Kafka has no {topic}[{partition}]")
     if logs.topic_ids[topic] != assignment.topic_id:
-        raise OperationRefused(f"topic {topic} was re-created: run `sluice accept {topic}` first")
+        accept = f'`sluice accept {topic} --reason "…"`'
+        raise OperationRefused(f"topic {topic} was re-created: first run {accept}")
     if not log.start <= offset < (log.log_end or log.end):
         raise OperationRefused(
             f"{_name(place, offset)} is not in the log, which holds the offsets from {log.start} to before"

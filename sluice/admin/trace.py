@@ -115,7 +115,8 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
         try:
             record = reader.read_record((topic.name, partition), offset)
         except RecordUnreadable as error:
-            raise OperationRefused(f"{error}; use `sluice skip` for such a record") from error
+            skip = f'`sluice skip {topic.name}:{partition}:{offset} --reason "…"`'
+            raise OperationRefused(f"{error}; run {skip}") from error
     if record is None:
         raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
     return trace(session, registry, topic, assignment.topic_id, partition, record)

@@ -138,11 +138,12 @@ def change_lines(changed: Changed) -> list[str]:
         return [f"{changed.after}: key {changed.key_number} is made; processes use it within 10 s"]
     return [
         f"this database is a new installation: {changed.after} (before: {changed.before})",
-        "all calls are paused; run `sluice effects resume` when they may be made",
+        'all calls are paused; run `sluice effects resume --reason "…"` when they may be made',
         f"outgoing events held: {changed.held_events}; `sluice outbox ls` lists them, `sluice outbox retry"
-        " --all` releases them, `sluice outbox drop --all` drops them",
+        ' --all --reason "…"` releases them, `sluice outbox drop --all --reason "…"` drops them',
         f"calls held: {changed.held_calls}; `sluice effects ls --state uncertain` lists them, `sluice effects"
-        " retry --all --state uncertain` releases them, `sluice effects settle --all --as failed` drops them",
+        ' retry --all --state uncertain --reason "…"` releases them, `sluice effects settle --all --as failed'
+        ' --reason "…"` drops them',
     ]
 
 
@@ -166,8 +167,8 @@ def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
         f"tables made: {', '.join(made.tables) or 'none were missing'}",
         f"topics made: {', '.join(made.topics) or 'none were missing'}",
         *(
-            f"projection made: {name}, empty; it receives events from now on, `sluice rebuild start {name}`"
-            " adds the earlier ones"
+            f"projection made: {name}, empty; it receives events from now on, `sluice rebuild start {name}"
+            ' --reason "…"` adds the earlier ones'
             for name in made.projections
         ),
         f"entity types: {', '.join(f'{name} ({shards} queues)' for name, shards in made.shards.items())}",

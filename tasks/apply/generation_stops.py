@@ -37,7 +37,11 @@ def end_feeding(session: Session, synced: SyncedGeneration, queue: str, reason: 
         generations.fail_generation(session, synced.projection, synced.generation, reason)
         log.error("generation failed", table=synced.table, queue=queue, reason=reason)
     elif stop_generation(session, synced.projection, synced.generation, reason):
-        log.error("generation stopped; run `sluice rebuild resume`", table=synced.table, reason=reason)
+        log.error(
+            'generation stopped; run `sluice rebuild resume NAME --reason "…"`',
+            table=synced.table,
+            reason=reason,
+        )
 
 
 def stop_broken(session: Session, queue: str, broken: GenerationBroken) -> None:

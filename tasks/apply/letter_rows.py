@@ -13,7 +13,7 @@ from sluice.tasks.fold.fold_state import EventResult, ProjectionLetter
 from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
 KEPT_BYTES = 65_536  # of key and headers of a letter that is stored without its value
-NOT_WHOLE = " (Postgres did not store the value in time; `sluice dlq redrive` reads it from Kafka)"
+NOT_WHOLE = " (Postgres did not store the value in time; a redrive reads it from Kafka)"
 
 
 def dead_letter_row(settled: EventResult, *, cut: bool) -> DeadLetterRow:

@@ -25,7 +25,7 @@ def flaw_error(flaw: Flaw) -> DecodeError:
     if flaw.is_cut:
         return RecordTooLarge(
             f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; its value is"
-            f" not stored (SHA-256 {flaw.sha256.hex()}), `sluice dlq redrive` reads it from Kafka"
+            f" not stored (SHA-256 {flaw.sha256.hex()}), a redrive reads it from Kafka"
         )
     return HeadersUnreadable(f"{flaw.unreadable_headers} of its headers have names that are not UTF-8")
 

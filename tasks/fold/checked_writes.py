@@ -229,8 +229,8 @@ def _resolved(entry: AnyEntry, shape: Shape, version: WriteVersion, event: Event
         if event.version is None:
             raise EffectRefused(
                 f"the event has no version, and {shape.name} is written by version; have the producer set a"
-                " version (`sluice send` has --version), or yield the write with version=None if the order of"
-                " arrival decides"
+                " version (as `sluice send TOPIC --key KEY --version N` does), or yield the write with"
+                " version=None if the order of arrival decides"
             )
         version = event.version
     return version_number(shape, version)

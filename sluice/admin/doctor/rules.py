@@ -183,7 +183,8 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
     for topic, why in sorted(registered.paused_topics.items()):
         yield warning(
             f"Topic {topic} is paused: {why}",
-            "Run `sluice resume --topic` to read it again. A killed reshard also leaves a topic paused.",
+            f'Run `sluice resume --topic {topic} --reason "…"` to read it again. A killed reshard also'
+            " leaves a topic paused.",
         )
 
 

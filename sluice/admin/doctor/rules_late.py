@@ -6,6 +6,7 @@ from sluice.admin.doctor.facts import Finding, LeavingFacts, PostgresFacts, warn
 from sluice.admin.doctor.rules_processes import has_effects_worker, has_relay
 from sluice.admin.doctor.rules_retrying import say_duration
 from sluice.db.admin.waiting_facts import EventDeath
+from sluice.db.records import CallState
 from sluice.runtime.celery_options import EFFECTS_QUEUE, RELAY_QUEUE
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
@@ -44,11 +45,16 @@ def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
     if holding:
         first = holding[0]
         others = f" (and {len(holding) - 1} others)" if len(holding) > 1 else ""
+        settle = (
+            f', or settle it by `sluice effects settle {first.effect_key} --as failed --reason "…"` (or `--as'
+            " succeeded`)"
+        )
         yield warning(
             f"Calls wait behind a call of their entity that did not succeed: {sum(c.behind for c in holding)}"
             f" behind {first.effect_key}{others}, which is {first.state}; effect {first.effect} of"
             f" {first.entity}/{first.entity_key}.",
-            "Run `sluice effects retry KEY` or `sluice effects settle KEY`; see `sluice effects show KEY`.",
+            f"See `sluice effects show {first.effect_key}`; then run `sluice effects retry {first.effect_key}"
+            f' --reason "…"`{settle if first.state == CallState.UNCERTAIN else ""}.',
         )
 
 

@@ -24,20 +24,25 @@ def projection_problems(generations: Sequence[GenerationFacts], declared: Declar
             yield warning(
                 f"Projection {projection} is at revision {revision} in code, but its live generation was"
                 f" started by revision {live[projection].revision}, which computed the older rows.",
-                "Run `sluice rebuild start` to compute them again by the new code.",
+                f'Run `sluice rebuild start {projection} --reason "…"` to compute them again by the new'
+                " code.",
             )
     for one in generations:
         name = f"Generation {one.generation} of {one.projection}"
         if one.state == GenerationState.FAILED:
             yield warning(
                 f"{name} failed: {one.failed_reason}",
-                "Correct the cause, drop it by `sluice rebuild drop`, and start another one.",
+                f"Correct the cause, drop it by `{_drop(one)}`, and start another one.",
             )
         elif one.state in (GenerationState.READY, GenerationState.RETIRED) and one.idle_days > KEPT_DAYS:
             yield warning(
                 f"{name} is {one.state} for {one.idle_days:.0f} days, and every batch still updates it.",
-                "Drop it by `sluice rebuild drop` if you no longer need it.",
+                f"Drop it by `{_drop(one)}` if you no longer need it.",
             )
+
+
+def _drop(one: GenerationFacts) -> str:
+    return f'sluice rebuild drop {one.projection} --generation {one.generation} --reason "…"'
 
 
 def feeding_problems(facts: Facts) -> Iterator[Finding]:
@@ -48,7 +53,8 @@ def feeding_problems(facts: Facts) -> Iterator[Finding]:
         yield warning(
             f"Projection {name} failed for {letters.failed} events, and {letters.waiting} wait behind them;"
             " the other effects of these events are applied.",
-            f"See `sluice dlq ls --projection {name}`; correct the code, then `sluice dlq redrive`.",
+            f"See `sluice dlq ls --projection {name}`; correct the code, then run `sluice dlq redrive --all"
+            f' --projection {name} --reason "…"`.',
         )
     for one in facts.postgres.generations:
         if one.state == GenerationState.STOPPED:
@@ -58,7 +64,7 @@ def feeding_problems(facts: Facts) -> Iterator[Finding]:
 def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mapping[Place, int]) -> Finding:
     name = f"Generation {one.generation} of {one.projection}"
     reason = " ".join((one.failed_reason or "").split())
-    rebuild = f"`sluice rebuild start {one.projection}` fills another one"
+    rebuild = f'`sluice rebuild start {one.projection} --reason "…"` fills another one'
     if not one.keeps_place:
         return error(f"{name} is stopped, and its place in the log is lost: {reason}.", f"{rebuild}.")
     mine = [p for p in places if (p.projection, p.generation) == (one.projection, one.generation)]
@@ -77,6 +83,6 @@ def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mappi
             return error(f"{name} is stopped, and {lost}: {reason}.", f"{rebuild}.")
     return error(
         f"{name} is stopped, and readers see old rows: {reason}; {where}.",
-        f"Correct the cause, and run `sluice rebuild resume {one.projection}` before retention deletes these"
-        " records.",
+        f'Correct the cause, and run `sluice rebuild resume {one.projection} --reason "…"` before retention'
+        " deletes these records.",
     )

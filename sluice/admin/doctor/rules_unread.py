@@ -9,7 +9,9 @@ _ADVICE = {
     UnreadKind.NO_LEADER: "Start the brokers that hold its replicas, or check the cluster's controller.",
     UnreadKind.NOT_AUTHORIZED: "Grant the right to the role that the bridges use.",
     UnreadKind.KAFKA_ERROR: "Read the logs of the brokers and the bridges.",
-    UnreadKind.UNREADABLE_RECORD: "Run `sluice skip` to skip a record that no client can read.",
+    UnreadKind.UNREADABLE_RECORD: (
+        'Run `sluice skip TOPIC:PARTITION:OFFSET --reason "…"` to skip a record that no client can read.'
+    ),
     UnreadKind.STOPPED: "Follow the instruction in this sentence; the bridges then continue by themselves.",
     UnreadKind.UNASSIGNED: "Read the log of the bridges, and restart a bridge that reads no partition.",
 }

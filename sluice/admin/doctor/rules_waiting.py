@@ -20,12 +20,13 @@ def stopped_problems(leaving: LeavingFacts) -> Iterator[Finding]:
     if leaving.effects_paused is not None:
         yield warning(
             f"All calls are paused: {leaving.effects_paused}.",
-            "Run `sluice effects resume` when the reason no longer applies.",
+            'Run `sluice effects resume --reason "…"` when the reason no longer applies.',
         )
     if leaving.parked_entities:
         yield warning(
             f"Parked entities: {leaving.parked_entities}; an event of each failed, or an operator paused it.",
-            "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`. Or `sluice resume --entity`.",
+            'See `sluice dlq ls`; correct the cause, then run `sluice dlq redrive --all --reason "…"`. Or end'
+            ' a pause by `sluice resume --entity ENTITY KEY --reason "…"`.',
         )
 
 
@@ -34,22 +35,26 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
     if leaving.conflicts:
         yield warning(
             f"Conflicts: {leaving.conflicts}; of two events with one id or version the first one counts.",
-            "See `sluice dlq ls`. If you corrected the code, run `sluice dlq redrive`, otherwise `resolve`.",
+            'See `sluice dlq ls`. If you corrected the code, run `sluice dlq redrive ID --reason "…"`,'
+            ' otherwise `sluice dlq resolve ID --reason "…"`.',
         )
     if leaving.refused_records:
         yield warning(
             f"Outgoing records that the broker refuses: {leaving.refused_records}; each holds back its key.",
-            "See `sluice outbox ls --refused`; run `sluice outbox retry` or `sluice outbox drop` for each.",
+            'See `sluice outbox ls --refused`; run `sluice outbox retry QUEUE ID --reason "…"` or `sluice'
+            ' outbox drop QUEUE ID --reason "…"` for each.',
         )
     if leaving.uncertain_calls:
         yield warning(
             f"Uncertain calls, which were perhaps made: {leaving.uncertain_calls}.",
-            "Ask the provider by `sluice effects reconcile --all`, or use `sluice effects settle`.",
+            'Ask the provider by `sluice effects reconcile --all --reason "…"`, or settle each by `sluice'
+            ' effects settle KEY --as failed --reason "…"` (or `--as succeeded`).',
         )
     if leaving.failed_calls:
         yield warning(
             f"Calls that failed for good: {leaving.failed_calls}.",
-            "List them by `sluice effects ls --state failed`, then run `sluice effects retry`.",
+            "List them by `sluice effects ls --state failed`, then run `sluice effects retry --all --state"
+            ' failed --reason "…"`.',
         )
     for effect, calls in sorted(leaving.open_calls.items()):
         if effect not in declared.effects:
@@ -63,17 +68,18 @@ def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Fi
     """Yields outgoing events that wait for topics that do not exist."""
     for one in leaving.outgoing:
         first = f"{one.events}, the first is {one.queue} {one.id}"
+        drop = f'`sluice outbox drop {one.queue} {one.id} --even-if-waiting --reason "…"`'
         flaw = topic_name_flaw(one.topic)
         if flaw is not None:
             yield warning(
                 f"Outgoing events that can never be sent: {first}. {flaw}.",
-                "Correct the code that emits them, then `sluice outbox drop` them with --even-if-waiting.",
+                f"Correct the code that emits them, then drop each: {drop}.",
             )
         elif one.topic in kafka.missing_outgoing:
             yield warning(
                 f"Outgoing events wait for topic {one.topic}, which does not exist: {first}.",
                 "Create the topic, or add it to outgoing_topics and run `sluice init`; if its name is wrong,"
-                " correct the code and `sluice outbox drop` the events with --even-if-waiting.",
+                f" correct the code and drop each event: {drop}.",
             )
 
 
@@ -81,7 +87,7 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
     """Yields topics whose events are identified by ids, and that have dead letters without an id."""
     for topic, events, letters in without_id:
         if letters:
-            redrive = "run `sluice dlq redrive`, or drop them"
+            redrive = f'run `sluice dlq redrive --all --topic {topic} --reason "…"`, or drop them'
             yield warning(
                 f"Topic {topic} has {letters} dead letters without event id, of {events} such events so far.",
                 f"Every event of it counts now: {redrive}."

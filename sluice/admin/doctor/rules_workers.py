@@ -75,5 +75,5 @@ def idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Find
     if sharing.workers > max(1, queues):
         yield warning(
             f"{sharing.workers} workers share {queues} queues: some of them are idle.",
-            "Stop some, or give an entity type more queues by `sluice reshard`.",
+            'Stop some, or give an entity type more queues by `sluice reshard ENTITY N --reason "…"`.',
         )

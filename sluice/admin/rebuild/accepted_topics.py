@@ -97,11 +97,11 @@ def displaced_refusal(found: AcceptedTopic, *, by_position: bool) -> str:
     )
 
 
-def moved_note(found: AcceptedTopic) -> str:
+def moved_note(projection: str, found: AcceptedTopic) -> str:
     """Returns which events of a replaced topic are not rebuilt. Pure."""
     return (
         f"topic {found.topic} was created again or moved ({found.moved_at:%Y-%m-%d %H:%M} UTC): events that"
-        " the current log does not hold are not rebuilt; `sluice rebuild diff` lists their rows"
+        f" the current log does not hold are not rebuilt; `sluice rebuild diff {projection}` lists their rows"
     )
 
 

@@ -129,14 +129,14 @@ def _require_whole(session: Session, snapshot: ProjectionSnapshot, projection: s
     number = snapshot.live[projection]
     if projection in snapshot.left:
         raise OperationRefused(
-            f"generation {number} of {projection} is stopped and lacks later events: run `sluice rebuild"
-            f" resume {projection}` first"
+            f"generation {number} of {projection} is stopped and lacks later events: first run `sluice"
+            f' rebuild resume {projection} --reason "…"`'
         )
     letters, _ = read_deaths(session, projection, number, 0)
     if letters:
         raise OperationRefused(
-            f"generation {number} of {projection} lacks {letters} events that died or wait in it:"
-            f" `sluice dlq ls --projection {projection}` lists them; redrive or drop them first"
+            f"generation {number} of {projection} lacks {letters} events that failed in it or wait behind a"
+            f" failed event: `sluice dlq ls --projection {projection}` lists them; redrive or drop them first"
         )
 
 

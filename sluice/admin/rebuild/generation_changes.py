@@ -211,6 +211,8 @@ def plan_swap(
     if not generation.has_been_live:
         report = read_newest_report(session, projection, generation.generation)
         refusals += swap_refusals(
+            projection,
+            generation.generation,
             differing=report.differing if report else None,
             against=report.against if report else None,
             live=live,

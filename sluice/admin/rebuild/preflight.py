@@ -131,6 +131,8 @@ def checkpoint_refusals(
 
 
 def swap_refusals(
+    projection: str,
+    generation: int,
     *,
     differing: int | None,
     against: int | None,
@@ -140,15 +142,22 @@ def swap_refusals(
 ) -> Iterator[str]:
     """Yields why a generation that was never live cannot be swapped in. `differing`: None if not compared."""
     if differing is None:
-        yield "it was never compared with the live one: run `sluice rebuild diff`"
+        yield f"it was never compared with the live one: run `sluice rebuild diff {projection}`"
     elif against != live:
-        yield f"it was compared with generation {against}, but {live} is live: repeat `sluice rebuild diff`"
+        yield (
+            f"it was compared with generation {against}, but {live} is live: repeat `sluice rebuild diff"
+            f" {projection}`"
+        )
     elif differing and not approved:
-        yield f"it differs in {differing} rows and is not approved: run `sluice rebuild approve`"
+        yield (
+            f"it differs in {differing} rows and is not approved: run `sluice rebuild approve"
+            f' {projection} --reason "…"`'
+        )
     if deaths:
         yield (
-            f"{deaths} events that the live generation applied died or wait in it: redrive or drop them"
-            " (`sluice dlq ls --projection NAME --generation N`), or correct the code, with a new revision"
+            f"{deaths} events that the live generation applied failed in it or wait behind a failed event:"
+            f" redrive or drop them (`sluice dlq ls --projection {projection} --generation {generation}`), or"
+            " correct the code, with a new revision"
         )
 
 

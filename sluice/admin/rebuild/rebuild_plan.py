@@ -107,7 +107,7 @@ def make_plan(
         sources,
         compacted(configs),
         refusals,
-        [moved_note(one) for one in displaced if one.moved_at is not None],
+        [moved_note(projection, one) for one in displaced if one.moved_at is not None],
     )
 
 

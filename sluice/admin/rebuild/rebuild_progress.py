@@ -112,7 +112,7 @@ def is_building(session: Session, projection: str, generation: int) -> bool:
     if found[0].state != GenerationState.BUILDING:
         return False
     if found[0].paused:
-        raise OperationRefused(f"{name} is paused: run `sluice rebuild resume {projection}`")
+        raise OperationRefused(f'{name} is paused: run `sluice rebuild resume {projection} --reason "…"`')
     return True
 
 

@@ -40,7 +40,7 @@ def require_resumable(session: Session, bootstrap_servers: str, generation: Gene
     if generation.stopped_at is None:
         raise OperationRefused(
             f"{name} has lost its place in the log ({generation.failed_reason}): start another one by `sluice"
-            f" rebuild start {generation.projection}`"
+            f' rebuild start {generation.projection} --reason "…"`'
         )
     places = [
         one
@@ -70,7 +70,8 @@ def resume_refusals(places: Sequence[StoppedPlace], logs: LogRanges) -> list[str
         elif log.start > one.applied_offset + 1:
             refusals.append(
                 f"{where} begins at offset {log.start}, so the records from {one.applied_offset + 1} on are"
-                f" missing: start another generation by `sluice rebuild start {one.projection}`"
+                f" missing: start another generation by `sluice rebuild start {one.projection} --reason"
+                ' "…"`'
             )
     return refusals
 

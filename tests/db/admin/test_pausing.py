@@ -78,7 +78,7 @@ def test_a_warning_names_topics_that_could_not_be_resumed(bench: Bench, session:
 
     with pytest.raises(UndefinedTable):
         broken()
-    assert warnings == ["still paused: a; `sluice resume --topic …`"]
+    assert warnings == ['still paused: a; run `sluice resume --topic a --reason "…"`']
 
 
 def test_events_of_a_paused_entity_wait_and_are_applied_in_order(bench: Bench, session: Session) -> None:

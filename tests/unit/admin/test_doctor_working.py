@@ -123,7 +123,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         ),
         WARNING,
         "did not succeed: 5 behind k-1 (and 1 others), which is failed; effect notify of order/o-1.",
-        "`sluice effects retry KEY`",
+        '`sluice effects retry k-1 --reason "…"`',
     ),
     "an event that kills its worker": (
         server(deaths=[EventDeath("order.1", "orders", 0, 12, 2, "signal 11", 4.0)]),

@@ -138,16 +138,18 @@ def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
         (0, 1, False, 0, None),
         (5, 1, True, 0, None),
         (None, None, False, 0, "never compared"),
-        (5, 1, False, 0, "differs in 5 rows and is not approved"),
+        (5, 1, False, 0, "differs in 5 rows and is not approved: run `sluice rebuild approve sums --reason"),
         (0, 2, True, 0, "compared with generation 2, but 1 is live"),
-        (0, 1, False, 3, "3 events that the live generation applied died or wait in it"),
+        (0, 1, False, 3, "3 events that the live generation applied failed in it or wait behind"),
     ],
 )
 def test_a_swap_is_refused_without_a_valid_comparison_or_with_failed_events(
     differing: int | None, against: int | None, approved: bool, deaths: int, message: str | None
 ) -> None:
     found = list(
-        swap_refusals(differing=differing, against=against, live=1, approved=approved, deaths=deaths)
+        swap_refusals(
+            "sums", 2, differing=differing, against=against, live=1, approved=approved, deaths=deaths
+        )
     )
     assert len(found) == (message is not None)
     assert message is None or message in found[0]
