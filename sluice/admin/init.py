@@ -100,8 +100,9 @@ def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
     columns = {table.name: frozenset(column.name for column in table.columns) for table in tables}
     unfilled = {table.name for table in tables if is_projection(table)} - registry.revisions.keys()
     misplaced = read_misplaced(session, columns)
-    missing = missing_findings(columns, read_user_columns(session), misplaced, unfilled)
-    drift = drift_findings(tables, read_stored_tables(session, tables), unfilled)
+    stored = read_stored_tables(session, tables)
+    missing = missing_findings(columns, read_user_columns(session), misplaced, unfilled, tables, stored)
+    drift = drift_findings(tables, stored, unfilled)
     return worst_first([*missing, *drift])
 
 

@@ -4,10 +4,13 @@
 such a table again, so its findings are notes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, Table, literal
+from sqlalchemy.exc import CompileError
+from sqlalchemy.schema import CreateColumn
 
 from sluice.admin.column_drift import Difference, column_differences, is_same_family, rendered_type
 from sluice.admin.doctor.facts import Finding, error, graded, note, warning
@@ -15,6 +18,7 @@ from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
 from sluice.db.projections.generation_tables import view_text
 from sluice.db.schema import SCHEMA
+from sluice.db.table_rules import DIALECT
 from sluice.db.tables import BOOKKEEPING, is_projection, shape_of
 
 _AFTER_A_NEW_VIEW = " and give the view its grants, options, comments and triggers again"
@@ -25,11 +29,15 @@ def missing_findings(
     stored: Mapping[str, Set[str]],
     misplaced: Iterable[str],
     unfilled: Set[str] = frozenset(),
+    tables: Iterable[Table] = (),
+    stored_tables: Mapping[str, StoredTable] = MappingProxyType({}),
 ) -> Iterator[Finding]:
-    """Yields declared tables and columns that Postgres lacks. Both arguments are table → its columns.
+    """Yields declared tables and columns that Postgres lacks.
 
-    A table of the same name as one in `misplaced` is in Sluice's own schema.
+    `declared` and `stored` are table → its columns. A table of the same name as one in `misplaced` is in
+    Sluice's own schema. For a table in `tables` the finding has the statement that adds the columns.
     """
+    known = {table.name: table for table in tables}
     for table in sorted(misplaced):
         yield misplaced_finding(table, is_missing=table not in stored)
     for table, columns in sorted(declared.items()):
@@ -41,8 +49,44 @@ def missing_findings(
             yield graded(
                 table not in unfilled,
                 f"Table {table} lacks {', '.join(lacking)}.",
-                "Add these columns with ALTER TABLE: `sluice init` creates tables and never changes one.",
+                _how_to_add(known.get(table), stored_tables.get(table), lacking),
             )
+
+
+def _how_to_add(table: Table | None, stored: StoredTable | None, lacking: Sequence[str]) -> str:
+    """Returns the statement that adds the columns, and how to run it."""
+    if table is None or stored is None or (stored.kind != "table" and stored.generation is None):
+        return "Add these columns with ALTER TABLE: `sluice init` creates tables and never changes one."
+    added = [
+        column for column in table.columns if column.name in lacking and column.name not in stored.columns
+    ]
+    definitions = {column: _definition(column) for column in added}
+    parts = ", ".join(f"ADD COLUMN {definition}" for definition in definitions.values())
+    statement = f"ALTER TABLE {qualified(stored.name)} {parts};" if parts else ""
+    if stored.generation is not None:
+        statement = _with_new_view(table, stored.generation, statement)
+    again = _AFTER_A_NEW_VIEW if stored.generation is not None else ""
+    unfilled = [column.name for column, text in definitions.items() if text.endswith(" NOT NULL")]
+    value = (
+        f" If the table has rows, write DEFAULT and their value after the NOT NULL of {unfilled[0]}."
+        if unfilled
+        else ""
+    )
+    return f"Run `{statement}`{again}, for example in `sluice stack psql`.{value}"
+
+
+def _definition(column: Column[Any]) -> str:
+    """Returns name, type and NOT NULL. A column that is NOT NULL also gets its declared default, for rows."""
+    made = str(CreateColumn(column).compile(dialect=DIALECT))
+    default: Any = column.default
+    if column.nullable or default is None or not default.is_scalar:
+        return made
+    value = literal(default.arg, column.type)
+    try:
+        text = value.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
+    except (CompileError, NotImplementedError):  # a type without literals
+        return made
+    return f"{made} DEFAULT {text}"
 
 
 def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
@@ -157,6 +201,10 @@ def _mend(table: StoredTable, column: Column[Any], difference: Difference) -> st
     if table.generation is None:
         return statement
     # Postgres does not change the type of a column that a view uses.
-    projection = column.table.name
-    view = view_text(projection, [one.name for one in column.table.columns], table.generation)
-    return f"BEGIN; DROP VIEW {qualified(projection)}; {statement} {view}; COMMIT;"
+    return _with_new_view(column.table, table.generation, statement)
+
+
+def _with_new_view(projection: Table, generation: int, statement: str) -> str:
+    """Returns statements that run `statement` and make the view of the projection again."""
+    view = view_text(projection.name, [one.name for one in projection.columns], generation)
+    return f"BEGIN; DROP VIEW {qualified(projection.name)}; {statement} {view}; COMMIT;"

@@ -187,7 +187,7 @@ class DevLoop:
         if not self._import_handlers():
             self._report("running processes continue; they restart when the handlers can be imported")
         elif not self._prepare():
-            self._report("`sluice init` failed: running processes continue")
+            self._report("`sluice init` failed: running processes continue; save a file to try again")
         else:
             self._report("starting the processes again")
             self.restart()

@@ -10,9 +10,10 @@ import typer
 from sluice.cli.hints import joined, start_hint
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
-from sluice.runtime.service_urls import StackUrls
+from sluice.runtime.service_urls import DATABASE_URL, StackUrls
 from sluice.stack import ServiceStatus, Stack, StackError
 from sluice.stack.external_urls import UNSET_HINT, external_urls
+from sluice.stack.postgres_files import find_psql
 
 ROOT = Path(".sluice/stack")
 
@@ -76,6 +77,26 @@ def status(as_json: AsJson = False) -> None:
         say(*map(_line, found))
     if any(service.state != "running" for service in found):
         raise typer.Exit(1)
+
+
+@stack_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(context: typer.Context) -> None:
+    """Run psql on the database of SLUICE_DATABASE_URL, or else of this stack. Options of psql follow.
+
+    Example: sluice stack psql -c "SELECT count(*) FROM orders"
+    """
+    # Imported here: `make clean` runs this file, perhaps without these packages.
+    from sqlalchemy.engine import make_url
+
+    try:
+        url = make_url(os.environ.get(DATABASE_URL) or Stack(ROOT).database_url())
+        program = find_psql()
+    except StackError as error:
+        _fail(error)
+    # The password is not an argument: every user of the machine can read those.
+    environ = os.environ | ({"PGPASSWORD": str(url.password)} if url.password else {})
+    plain = url.set(drivername="postgresql", password=None).render_as_string()
+    os.execve(program, [program, f"--dbname={plain}", *context.args], environ)
 
 
 def _exports(urls: StackUrls) -> list[str]:

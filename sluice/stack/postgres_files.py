@@ -50,6 +50,15 @@ def find_programs(version: int | None = None) -> Programs:
     )
 
 
+def find_psql() -> str:
+    """Returns the path of psql. Raises ComponentMissing if this machine has none."""
+    folders = (str(folder) for folder in (*_machine_folders(), *_wheel_folders()))
+    found = shutil.which("psql") or shutil.which("psql", path=os.pathsep.join(folders))
+    if found is None:
+        raise ComponentMissing("no psql found: install it (Debian: apt install postgresql-client)")
+    return found
+
+
 def _machine_folders() -> list[Path]:
     on_path = shutil.which("postgres")
     return [

@@ -48,9 +48,16 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _server(facts.postgres)
         found += _installation(facts.postgres, facts.declared)
         found += _migrations(facts.postgres, facts.declared)
-        unfilled, misplaced = facts.declared.unfilled, facts.postgres.misplaced
-        found += missing_findings(facts.declared.columns, facts.postgres.columns, misplaced, unfilled)
-        found += drift_findings(facts.declared.tables, facts.postgres.tables, unfilled)
+        unfilled, tables = facts.declared.unfilled, facts.declared.tables
+        found += missing_findings(
+            facts.declared.columns,
+            facts.postgres.columns,
+            facts.postgres.misplaced,
+            unfilled,
+            tables,
+            facts.postgres.tables,
+        )
+        found += drift_findings(tables, facts.postgres.tables, unfilled)
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
             found += idle_workers(facts.postgres.registered, facts.postgres.sharing)

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
 from sluice.admin.doctor.facts import Finding, Severity
-from sluice.admin.table_drift import drift_findings
+from sluice.admin.table_drift import drift_findings, missing_findings
+from sluice.db.admin.doctor_facts import read_user_columns
 from sluice.db.admin.stored_tables import read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.tables import entity_table
@@ -45,9 +46,16 @@ def findings(session: Session, table: Table) -> list[Finding]:
     return list(drift_findings([table], read_stored_tables(session, [table])))
 
 
+def lacking(session: Session, table: Table) -> list[Finding]:
+    """Returns the findings about missing tables and columns."""
+    declared = {table.name: frozenset(column.name for column in table.columns)}
+    stored = read_stored_tables(session, [table])
+    return list(missing_findings(declared, read_user_columns(session), [], frozenset(), [table], stored))
+
+
 def follow(session: Session, advice: str) -> None:
     """Runs the statements that a finding advises."""
-    [statements] = re.findall("`(.*)`", advice)
+    statements, *_ = re.findall("`([^`]*)`", advice)
     session.command(statements)
 
 

@@ -75,7 +75,7 @@ def test_a_swap_back_requires_no_report_and_selects_the_previous_live_generation
 def test_a_swap_without_refusals_fails_the_test_of_refusals(
     fixed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation_changes, "swap_refusals", lambda **_: [])
+    monkeypatch.setattr(generation_changes, "swap_refusals", lambda *_, **__: [])
     with pytest.raises(pytest.fail.Exception):
         test_a_swap_requires_a_report_and_its_approval(fixed)
 

@@ -1,13 +1,17 @@
 """Tables, and live generations of projections, that differ from their declarations."""
 
+import os
+import subprocess
+import sys
+
 import pytest
-from sqlalchemy import Column, MetaData, Numeric, String
+from sqlalchemy import Boolean, Column, Integer, MetaData, Numeric, String
 from sqlalchemy.dialects.postgresql import CITEXT
 
 from sluice.db.connection import Session
 from sluice.db.migrations.migrate import create_projections
 from sluice.db.tables import entity_table, projection_table
-from tests.db.admin.drifting import ERROR, KEY, WARNING, entity, findings, follow, session
+from tests.db.admin.drifting import ERROR, KEY, WARNING, entity, findings, follow, lacking, session
 
 __all__ = ["session"]
 
@@ -104,6 +108,51 @@ def test_a_difference_of_a_live_generation_is_reported(
     follow(session, finding.advice)
     assert findings(session, table) == []
     session.command("SELECT id, v, version, inserted_hash FROM public.revenue")
+
+
+def test_the_printed_statement_adds_missing_columns(session: Session) -> None:
+    session.command(f"CREATE TABLE public.parcels ({KEY}, version bigint, inserted_hash uuid)")
+    session.command("INSERT INTO public.parcels VALUES ('p-1')")
+    key, depot = Column("id", String(64), primary_key=True), Column("depot", String(20))
+    is_fragile = Column("Is Fragile", Boolean, nullable=False, default=False)
+    table = entity_table("parcels", MetaData(), key, depot, is_fragile)
+    [finding] = lacking(session, table)
+    assert finding.severity is ERROR
+    assert "ADD COLUMN depot VARCHAR(20), " in finding.advice
+    assert "DEFAULT and their" not in finding.advice
+    follow(session, finding.advice)
+    assert lacking(session, table) == []
+    assert findings(session, table) == []
+
+
+def test_a_missing_column_that_needs_a_value_is_named(session: Session) -> None:
+    session.command(f"CREATE TABLE public.scanned ({KEY}, version bigint, inserted_hash uuid)")
+    [finding] = lacking(session, entity("scanned", Column("scans", Integer, nullable=False)))
+    assert finding.advice.endswith("write DEFAULT and their value after the NOT NULL of scans.")
+
+
+def test_the_printed_statement_adds_missing_columns_of_a_projection(session: Session) -> None:
+    columns = Column("id", String(64), primary_key=True), Column("new", Integer), Column("v", Integer)
+    older = projection_table("sums", MetaData(), *(one._copy() for one in columns if one.name != "new"))
+    create_projections(session._url.render_as_string(hide_password=False), {"sums": older}, {"sums": 1})
+    table = projection_table("sums", MetaData(), *columns)
+    [finding] = lacking(session, table)
+    assert finding.problem == "Table sums lacks new."
+    follow(session, finding.advice)
+    assert lacking(session, table) == findings(session, table) == []
+
+
+def test_psql_runs_on_the_database(session: Session) -> None:
+    url = session._url.render_as_string(hide_password=False)
+    assert url.startswith("postgresql+psycopg2://")
+    done = subprocess.run(
+        [sys.executable, "-m", "sluice.cli.main", "stack", "psql", "-Atc", "SELECT current_database()"],
+        env=os.environ | {"SLUICE_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == session._url.database
 
 
 def test_case_insensitive_text_columns_are_reported(session: Session) -> None:
