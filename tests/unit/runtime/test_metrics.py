@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,12 @@ def test_the_alert_rules_use_only_metrics_and_labels_of_the_catalogue() -> None:
         assert used <= labels.keys(), rule["alert"]
         shown = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         assert shown <= set().union(*(labels[name] for name in used)), rule["alert"]
+
+
+def test_each_alert_of_the_page_is_a_rule() -> None:
+    page = (ROOT / "docs/metrics.md").read_text().partition("## What to alert on")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
+    expressions = "\n".join(rule["expr"].replace(" or ", "\n") for rule in rules)
+    limit = re.compile(r"(sluice_\w+).*?([<>=!]=?) ([\d.]+)(?:`|$)", re.MULTILINE)
+    assert sorted(limit.findall(expressions)) == sorted(chain(*map(limit.findall, rows)))
