@@ -44,7 +44,13 @@ def missing_findings(
         if table not in stored and table in misplaced:
             continue
         if table not in stored:
-            yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
+            is_made_once = table in known and is_projection(known[table])
+            yield error(
+                f"Table {table} is missing in schema public.",
+                "Run `sluice init`. If the table was dropped, restore it: docs/rebuilding.md describes how."
+                if is_made_once
+                else "Run `sluice init`, or restore it.",
+            )
         elif lacking := sorted(columns - stored[table]):
             yield graded(
                 table not in unfilled,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sluice.admin.doctor.facts import DeclaredFacts, Facts, Finding, GenerationFacts, error, warning
 from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import GenerationState
+from sluice.db.tables import generation_name
 from sluice.runtime.place import Place
 
 KEPT_DAYS = 7.0  # of a generation that is no longer live: enough time to decide about a swap back
@@ -58,7 +59,19 @@ def feeding_problems(facts: Facts) -> Iterator[Finding]:
         )
     for one in facts.postgres.generations:
         if one.state == GenerationState.STOPPED:
-            yield _stopped(one, facts.postgres.stopped_places, facts.log_starts)
+            if generation_name(one.projection, one.generation) not in facts.postgres.columns:
+                yield _dropped(one)
+            else:
+                yield _stopped(one, facts.postgres.stopped_places, facts.log_starts)
+
+
+def _dropped(one: GenerationFacts) -> Finding:
+    return error(
+        f"Generation {one.generation} of {one.projection} is stopped, and its table"
+        f" {generation_name(one.projection, one.generation)} does not exist.",
+        "Create the table and the view again, from a backup or without rows, as docs/rebuilding.md describes;"
+        f' then run `sluice rebuild start {one.projection} --reason "…"`. A resume restores no rows.',
+    )
 
 
 def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mapping[Place, int]) -> Finding:

@@ -20,7 +20,11 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
     places = [StoppedPlace("revenue", 1, "orders", n, offset) for n, offset in enumerate(offsets)]
     return replace(
         facts,
-        postgres=replace(facts.postgres, stopped_places=places),
+        postgres=replace(
+            facts.postgres,
+            stopped_places=places,
+            columns={**facts.postgres.columns, "revenue_g1": frozenset({"id"})},
+        ),
         log_starts={("orders", number): start for number, start in log_starts.items()},
     )
 
@@ -53,3 +57,16 @@ def test_a_stopped_generation_is_named_with_its_distance_from_the_log_start(
         (Severity.ERROR, True, True)
     ]
     assert not [one for one in find_problems(facts) if "has no generation" in one.problem]
+
+
+def test_a_stopped_generation_whose_table_was_dropped_is_not_to_be_resumed() -> None:
+    facts = stopped([4], {0: 2})
+    assert facts.postgres is not None
+    [found] = [one for one in find_problems(facts) if "is stopped" in one.problem]
+    assert "readers see old rows" in found.problem
+    columns = {name: names for name, names in facts.postgres.columns.items() if name != "revenue_g1"}
+    facts = replace(facts, postgres=replace(facts.postgres, columns=columns))
+    [found] = [one for one in find_problems(facts) if "is stopped" in one.problem]
+    assert found.problem == "Generation 1 of revenue is stopped, and its table revenue_g1 does not exist."
+    assert "sluice rebuild resume" not in found.advice
+    assert "sluice rebuild start revenue" in found.advice
