@@ -1,6 +1,7 @@
 """`sluice effects reconcile|retry|settle|pause|resume`: what an operator does with calls."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -33,7 +34,21 @@ Keys = Annotated[
 Every = Annotated[bool, typer.Option("--all", help="Select all matching calls.")]
 Effect = Annotated[str | None, typer.Option("--effect", help="With --all: only calls of this effect.")]
 LEFT_EXIT_CODE = 1
-UNCERTAIN, FAILED, SUCCEEDED = CallState.UNCERTAIN, CallState.FAILED, CallState.SUCCEEDED
+UNCERTAIN = CallState.UNCERTAIN
+
+
+class RetriedState(StrEnum):
+    """The states whose calls can be made again."""
+
+    FAILED = CallState.FAILED
+    UNCERTAIN = CallState.UNCERTAIN
+
+
+class EndState(StrEnum):
+    """The states that an operator can record."""
+
+    SUCCEEDED = CallState.SUCCEEDED
+    FAILED = CallState.FAILED
 
 
 def reconcile(
@@ -70,7 +85,7 @@ def retry(
     keys: Keys = None,
     every: Every = False,
     state: Annotated[
-        CallState | None,
+        RetriedState | None,
         typer.Option(
             "--state", metavar="failed|uncertain", help="With --all (required): only calls in this state."
         ),
@@ -88,7 +103,7 @@ def retry(
 
     Exit code 1 if a call was not changed.
     """
-    if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
+    if every != (state is not None):
         raise OperationRefused(
             "--all requires --state failed or --state uncertain; --state is valid only with --all"
         )
@@ -108,7 +123,7 @@ def retry(
 
 def settle(
     reason: Reason,
-    state: Annotated[CallState, typer.Option("--as", metavar="succeeded|failed")],
+    state: Annotated[EndState, typer.Option("--as", metavar="succeeded|failed")],
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="Key of a call, from `sluice effects ls`.")
     ] = None,
@@ -124,9 +139,9 @@ def settle(
     as_json_: AsJson = False,
 ) -> None:
     """Record how an uncertain call ended, as the provider reported it. Sluice does not make it again."""
-    if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
-        raise OperationRefused("pass --as succeeded (with --response if there is one) or --as failed")
-    if (every and state is not FAILED) or (effect is not None and not every):
+    if response is not None and state is EndState.FAILED:
+        raise OperationRefused("--response is valid only with --as succeeded")
+    if (every and state is not EndState.FAILED) or (effect is not None and not every):
         raise OperationRefused("--all requires --as failed; --effect is valid only with --all")
     require_one_choice([] if key is None else [key], every=every)
     answer = None if response is None else _read_response(response)
@@ -137,10 +152,15 @@ def settle(
         if not dry_run and uncertain:
             which = f"{len(uncertain)} calls" if every else uncertain[0]
             require_confirmation(f"Sluice will record that {which} {state.value}.", yes=yes)
-        decision = decide("effects settle", reason)
+        decision, recorded = decide("effects settle", reason), CallState(state)
         changes = [
             settle_by_hand(
-                session, require_call(session, effect_key), state, answer, decision, dry_run=dry_run
+                session,
+                require_call(session, effect_key),
+                recorded,
+                answer,
+                decision,
+                dry_run=dry_run,
             )
             for effect_key in (call.effect_key for call in calls)
         ]

@@ -4,6 +4,7 @@ import getpass
 import io
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -85,12 +86,10 @@ def test_an_age_is_printed_with_a_unit(seconds: float, text: str) -> None:
         (["outbox", "retry", "order.0", "1", "--all", "--reason", "r"], "of one record"),
         (["outbox", "retry", "order.0", "1", "--topic", "t", "--reason", "r"], "of one record"),
         (["effects", "retry", "--all", "--reason", "r"], "--state failed or --state uncertain"),
-        (["effects", "retry", "--all", "--state", "running", "--reason", "r"], "--state failed"),
         (["effects", "retry", "k", "--state", "failed", "--reason", "r"], "--state failed"),
         (["effects", "retry", "--reason", "r"], "pass KEYs or --all, not both"),
         (["effects", "reconcile", "--reason", "r"], "pass KEYs or --all, not both"),
         (["effects", "reconcile", "k", "--all", "--reason", "r"], "pass KEYs or --all, not both"),
-        (["effects", "settle", "k", "--as", "pending", "--reason", "r"], "--as succeeded"),
         (
             ["effects", "settle", "k", "--as", "failed", "--response", "{}", "--reason", "r"],
             "--as succeeded",
@@ -103,6 +102,23 @@ def test_contradictory_options_are_refused_before_postgres_is_used(words: list[s
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "choices", "others"),
+    [
+        (["settle", "k"], ("succeeded", "failed"), ("pending", "running", "uncertain")),
+        (["settle", "k", "--as", "gone"], ("succeeded", "failed"), ("pending", "running", "uncertain")),
+        (["retry", "--all", "--state", "gone"], ("failed", "uncertain"), ("pending", "running", "succeeded")),
+    ],
+)
+def test_only_valid_states_are_offered(
+    words: list[str], choices: Sequence[str], others: Sequence[str]
+) -> None:
+    result = CliRunner().invoke(app, ["effects", *words, "--reason", "r"], env=URLS | {"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert all(choice in result.stderr for choice in choices)
+    assert not any(other in result.stderr for other in others)
 
 
 CHANGING = [
