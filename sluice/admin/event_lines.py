@@ -9,6 +9,7 @@ import msgspec
 from sluice.admin.documents import as_json
 from sluice.db.admin.letter_details import WholeLetter
 
+_SHAPE = "a line has topic, key, value and headers; the event belongs in value"
 UNCHECKED = "with --no-check it is sent and becomes a dead letter"
 
 
@@ -79,6 +80,8 @@ def parse_lines(
 def _parse(number: int, line: bytes, topic: str | None, known_topics: Set[str]) -> Outgoing:
     try:
         read = _decoder.decode(line)
+    except msgspec.ValidationError as error:
+        raise LineRefused(number, f"{error}; {_SHAPE}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LineRefused(number, str(error)) from error
     chosen = read.topic or topic

@@ -59,6 +59,13 @@ def test_a_bad_line_is_refused_with_its_number_and_reason(line: bytes, reason: s
     assert "nothing was produced" in str(caught.value)
 
 
+def test_a_line_that_is_the_event_itself_is_refused_with_the_shape_of_a_line() -> None:
+    with pytest.raises(
+        LineRefused, match=r"unknown field `event_id`.*; a line has topic, key, value and headers"
+    ):
+        parse(b'{"event_id": "e-1", "event_type": "parcel.scanned", "data": {}}')
+
+
 def test_a_line_without_a_topic_requires_the_topic_option() -> None:
     with pytest.raises(LineRefused, match="--topic"):
         parse(b'{"key": "u", "value": 1}', topic=None)
