@@ -1,6 +1,6 @@
 """Finds the generation of a change, takes its locks and checks lockstep; raises if that is not possible."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
@@ -13,6 +13,7 @@ from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.generation_lag import end_rebuild, read_lane_states, try_rebuild
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_lock_holders
+from sluice.db.records import GenerationState
 
 # Copies and comparisons of whole tables have no time limit.
 COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
@@ -56,11 +57,23 @@ def require_generation(
     fitting = [one for one in found if one.state in states]
     if len(fitting) != 1:
         numbers = ", ".join(f"{one.generation} is {one.state}" for one in found)
+        cure = ": pass --generation"
+        if not fitting:
+            cure = how_to_get_one(projection, [one.state for one in found], states)
         raise OperationRefused(
             f"{projection}: {what}; {'none' if not fitting else 'more than one'} is"
-            f" {' or '.join(states)} ({numbers}): pass --generation"
+            f" {' or '.join(states)} ({numbers}){cure}"
         )
     return fitting[0]
+
+
+def how_to_get_one(projection: str, found: Sequence[str], states: Sequence[str]) -> str:
+    """Returns how a projection gets a generation in one of `states`. Empty if a rebuild makes none. Pure."""
+    if GenerationState.READY not in states:
+        return ""
+    if GenerationState.BUILDING in found:
+        return f": wait for the one that is building; `sluice rebuild status {projection}` shows its progress"
+    return f': start one by `sluice rebuild start {projection} --reason "…"`'
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluice.admin.rebuild.generation_locks import how_to_get_one
 from sluice.admin.rebuild.preflight import (
     Source,
     compacted,
@@ -167,3 +168,11 @@ def test_a_rebuild_reads_a_partition_from_its_slowest_lane() -> None:
 def test_a_topic_with_the_policies_compact_and_delete_counts_as_compacted() -> None:
     configs = {"a": {"cleanup.policy": "delete"}, "b": {"cleanup.policy": "compact,delete"}, "c": {}}
     assert compacted(configs) == ["b"]
+
+
+def test_without_a_ready_generation_the_refusal_names_how_to_get_one() -> None:
+    assert how_to_get_one("sums", ["live"], ["ready"]) == (
+        ': start one by `sluice rebuild start sums --reason "…"`'
+    )
+    assert "wait for the one that is building" in how_to_get_one("sums", ["live", "building"], ["ready"])
+    assert how_to_get_one("sums", ["live"], ["stopped"]) == "", "a rebuild makes none"
