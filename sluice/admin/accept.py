@@ -163,7 +163,7 @@ def find_reasons(
     reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
     for (_, number), assignment in sorted(assignments.items()):
         if (log := logs.get(number)) is None:
-            yield f"{topic}[{number}] is gone: the topic has fewer partitions than before"
+            yield f"{topic}[{number}] does not exist any more: the topic has fewer partitions than before"
             continue
         verdict = judge_assignment(topic, number, assignment, topic_id=topic_id, log=log)
         if isinstance(verdict, LoudStop) and verdict.message not in reported:

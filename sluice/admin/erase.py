@@ -163,7 +163,7 @@ class _Erasure:
                 if guard.lock_queue(self._session, queue) is None:
                     raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
                 if read_routing(self._session, self._entity) != routing:
-                    raise NotYet(f"entity type {self._entity} was re-routed meanwhile", "Try again")
+                    raise NotYet(f"entity type {self._entity} was re-routed during the erasure", "Try again")
                 self._newest_outgoing = erasing.read_newest_outgoing(self._session)
                 self._require_drained(queue)
                 self._require_calls_settled()
@@ -248,7 +248,7 @@ class _Erasure:
             log_ends[topic_id] = dict(partitions)
         for one in erasing.read_reached(self._session, self._entity):
             if one.topic not in topics:
-                raise NotYet(f"topic {one.topic} was begun meanwhile", "Try again")
+                raise NotYet(f"a bridge began to read topic {one.topic} during the erasure", "Try again")
             of_topic = log_ends.setdefault(one.topic_id, {})
             if one.partition is not None and one.offset is not None:
                 of_topic[one.partition] = max(of_topic.get(one.partition, 0), one.offset)

@@ -11,6 +11,7 @@ from sluice.admin.installation import Changed
 from sluice.admin.table_drift import drift_findings, misplaced_finding, missing_findings
 from sluice.db.admin.doctor_facts import read_user_columns
 from sluice.db.admin.stored_tables import read_misplaced, read_stored_tables
+from sluice.db.admin.totals import read_positions
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
@@ -38,6 +39,8 @@ class Initialised:
     projections: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     """How the users' tables in Postgres differ from their declarations."""
+    has_events: bool = False
+    """True if events were applied before, which a new projection lacks."""
     changed: Changed | None = None
     """The requested change of the installation."""
 
@@ -71,6 +74,7 @@ def initialise(
     try:
         for entity in registry.entities.values():
             made.shards[entity.name] = register_entity(session, entity.name, entity.shards)
+        made.has_events = any(mark > 0 for mark in read_positions(session).values())
         made.findings = _compare_tables(session, registry)
     finally:
         session.close()

@@ -107,7 +107,7 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
         if lock_queue(session, queue) is None:
             raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
         if read_routing(session, entity) != before:
-            raise OperationRefused(f"entity type {entity} was re-routed meanwhile: try again")
+            raise OperationRefused(f"entity type {entity} was re-routed during this command: try again")
         # A parked entity keeps the reason of its first dead letter.
         # Retries of an entity end: it waits for the operator from now on.
         fresh = not load_parked(session, entity, [key]) or is_retried(session, entity, key)

@@ -97,7 +97,7 @@ def require_droppable_letter(session: Session, letter: ProjectionLetterRow) -> H
     [held] = read_held_entities(session, chosen, limit=1)
     if held.first_id != letter.id:
         raise OperationRefused(
-            f"{letter.id} waits behind {held.first_id}: only the first of its entity can be dropped"
+            f"{letter.id} is not the first letter of its entity: drop {held.first_id} before it"
         )
     return held
 

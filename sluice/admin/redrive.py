@@ -223,7 +223,7 @@ def require_droppable(session: Session, letter: WholeLetter) -> None:
         head = read_head(session, letter.entity, letter.entity_key)
         if head != letter.id:
             raise OperationRefused(
-                f"{letter.id} waits behind {head}: only the first of its entity can be dropped"
+                f"{letter.id} is not the first letter of its entity: drop {head} before it"
             )
 
 

@@ -102,7 +102,7 @@ def ls(
     if projected:
         say(projection_table(projected))
     if not letters and not projected:
-        say(f"no such letter is {state.value}")
+        say(f"no {state.value} letters")
     if following is not None:
         say("", f"there may be more: --after {following}")
 

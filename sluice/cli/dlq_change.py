@@ -142,7 +142,7 @@ def _print_plan(plan: RedrivePlan, *, err: bool) -> None:
     lines += [f"{one.entity}/{one.entity_key}, {one.id}: a conflict" for one in plan.conflicts]
     if plan.is_cut:
         lines.append(f"there may be more than these {MOST_ENTITIES}: run it again afterwards")
-    say(*(lines or ["no such letter is dead or waiting"]), err=err)
+    say(*(lines or ["no dead or waiting letters"]), err=err)
 
 
 @contextmanager

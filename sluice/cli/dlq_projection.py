@@ -112,7 +112,7 @@ def redrive_letters(
 ) -> None:
     """Runs `sluice dlq redrive` for letters of projections. Exit code 1 if an entity stays blocked."""
     plan = plan_projection_redrive(session, chosen)
-    say(*(held_lines(plan) or ["no such letter is dead or waiting"]), err=as_json_)
+    say(*(held_lines(plan) or ["no dead or waiting letters"]), err=as_json_)
     done: list[LettersRedriven] = []
     if plan and not dry_run:
         require_confirmation("These letters will be redriven.", yes=yes)

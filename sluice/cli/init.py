@@ -160,17 +160,22 @@ def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bo
     )
 
 
+def _projection_line(name: str, *, has_events: bool) -> str:
+    if not has_events:
+        return f"projection made: {name}"
+    return (
+        f"projection made: {name}, empty; it receives events from now on, `sluice rebuild start {name}"
+        ' --reason "…"` adds the earlier ones'
+    )
+
+
 def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
     """Returns what was created, as lines, and each shard count that differs from the one in Postgres."""
     return [
         f"installation: {made.installation}",
         f"tables made: {', '.join(made.tables) or 'none were missing'}",
         f"topics made: {', '.join(made.topics) or 'none were missing'}",
-        *(
-            f"projection made: {name}, empty; it receives events from now on, `sluice rebuild start {name}"
-            ' --reason "…"` adds the earlier ones'
-            for name in made.projections
-        ),
+        *(_projection_line(name, has_events=made.has_events) for name in made.projections),
         f"entity types: {', '.join(f'{name} ({shards} queues)' for name, shards in made.shards.items())}",
         *(
             f"{name}: the code declares {declared[name]} shards, Postgres has {shards}, which count"

@@ -58,7 +58,8 @@ def ask(question: str) -> bool:
 
 def print_refusal(refusal: str) -> None:
     """Reports why only commands that read work with this database."""
-    say(f"sluice: {refusal}. Until then only commands that read work here, as this one", err=True)
+    only = "only commands that change nothing work, such as `sluice status` and `sluice doctor`"
+    say(f"sluice: {refusal}. Until then {only}", err=True)
 
 
 def replace_unencodable() -> None:

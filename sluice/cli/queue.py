@@ -22,7 +22,7 @@ def ls(
     halted: Annotated[bool, typer.Option("--halted", help="Show only halted queues.")] = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Show queues: if and why they are halted, and how many of the last events died."""
+    """Show queues: if and why they are halted, and how many of the last events failed."""
     with connected("sluice queue", report_refusal=print_refusal) as session:
         found = [queue for queue in read_queues(session) if queue.halted_reason or not halted]
     if as_json_:
@@ -52,7 +52,7 @@ def resume(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Resume a queue that halted because too many events died.
+    """Resume a queue that halted because too many events failed.
 
     If the deployment was broken, repair it: the queue then resumes without this
     command. If you resume the queue before the repair, it halts again. Pass

@@ -81,7 +81,7 @@ def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoi
         died = one.get("died_in_generation", {"count": 0, "first": []})
         if died["count"]:
             lines.append(
-                f"{name}: {died['count']} events that the live generation applied died or wait in it, the"
+                f"{name}: {died['count']} events that the live generation applied failed in it or wait, the"
                 " first of them:"
             )
             named = (
@@ -146,8 +146,8 @@ def report_lines(report: Report) -> list[Any]:
         lines.append(f"left out, because the live generation did not apply them either: {told}")
     if found["died_in_generation"]["count"]:
         lines.append(
-            f"{found['died_in_generation']['count']} events that the live generation applied died or wait in"
-            " it: no swap"
+            f"{found['died_in_generation']['count']} events that the live generation applied failed in it or"
+            " wait: no swap"
         )
     return lines
 

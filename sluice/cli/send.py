@@ -108,8 +108,7 @@ def _check_options(given: set[str], *, topic: str | None, rate: float | None) ->
         return
     if "--key" not in given:
         raise typer.BadParameter(
-            f"{', '.join(sorted(given))} describes one event, whose --key is missing: pass the key of the"
-            " entity, as in --key o-1"
+            f"--key is missing: it names the entity, as in --key o-1 (you passed {', '.join(sorted(given))})"
         )
     if topic is not None or rate is not None:
         raise typer.BadParameter("--topic and --rate are for a file of events; one event is sent to TOPIC")

@@ -64,7 +64,7 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
             say("", sentence)
     places = (sentence.partition(": ") for sentence in found.unreachable)
     for line in equal_lines((place, reason) for place, _, reason in places):
-        say(f"sluice: not reached: {line}", err=True)
+        say(f"sluice: cannot read {line}", err=True)
     if found.refusal is not None:
         print_refusal(found.refusal)
     if found.unreachable or found.refusal is not None:

@@ -267,7 +267,7 @@ class Applier:
             last = next(s for s in reversed(settled) if s.outcome in _FAILURES and not s.known)
             failures = verdict.failure_window.count(FAILED)
             raise DeploymentBroken(
-                f"{failures} of the last {len(verdict.failure_window)} events died or conflicted, most"
+                f"{failures} of the last {len(verdict.failure_window)} events failed or conflicted, most"
                 f" recently by {last.error}{describe_place(last)}"
             )
         return verdict

@@ -177,7 +177,7 @@ def _scenario(one: Played) -> RenderableType:
     for check in one.checks:
         table.add_row(_verdict(check.ok), Text(check.must_text()), Text(check.found_text()))
     if one.reason is not None:
-        table.add_row(_verdict(False), Text("The scenario comes to its end."), Text(one.reason))
+        table.add_row(_verdict(False), Text("The scenario ends."), Text(one.reason))
     body = Group(Text(f"Done: {' '.join(one.done)}"), table)
     return Padding(Group(head, Padding(body, (0, 0, 0, 4))), (0, 0, 1, 0))
 

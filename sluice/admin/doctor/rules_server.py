@@ -52,8 +52,8 @@ def _standby(replication: Replication, server: ServerSettings, patience_seconds:
         waiting = f"; {replication.waiting} wait now, the oldest for {say_duration(replication.seconds)}"
     if needed > replication.connected and server.synchronous_commit not in _NO_STANDBY_COMMIT:
         yield error(
-            f"Commits wait for a synchronous standby that is away: {replication.connected} of {needed} are"
-            f" connected that synchronous_standby_names ({replication.standby_names}) requires{waiting}.",
+            "Commits wait for a synchronous standby that is not connected: synchronous_standby_names"
+            f" ({replication.standby_names}) requires {needed}, connected: {replication.connected}{waiting}.",
             "Start the standby, or remove it: `ALTER SYSTEM SET synchronous_standby_names = ''` and `SELECT"
             " pg_reload_conf()`.",
         )

@@ -119,10 +119,13 @@ def test_erase_is_refused_for_an_outgoing_event_of_another_shard(bench: Bench) -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("UPDATE sluice.entities SET epoch = epoch + 1", "entity type thing was re-routed meanwhile"),
+        (
+            "UPDATE sluice.entities SET epoch = epoch + 1",
+            "entity type thing was re-routed during the erasure",
+        ),
         (
             "INSERT INTO sluice.topics (topic, topic_id, entity) VALUES ('more', 'id', 'thing')",
-            "topic more was begun meanwhile",
+            "a bridge began to read topic more during the erasure",
         ),
     ],
     ids=["routing", "topic"],

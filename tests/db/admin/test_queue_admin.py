@@ -21,7 +21,7 @@ def test_a_queue_halted_by_dead_letters_resumes_when_they_are_accepted(bench: Be
     assert bench.apply(batch) is None
     (halted,) = read_queues(bench.looking)
     assert halted.queue == QUEUE
-    assert "events died" in (halted.halted_reason or "")
+    assert "events failed" in (halted.halted_reason or "")
     with bench.looking.transaction():
         assert lock_listed_queue(bench.looking, QUEUE) == halted
         resume_queue(bench.looking, QUEUE, 30)

@@ -22,7 +22,7 @@ session, redriver, run = failing.session, failing.redriver, failing.run
 
 
 def test_ls_and_show_print_the_errors(bench: Bench, run: Run) -> None:
-    assert run("dlq", "ls") == "no such letter is dead\n"
+    assert run("dlq", "ls") == "no dead letters\n"
     fill(bench)
     shown = run("dlq", "ls")
     assert "dead (conflict)" in shown
@@ -73,7 +73,7 @@ def test_redrive_prints_the_plan_then_the_blocking_error_then_applies(bench: Ben
     assert audits(bench) == [
         ("dlq redrive", subject, "test") for subject in ("thing/k", "thing/k", "thing/other", "6", "5")
     ]
-    assert "no such letter is dead or waiting" in run("dlq", "redrive", "1", *WHY, "--yes")
+    assert "no dead or waiting letters" in run("dlq", "redrive", "1", *WHY, "--yes")
     assert "thing/paused: 1 applied; unparked" in run(
         "dlq", "redrive", "--all", "--state", "waiting", *WHY, "--yes"
     )
@@ -111,7 +111,7 @@ def test_only_the_first_letter_is_dropped_and_the_letters_behind_it_are_applied(
     bench: Bench, run: Run
 ) -> None:
     fill(bench)
-    assert "2 waits behind 1" in run("dlq", "drop", "2", *WHY, "--yes", exit_code=2)
+    assert "2 is not the first letter of its entity" in run("dlq", "drop", "2", *WHY, "--yes", exit_code=2)
     assert "5 is a conflict" in run("dlq", "drop", "5", *WHY, "--yes", exit_code=2)
     assert "1 would be dropped" in run("dlq", "drop", "1", *WHY, "--dry-run")
     assert "pass --yes" in run("dlq", "drop", "1", *WHY, exit_code=2)

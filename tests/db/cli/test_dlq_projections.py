@@ -61,7 +61,7 @@ def test_letters_of_a_projection_are_listed_redriven_and_dropped(
     assert "--generation is valid only with --projection" in run(
         "dlq", "ls", "--generation", "1", exit_code=2
     )
-    assert run("dlq", "ls", "--projection", "labels") == "no such letter is dead\n"
+    assert run("dlq", "ls", "--projection", "labels") == "no dead letters\n"
 
     planned = run("dlq", "redrive", "--all", "--projection", "totals", *WHY, "--dry-run")
     assert planned == (

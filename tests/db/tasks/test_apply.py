@@ -150,7 +150,7 @@ def test_the_applier_does_not_create_the_row_of_an_unknown_queue(bench: Bench) -
 def test_many_failed_events_halt_the_queue_and_leave_no_letters(bench: Bench) -> None:
     assert bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
-    assert "30 of the last 30 events died" in reason
+    assert "30 of the last 30 events failed" in reason
     assert bench.look("SELECT count(*) FROM sluice.dead_letters") == [(0,)]
     assert bench.outcomes() == {}
 

@@ -43,7 +43,7 @@ def conflicts(bench: Bench) -> list[tuple[int, str, str]]:
 def test_many_version_conflicts_halt_the_queue(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(n, KEYS[n % 4], n) for n in range(40)]))
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
-    assert "36 of the last 40 events died or conflicted, most recently by Conflict" in reason
+    assert "36 of the last 40 events failed or conflicted, most recently by Conflict" in reason
     assert (bench.amounts(), conflicts(bench)) == ({}, []), "the batch is rolled back"
 
 

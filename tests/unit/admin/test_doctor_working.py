@@ -146,7 +146,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "no synchronous standby": (
         server(replication=Replication("ANY 2 (a, b)", 1, 3, 4.0)),
         ERROR,
-        "is away: 1 of 2 are connected that synchronous_standby_names (ANY 2 (a, b)) requires; 3 wait now,"
+        "not connected: synchronous_standby_names (ANY 2 (a, b)) requires 2, connected: 1; 3 wait now,"
         " the oldest for 4 s.",
         "ALTER SYSTEM SET synchronous_standby_names = ''",
     ),

@@ -75,7 +75,7 @@ def report(problem: ProblemKind, detail: str) -> PartitionRead:
         ("id", assignment(), {0: LogRange(6, 8)}, [], "were deleted from the log before"),
         ("id", assignment(), {0: LogRange(0, 7)}, [], "offset 7 was applied, but the log ends at 7"),
         ("id", assignment(epoch=2), {0: LogRange(0, 8)}, [], "is routed with epoch 2"),
-        ("id", assignment(), {1: LogRange(0, 8)}, [], "t[0] is gone"),
+        ("id", assignment(), {1: LogRange(0, 8)}, [], "t[0] does not exist any more"),
         ("id", assignment(), {0: LogRange(0, 8)}, [report(ProblemKind.STOPPED, "lost records")], "lost rec"),
     ],
 )

@@ -192,3 +192,12 @@ def test_init_reports_what_was_made_and_which_number_of_shards_is_used() -> None
         "entity types: order (4 queues), user (4 queues)",
         "order: the code declares 8 shards, Postgres has 4, which count",
     ]
+
+
+@pytest.mark.parametrize("has_events", [True, False])
+def test_init_advises_a_rebuild_only_if_a_new_projection_lacks_events(
+    has_events: bool,
+) -> None:
+    made = Initialised("sluice-0a1b2c3d", projections=["revenue"], has_events=has_events)
+    [line] = [line for line in describe(made, {}) if line.startswith("projection made: revenue")]
+    assert ("sluice rebuild start revenue" in line) is has_events
