@@ -5,6 +5,7 @@ from enum import Enum
 import psycopg2
 
 from sluice.db.connect_failures import ConnectFailed
+from sluice.runtime.terminal_text import counted
 
 
 class Fault(Enum):
@@ -28,8 +29,9 @@ class WriteSuppressed(Exception):
 
     def __init__(self, table: str, written: int, wanted: int) -> None:
         super().__init__(
-            f"{table}: Postgres wrote {written} of {wanted} rows, and no other transaction changed them;"
-            " likely causes are a trigger that returns NULL, a rule, row-level security or a cascade"
+            f"{table}: Postgres wrote {written} of {counted(wanted, 'row')}, and no other transaction"
+            " changed them; likely causes are a trigger that returns NULL, a rule, row-level security or a"
+            " cascade"
         )
         self.table = table
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sluice.runtime import celery_options as names
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.apply.batch_message import Slice
 
 _ARGUMENTS: Mapping[str, Any] = {
@@ -81,5 +82,6 @@ def describe(call: TaskCall) -> str:
     """Returns the arguments for logs and Flower, without the contents of records."""
     if call.task == names.APPLY_TASK:
         queue, slices = call.arguments
-        return f"({queue}, {sum(len(piece.records) for piece in slices)} records of {len(slices)} lanes)"
+        records = counted(sum(len(piece.records) for piece in slices), "record")
+        return f"({queue}, {records} of {counted(len(slices), 'lane')})"
     return repr(tuple(call.arguments))[:200]

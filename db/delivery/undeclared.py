@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.living_processes import IS_ALIVE, SERVED_EFFECTS
 from sluice.db.records import Declaration
+from sluice.runtime.terminal_text import counted
 
 HALTED_SECONDS = 600
 """Waiting time after which a topic or effect is shown as halted; longer than a rolling deployment takes."""
@@ -31,7 +32,8 @@ class Undeclared(NamedTuple):
     @property
     def problem(self) -> str:
         """Returns one sentence about the waiting work."""
-        minutes = f"for {self.waited_seconds / 60:.0f} minutes"
+        whole = round(self.waited_seconds / 60)
+        minutes = f"for {counted(whole, 'minute')}"
         if self.kind is Declaration.TOPIC:
             name, waiting = f"Topic {self.name}", "records"
         else:

@@ -11,6 +11,7 @@ from sqlalchemy.types import Enum, Numeric, String
 
 from sluice.db.admin.stored_tables import StoredColumn
 from sluice.db.table_rules import DIALECT
+from sluice.runtime.terminal_text import counted
 
 _INTEGER_BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _TEXTS = ("character varying", "text", "citext")
@@ -92,7 +93,10 @@ def _type_difference(column: Column[Any], stored: StoredColumn) -> Difference | 
     if isinstance(kind, Numeric) and declared == "numeric":
         return _numeric_difference(kind, stored.modifier)
     if declared == "timestamp with time zone" and 0 <= stored.modifier < _MICROSECONDS:
-        return Difference(True, f"a time would be rounded to {stored.modifier} digits of a second")
+        return Difference(
+            True,
+            f"a time would be rounded to {counted(stored.modifier, 'digit')} of a second",
+        )
     return None
 
 
@@ -131,7 +135,7 @@ def _text_difference(length: int | None, stored: StoredColumn) -> Difference | N
     if limit == length:
         return None
     if limit is not None and (length is None or limit < length):
-        return Difference(True, f"a text of more than {limit} characters {_LETTER}")
+        return Difference(True, f"a text of more than {counted(limit, 'character')} {_LETTER}")
     return _WIDER
 
 
@@ -151,7 +155,10 @@ def _numeric_difference(declared: Numeric[Any], modifier: int) -> Difference | N
         return Difference(True, _rounded(scale, declared.scale if declared.precision else None))
     before_point = digits - scale
     if before_point < declared.precision - (declared.scale or 0):
-        return Difference(True, f"a number of more than {before_point} digits before the point {_LETTER}")
+        return Difference(
+            True,
+            f"a number of more than {counted(before_point, 'digit')} before the point {_LETTER}",
+        )
     return None if (digits, scale) == (declared.precision, declared.scale or 0) else _WIDER
 
 

@@ -33,6 +33,7 @@ from sluice.db.projections import generation_lanes
 from sluice.db.projections.generations import read_projection_snapshot
 from sluice.db.records import LetterState, Outcome
 from sluice.runtime.fault_points import faults
+from sluice.runtime.terminal_text import counted, plural
 from sluice.tasks.apply.erasures import ERASED_CALL, hash_key
 from sluice.tasks.events.identity import read_key
 from sluice.tasks.events.routing import queue_name, shard_of
@@ -194,7 +195,8 @@ class _Erasure:
         unsent = erasing.read_unsent(self._session, self._entity, queue, newest)
         if unsent.events:
             raise NotYet(
-                f"{unsent.events} outgoing events of queue {unsent.queue} are not sent, the first is"
+                f"{counted(unsent.events, 'outgoing event')} of queue {unsent.queue}"
+                f" {plural(unsent.events, 'is', 'are')} not sent, the first is"
                 f" {unsent.first_id} for topic {unsent.topic}",
                 ADVICE,
             )

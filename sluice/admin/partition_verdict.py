@@ -8,6 +8,7 @@ from sluice.db.admin.letters import LetterCount
 from sluice.db.admin.outbox_admin import QueueWaiting
 from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.totals import PartitionTotals
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.events.routing import queue_name, shard_of
 
 
@@ -93,7 +94,10 @@ def judge_partition(
         found, said = Verdict.UNCOUNTABLE, " and ".join(more)
     elif log.records > totals.counted:
         missing = log.records - totals.counted
-        found, said = Verdict.MISMATCH, f"{missing} records in the log have no outcome"
+        found, said = (
+            Verdict.MISMATCH,
+            f"{counted(missing, 'record in the log has', 'records in the log have')} no outcome",
+        )
     else:
         found, said = Verdict.MISMATCH, f"{totals.counted - log.records} more outcomes than records"
     return PartitionVerdict(topic, partition, totals.watermark, log.records, totals.counted, found, said)

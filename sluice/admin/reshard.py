@@ -22,6 +22,7 @@ from sluice.db.admin.rerouting import (
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_routing
 from sluice.db.projections.generations import read_projection_snapshot
+from sluice.runtime.terminal_text import counted, plural
 from sluice.tasks.events.routing import queue_name, shard_of
 
 
@@ -46,7 +47,7 @@ def require_other_shards(entity: str, before: int | None, shards: int) -> int:
             f"there is no entity type {entity}: `sluice init` creates those that the handlers declare"
         )
     if before == shards:
-        raise OperationRefused(f"entity type {entity} has {shards} shards already")
+        raise OperationRefused(f"entity type {entity} has {counted(shards, 'shard')} already")
     return before
 
 
@@ -77,9 +78,11 @@ def is_settled(found: Unsettled) -> bool:
 
 def unsettled_text(found: Unsettled) -> str:
     """Returns a few words on the records and events that are not settled."""
-    said = [f"{found.lanes} lanes have records in flight"] if found.lanes else []
+    said = (
+        [f"{counted(found.lanes, 'lane has records', 'lanes have records')} in flight"] if found.lanes else []
+    )
     if found.outgoing:
-        said.append(f"{found.outgoing} outgoing events wait")
+        said.append(f"{counted(found.outgoing, 'outgoing event waits', 'outgoing events wait')}")
     return " and ".join(said) or "everything is settled"
 
 
@@ -87,11 +90,17 @@ def advice(found: Unsettled) -> str:
     """Returns what to check if records and events do not become settled."""
     said = []
     if found.halted:
-        said.append(f"{found.halted} of its queues are halted (`sluice status` shows why)")
+        said.append(
+            f"{found.halted} of its queues {plural(found.halted, 'is', 'are')} halted"
+            " (`sluice status` shows why)"
+        )
     elif found.lanes:
         said.append("lanes settle while a bridge runs and every queue has a worker")
     if found.refused:
-        said.append(f"{found.refused} outgoing events are refused (`sluice outbox ls --refused`)")
+        said.append(
+            f"{counted(found.refused, 'outgoing event is', 'outgoing events are')} refused"
+            " (`sluice outbox ls --refused`)"
+        )
     elif found.outgoing:
         said.append("outgoing events are sent while beat and a worker on relay,maintenance run")
     return "; ".join(said)

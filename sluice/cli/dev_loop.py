@@ -11,6 +11,7 @@ import msgspec
 from sluice.cli.dev_processes import SLUICE, STOP_SECONDS, Child, Children, Command
 from sluice.cli.dev_sources import Fingerprint, Sources, changed_files, files_to_watch, fingerprint
 from sluice.runtime.service_urls import StackUrls
+from sluice.runtime.terminal_text import counted
 from sluice.worker.supervision import STEADY_SECONDS, describe_end, pause_seconds
 
 POLL_SECONDS = 0.3
@@ -83,7 +84,9 @@ class DevLoop:
                 self.start(command)
             for hint in hints:
                 self._report(hint)
-            self._report(f"watching {len(self._watched)} files of your handlers; Ctrl-C ends everything")
+            self._report(
+                f"watching {counted(len(self._watched), 'file')} of your handlers; Ctrl-C ends everything"
+            )
             while not self._children.signals and not is_over():
                 self._children.pump(POLL_SECONDS)
                 self._follow_changes()

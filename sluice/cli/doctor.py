@@ -13,6 +13,7 @@ from sluice.admin.doctor.rules import find_problems
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson, finding_document, finding_lines
 from sluice.db.admin.doctor_facts import EventsWithoutId
+from sluice.runtime.terminal_text import counted
 
 UNKNOWN = "?"
 
@@ -81,7 +82,8 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     for one in _without_id(facts):
         known = "positions" if one.topic in facts.declared.by_position else "ids"
         lines.append(
-            f"topic {one.topic}: {one.events} events without id so far; events are known by their {known}"
+            f"topic {one.topic}: {counted(one.events, 'event')} without id so far; events are known by"
+            f" their {known}"
         )
     is_green = all(finding.severity is Severity.NOTE for finding in findings)
     return [*lines, "no problem found"] if is_green else lines

@@ -26,6 +26,7 @@ from sluice.db.admin.call_admin import Chosen
 from sluice.db.delivery.switches import read_switch
 from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED
+from sluice.runtime.terminal_text import counted, plural
 from sluice.tasks.effects.executor import storable
 
 Keys = Annotated[
@@ -114,7 +115,9 @@ def retry(
         doubtful = sum(call.state == UNCERTAIN.value for call in calls)
         if doubtful and not dry_run:
             require_confirmation(
-                f"{doubtful} of {len(calls)} calls are uncertain: they may be made twice.", yes=yes
+                f"{doubtful} of {counted(len(calls), 'call')} {plural(doubtful, 'is', 'are')} uncertain:"
+                f" {plural(doubtful, 'it', 'they')} may be made twice.",
+                yes=yes,
             )
         decision = decide("effects retry", reason)
         changes = list(retry_calls(session, calls, effects, decision, dry_run=dry_run))
@@ -150,7 +153,7 @@ def settle(
         calls = require_calls(session, None if key is None else [key], chosen)
         uncertain = [call.effect_key for call in calls if call.state == UNCERTAIN.value]
         if not dry_run and uncertain:
-            which = f"{len(uncertain)} calls" if every else uncertain[0]
+            which = f"{counted(len(uncertain), 'call')}" if every else uncertain[0]
             require_confirmation(f"Sluice will record that {which} {state.value}.", yes=yes)
         decision, recorded = decide("effects settle", reason), CallState(state)
         changes = [

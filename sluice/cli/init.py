@@ -17,6 +17,7 @@ from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson, finding_document, finding_lines
 from sluice.db.connection import Session
 from sluice.runtime.settings import Settings
+from sluice.runtime.terminal_text import counted
 
 QUESTIONS = {
     Change.NEW_INSTALLATION: "This database gets a new id, a new key and a new consumer group. All calls are"
@@ -160,6 +161,10 @@ def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bo
     )
 
 
+def _queues(entity: str, shards: int) -> str:
+    return f"{entity} ({counted(shards, 'queue')})"
+
+
 def _projection_line(name: str, *, has_events: bool) -> str:
     if not has_events:
         return f"projection made: {name}"
@@ -176,9 +181,10 @@ def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
         f"tables made: {', '.join(made.tables) or 'none were missing'}",
         f"topics made: {', '.join(made.topics) or 'none were missing'}",
         *(_projection_line(name, has_events=made.has_events) for name in made.projections),
-        f"entity types: {', '.join(f'{name} ({shards} queues)' for name, shards in made.shards.items())}",
+        f"entity types: {', '.join(_queues(name, shards) for name, shards in made.shards.items())}",
         *(
-            f"{name}: the code declares {declared[name]} shards, Postgres has {shards}, which count"
+            f"{name}: the code declares {counted(declared[name], 'shard')}, Postgres has {shards}, which"
+            " count"
             for name, shards in made.shards.items()
             if declared[name] != shards
         ),

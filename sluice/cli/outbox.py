@@ -38,6 +38,7 @@ from sluice.db.admin.outbox_admin import (
 from sluice.db.admin.waiting_facts import WaitingTopic, read_waiting_topics
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
+from sluice.runtime.terminal_text import counted, plural
 
 outbox_app = typer.Typer(
     help="Show waiting and refused outgoing events; retry or drop them.",
@@ -172,12 +173,13 @@ def _drop_all(topic: str | None, reason: str, *, yes: bool, dry_run: bool, as_js
     with connected("sluice outbox") as session:
         dropped = count_refused(session, topic).records
         if dropped and not dry_run:
-            require_confirmation(f"{dropped} refused events will never be sent.", yes=yes)
+            require_confirmation(f"{counted(dropped, 'refused event')} will never be sent.", yes=yes)
             dropped = drop_all(session, topic, decide("outbox drop", reason))
     if as_json_:
         say_document({"dry_run": dry_run, "dropped_events": dropped})
     else:
-        say(f"{dropped} refused events {'would be' if dry_run else 'are'} dropped")
+        verb = "would be" if dry_run else plural(dropped, "is", "are")
+        say(f"{counted(dropped, 'refused event')} {verb} dropped")
 
 
 def waiting_table(queues: Iterable[QueueWaiting]) -> Table:

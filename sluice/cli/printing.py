@@ -10,7 +10,7 @@ import typer
 from sluice.admin.doctor.facts import Finding
 from sluice.admin.documents import as_json
 from sluice.cli.output import say
-from sluice.runtime.terminal_text import shown_json
+from sluice.runtime.terminal_text import counted, shown_json
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
@@ -35,7 +35,7 @@ def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
         text = value if isinstance(value, str) else shown_json(as_json(value))
         left = len(text) - MOST_CHARACTERS
         if left > 0 and not full:
-            text = f"{text[:MOST_CHARACTERS]}… ({left:,} characters more: --full prints them)"
+            text = f"{text[:MOST_CHARACTERS]}… ({counted(left, 'character')} more: --full prints them)"
         first, *others = text.split("\n")
         title = f"{name.replace('_', ' ')}: "
         block = [f"    {line}" for line in (first, *others)]

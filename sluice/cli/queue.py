@@ -13,6 +13,7 @@ from sluice.cli.output import print_refusal, say, say_document
 from sluice.cli.printing import AsJson
 from sluice.cli.tables import table_of
 from sluice.db.admin.queue_admin import ListedQueue, read_queues
+from sluice.runtime.terminal_text import counted
 
 queue_app = typer.Typer(help="Show halted queues, and resume them.", no_args_is_help=True)
 
@@ -59,7 +60,10 @@ def resume(
     --accept-deaths if the events themselves are bad: they become dead letters.
     """
     if accept_deaths and not dry_run:
-        require_confirmation(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
+        require_confirmation(
+            f"Up to {counted(accept_deaths, 'more event')} of {queue} may become dead letters.",
+            yes=yes,
+        )
     decision = decide("queue resume", reason)
     with connected("sluice queue") as session:
         before = resume_halted(session, queue, accept_deaths, decision, dry_run=dry_run)

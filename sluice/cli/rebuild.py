@@ -31,6 +31,7 @@ from sluice.db.projections.checkpoints import read_checkpoints
 from sluice.db.projections.comparison import Comparison, Report
 from sluice.db.projections.generation_tables import read_table
 from sluice.db.projections.generations import Generation, read_generations
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.fold.registry import Registry
 
 
@@ -100,7 +101,8 @@ def approve(
     with connected("sluice rebuild") as session:
         found = reporting.require_comparable(session, projection, generation, verb="approved")
         report = reporting.require_report(session, found)
-        said = f"generation {found.generation} differs from {report.against} in {report.differing:,} rows"
+        rows = counted(report.differing, "row")
+        said = f"generation {found.generation} differs from {report.against} in {rows}"
         if not dry_run:
             require_confirmation(f"{said}. The differences will be approved.", yes=yes)
             reporting.approve(session, report, decide("rebuild approve", reason))

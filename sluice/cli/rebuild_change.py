@@ -31,6 +31,7 @@ from sluice.cli.rebuild_options import (
 from sluice.cli.rebuild_pace import call_rebuild_workers
 from sluice.db.connection import Session
 from sluice.db.projections.generation_tables import count_rows
+from sluice.runtime.terminal_text import counted
 
 LINE_SECONDS = 5.0  # between two lines of progress without a terminal
 
@@ -77,7 +78,7 @@ def start(
                 waiting=report_waiting,
             )
             call_rebuild_workers(session, settings, projection, number)
-        records = f"{plan.records:,} records"
+        records = f"{counted(plan.records, 'record')}"
         if number is None:
             text = f"{projection} would get a generation of revision {plan.revision}: {records}"
         else:
@@ -107,7 +108,7 @@ def _show_progress(session: Session, projection: str, generation: int) -> None:
                 say(moved.unfilled, err=True)
             if progress.disable and time.monotonic() - printed_at >= LINE_SECONDS:
                 printed_at = time.monotonic()
-                say(f"{name}: {done:,} of {total:,}, {rate} events/s", err=True)
+                say(f"{name}: {done:,} of {total:,}, {rate} per second", err=True)
 
 
 def swap(
@@ -189,8 +190,8 @@ def _end(
     with connected("sluice rebuild") as session:
         found = require(session, projection, generation)
         rows = count_rows(session, found.table)
-        counted = "too many rows to count" if rows is None else f"{rows:,} rows"
-        said = f"generation {found.generation} of {projection}, {found.state}, {counted}"
+        size = "too many rows to count" if rows is None else counted(rows, "row")
+        said = f"generation {found.generation} of {projection}, {found.state}, {size}"
         if not dry_run:
             require_confirmation(f"{said}: it will be dropped.", yes=yes)
             decision = decide(f"rebuild {verb}", reason)

@@ -18,6 +18,7 @@ from sluice.cli.rebuild_options import Number, Projection, Rate
 from sluice.db.connection import Session
 from sluice.db.projections.generations import Generation
 from sluice.runtime.settings import Settings
+from sluice.runtime.terminal_text import counted
 
 
 def call_rebuild_workers(session: Session, settings: Settings, projection: str, generation: int) -> None:
@@ -116,6 +117,6 @@ def _set_pace(
         say_document(document | {"paused": paused, "rate": rate})
     else:
         would = "would " if dry_run else ""
-        how = f" at {rate:,} events a second" if rate else ""
+        how = f" at {counted(rate, 'event')} a second" if rate else ""
         verb = ("pause" if dry_run else "is paused") if paused else ("continue" if dry_run else "continues")
         say(f"the rebuild of generation {found.generation} of {projection} {would}{verb}{how}")

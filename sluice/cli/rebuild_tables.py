@@ -9,6 +9,7 @@ from sluice.cli.printing import equal_lines
 from sluice.cli.tables import table_of
 from sluice.db.projections.checkpoints import Checkpoint
 from sluice.db.projections.comparison import KINDS, Report
+from sluice.runtime.terminal_text import counted
 
 
 def plan_document(found: Plan) -> dict[str, Any]:
@@ -33,9 +34,10 @@ def plan_lines(found: Plan) -> list[Any]:
     lines: list[Any] = [
         f"{found.projection}: generation {found.live} is live, of revision {found.live_revision};"
         f" the code has revision {found.revision}",
-        f"about {found.table.estimated_rows:,} rows, {found.table.bytes / 2**20:,.1f} MiB: needed once more",
+        f"about {counted(found.table.estimated_rows, 'row')}, {found.table.bytes / 2**20:,.1f} MiB: needed"
+        " once more",
         table_of(("partition", "log start", "log end", "live through", "to read"), rows),
-        f"{found.records:,} records to read",
+        f"{counted(found.records, 'record')} to read",
     ]
     if found.revision == found.live_revision:
         lines.append("the revision is that of the live generation: any difference would be a fault")
@@ -81,8 +83,8 @@ def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoi
         died = one.get("died_in_generation", {"count": 0, "first": []})
         if died["count"]:
             lines.append(
-                f"{name}: {died['count']} events that the live generation applied failed in it or wait, the"
-                " first of them:"
+                f"{name}: {counted(died['count'], 'event')} of the live generation failed or had to wait in"
+                " it, the first of them:"
             )
             named = (
                 (f"{d['topic']}:{d['partition']}:{d['offset']}", f"{d['error_class']}: {d['error_text']}")
@@ -98,7 +100,7 @@ def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoi
 def _report_cell(report: dict[str, Any] | None) -> str | None:
     if report is None:
         return None
-    rows = f"{report['differing']:,} rows"
+    rows = f"{counted(report['differing'], 'row')}"
     return f"{rows}, approved by {report['approved_by']}" if report["approved_by"] else rows
 
 
@@ -114,7 +116,7 @@ def report_lines(report: Report) -> list[Any]:
     rows = found["rows"]
     lines: list[Any] = [
         f"{report.projection}: generation {report.generation} beside {report.against}, which is live:"
-        f" {rows['same']:,} rows the same, {rows['differing']:,} differ,"
+        f" {counted(rows['same'], 'row')} the same, {rows['differing']:,} differ,"
         f" {rows['only_live']:,} only live, {rows['only_new']:,} only new"
     ]
     changed = {
@@ -146,8 +148,8 @@ def report_lines(report: Report) -> list[Any]:
         lines.append(f"left out, because the live generation did not apply them either: {told}")
     if found["died_in_generation"]["count"]:
         lines.append(
-            f"{found['died_in_generation']['count']} events that the live generation applied failed in it or"
-            " wait: no swap"
+            f"{counted(found['died_in_generation']['count'], 'event')} of the live generation failed or had"
+            " to wait in it: no swap"
         )
     return lines
 

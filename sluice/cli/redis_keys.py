@@ -26,6 +26,7 @@ from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.living_processes import read_living
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.installation.opening import check_installation
 
 redis_app = typer.Typer(
@@ -88,7 +89,7 @@ def clean(
     elif dry_run or not found.keys:
         say(f"{_described(found)} would be deleted")
     else:
-        say(f"{group}: {gone} keys deleted, {left.keys} left")
+        say(f"{group}: {counted(gone, 'key')} deleted, {left.keys} left")
 
 
 def prefix_table(found: Iterable[PrefixUse], own: str | None) -> Table:
@@ -110,9 +111,9 @@ def prefix_table(found: Iterable[PrefixUse], own: str | None) -> Table:
 
 def _described(use: PrefixUse) -> str:
     used = "" if use.idle_seconds is None else f", last used {say_age(use.idle_seconds)} ago"
-    return f"{use.group}: {use.keys} keys, {use.bytes} bytes{used}"
+    return f"{use.group}: {counted(use.keys, 'key')}, {counted(use.bytes, 'byte')}{used}"
 
 
 def _report(gone: int, total: int) -> None:
     # Not on stdout, which programs may parse as JSON.
-    say(f"{gone} of {total} keys deleted", err=True)
+    say(f"{gone} of {counted(total, 'key')} deleted", err=True)

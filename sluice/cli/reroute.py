@@ -16,6 +16,7 @@ from sluice.cli.printing import AsJson
 from sluice.db.admin.rerouting import Unsettled
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
+from sluice.runtime.terminal_text import counted
 
 Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic.")]
 
@@ -90,9 +91,9 @@ def _partition_line(one: PartitionChange) -> str:
         return f"partition {one.partition}: new, read from {one.after}"
     said = [f"partition {one.partition}: watermark {one.before} → {one.after}"]
     if one.lost:
-        said.append(f"up to {one.lost} records will never be applied")
+        said.append(f"up to {counted(one.lost, 'record')} will never be applied")
     if one.again:
-        said.append(f"up to {one.again} records are read again")
+        said.append(f"up to {counted(one.again, 'record is', 'records are')} read again")
     return ", ".join(said)
 
 
@@ -142,7 +143,8 @@ def reshard(
 
 
 def _question(plan: Resharded, unsettled: Unsettled, *, force: bool) -> str:
-    asked = f"Entity type {plan.entity} will have {plan.shards} shards instead of {plan.shards_before}."
+    shards = counted(plan.shards, "shard")
+    asked = f"Entity type {plan.entity} will have {shards} instead of {plan.shards_before}."
     if force and not is_settled(unsettled):
         asked += f" {unsettled_text(unsettled).capitalize()}: repeats may be counted twice."
     return asked
@@ -150,7 +152,7 @@ def _question(plan: Resharded, unsettled: Unsettled, *, force: bool) -> str:
 
 def _reshard_lines(done: Resharded, unsettled: Unsettled, *, dry_run: bool) -> list[str]:
     verb = "would have" if dry_run else "has"
-    lines = [f"entity type {done.entity} {verb} {done.shards} shards, {done.shards_before} before"]
+    lines = [f"entity type {done.entity} {verb} {counted(done.shards, 'shard')}, {done.shards_before} before"]
     if dry_run:
         lines.append(f"now: {unsettled_text(unsettled)}")
     if done.moved:

@@ -20,6 +20,7 @@ from sluice.cli.printing import AsJson
 from sluice.cli.progress import progress_bar
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.api import FieldNames
 from sluice.tasks.fold.registry import Registry, collect_handlers
 
@@ -171,7 +172,8 @@ def _send_lines(
         say_document({"acknowledged": sum(topics.values()), "topics": topics})
     else:
         where = ", ".join(f"{number} to {topic}" for topic, number in topics.items())
-        say(f"{sum(topics.values())} events acknowledged" + (f": {where}" if where else ""))
+        total = sum(topics.values())
+        say(f"{counted(total, 'event')} acknowledged" + (f": {where}" if where else ""))
 
 
 def _acknowledged(

@@ -12,6 +12,7 @@ from sluice.admin.trace import parse_place
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
+from sluice.runtime.terminal_text import counted
 
 
 def skip(
@@ -42,7 +43,7 @@ def skip(
         )
         say(*skip_lines(plan), err=as_json_)
         if not dry_run:
-            require_confirmation(f"{plan.records.records} records will be skipped.", yes=yes)
+            require_confirmation(f"{counted(plan.records.records, 'record')} will be skipped.", yes=yes)
             skip_records(session, plan, decide("skip", reason))
     if as_json_:
         topic, partition = plan.place
@@ -57,6 +58,6 @@ def skip_lines(plan: SkipPlan) -> list[str]:
     found = plan.records
     return [
         f"{plan.place[0]}[{plan.place[1]}]: offsets {found.first_offset} to {found.last_offset},"
-        f" {found.records} records, compression: {found.codec}",
+        f" {counted(found.records, 'record')}, compression: {found.codec}",
         f"cannot be read: {plan.problem}",
     ]

@@ -18,6 +18,7 @@ from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.unread_partitions import describe_unread, group_unread
 from sluice.db.records import Outcome
+from sluice.runtime.terminal_text import counted
 
 UNKNOWN = "?"  # of a service that did not answer
 
@@ -85,8 +86,9 @@ def say_what_waits(found: Status) -> Iterator[str]:
                 if part.behind_transaction
             )
             yield (
-                f"topic {one.topic}: up to {one.behind_transaction} records wait behind an open transaction"
-                f" of a producer ({held}); they are read when it commits, aborts or times out"
+                f"topic {one.topic}: up to"
+                f" {counted(one.behind_transaction, 'record waits', 'records wait')} behind an open"
+                f" transaction of a producer ({held}); they are read when it commits, aborts or times out"
             )
     if found.effects_paused is not None:
         yield f"all calls are paused: {found.effects_paused}"

@@ -15,6 +15,7 @@ from sluice.cli.printing import AsJson, say_age
 from sluice.cli.progress import progress_bar
 from sluice.cli.tables import Table, table_of
 from sluice.db.records import LetterState, Outcome
+from sluice.runtime.terminal_text import counted, plural
 
 MISMATCH_EXIT_CODE = 1
 
@@ -104,8 +105,9 @@ def summary_lines(found: Verified) -> list[str]:
         "dead letters: "
         + (", ".join(f"{number} {name}" for name, number in sorted(states.items())) or "none"),
         *(
-            f"projection {one.projection} lacks {one.failed + one.waiting} events: {one.failed} could not be"
-            f" applied to it, {one.waiting} wait behind them"
+            f"projection {one.projection} lacks {one.failed + one.waiting}"
+            f" {plural(one.failed + one.waiting, 'event')}: {one.failed} could not be applied to it,"
+            f" {counted(one.waiting, 'waits', 'wait')} behind them"
             for one in found.projections
         ),
         *(f"projection {name} is stopped: its rows are out of date" for name in found.stopped),

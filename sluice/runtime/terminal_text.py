@@ -21,6 +21,16 @@ _INVISIBLE = re.compile(
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
+def plural(number: int, one: str, several: str | None = None) -> str:
+    """Returns the words for this number of things, without the number. `several` is `one` with an s."""
+    return one if number == 1 else several or f"{one}s"
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Returns the number and its words, as in `1 row` and `2,000 rows`."""
+    return f"{number:,} {plural(number, one, several)}"
+
+
 def shown(value: object, encoding: str = UTF_8) -> str:
     """Returns the value in one line. Text stays unchanged except for characters shown as escapes.
 

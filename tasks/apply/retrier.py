@@ -16,6 +16,7 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.place import Place
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.apply.blocker_watch import BlockerWatch
 from sluice.tasks.apply.set_aside_rules import CommitCounts, RetryBudget, RetryLimits, kind_of
 from sluice.tasks.apply.suspects import find_fault
@@ -167,8 +168,9 @@ class Retrier:
         failures = retry.failures + (timed_out and self._commits.counts(queue, retry.letter_id))
         name, text = type(error).__name__, printable(str(error))[:MAX_ERROR_CHARACTERS]
         if failures >= self._limits.max_failures:
+            times = counted(failures, "time")
             why = (
-                f"timed out {failures} times while other events of its queue were applied; last error: {text}"
+                f"timed out {times} while other events of its queue were applied; last error: {text}"
             )
             self._bury(queue, retry, EventFault(name, why[:MAX_ERROR_CHARACTERS]), done)
             return

@@ -3,6 +3,7 @@
 import msgspec
 
 from sluice.kafka_io.record_types import Flaw
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.events.strict_json import DecodeError
 
 
@@ -27,7 +28,10 @@ def flaw_error(flaw: Flaw) -> DecodeError:
             f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; its value is"
             f" not stored (SHA-256 {flaw.sha256.hex()}), a redrive reads it from Kafka"
         )
-    return HeadersUnreadable(f"{flaw.unreadable_headers} of its headers have names that are not UTF-8")
+    return HeadersUnreadable(
+        f"{counted(flaw.unreadable_headers, 'header has a name that is', 'headers have names that are')}"
+        " not UTF-8"
+    )
 
 
 def write_flaw(flaw: Flaw) -> str:

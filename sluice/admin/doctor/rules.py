@@ -34,6 +34,7 @@ from sluice.admin.service_errors import SETTING_OF
 from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
 from sluice.db.records import Declaration
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.events.routing import queue_name
 
 OLDEST_POSTGRES = 14  # the first with idle_session_timeout, by which a stopped worker loses its queues
@@ -170,8 +171,8 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
             yield error(f"Entity type {entity} is not registered.", "Run `sluice init`.")
         elif shards != registered.shards[entity]:
             yield warning(
-                f"Entity type {entity} has {shards} shards in code and {registered.shards[entity]} in"
-                " Postgres, which count.",
+                f"Entity type {entity} has {counted(shards, 'shard')} in code and"
+                f" {registered.shards[entity]} in Postgres, which count.",
                 f"Declare shards={registered.shards[entity]}: the number in code counts only for a new type.",
             )
     for entity, shards in sorted(registered.shards.items()):
@@ -236,7 +237,7 @@ def _log(
         if topic.partitions < registered.partitions.get(name, 0):
             yield graded(
                 name in declared.topics,
-                f"Topic {name} has {topic.partitions} partitions in Kafka and"
+                f"Topic {name} has {counted(topic.partitions, 'partition')} in Kafka and"
                 f" {registered.partitions[name]} in Postgres.",
                 "Check the address of the cluster: a topic cannot lose partitions.",
             )

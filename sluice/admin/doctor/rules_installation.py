@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, PostgresFacts, error, warning
 from sluice.db.delivery.living_processes import Process
+from sluice.runtime.terminal_text import counted, plural
 
 MAX_CLOCK_OFFSET_SECONDS = 2.0
 
@@ -36,14 +37,14 @@ def _members(members: Sequence[str | None], postgres: PostgresFacts) -> Iterator
     if foreign:
         names = ", ".join(sorted({name or "a member without a static name" for name in foreign}))
         yield error(
-            f"The consumer group {group} has {len(foreign)} foreign members: {names}.",
+            f"The consumer group {group} has {counted(len(foreign), 'foreign member')}: {names}.",
             "Stop them: records of the partitions that Kafka assigns to them are not applied.",
         )
     own, bridges = len(members) - len(foreign), len(postgres.bridges)
     if own > bridges:
         yield warning(
-            f"The consumer group {group} has {own} members with names of this installation, but {bridges}"
-            " bridges of this database are alive.",
+            f"The consumer group {group} has {counted(own, 'member')} with names of this installation,"
+            f" but {counted(bridges, 'bridge')} of this database {plural(bridges, 'is', 'are')} alive.",
             "Repeat the check in a minute: a killed bridge stays a member for some seconds. If it remains,"
             " find the bridge that works with a copy of this database.",
         )

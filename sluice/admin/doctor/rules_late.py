@@ -8,6 +8,7 @@ from sluice.admin.doctor.rules_retrying import say_duration
 from sluice.db.admin.waiting_facts import EventDeath
 from sluice.db.records import CallState
 from sluice.runtime.celery_options import EFFECTS_QUEUE, RELAY_QUEUE
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
 
@@ -44,7 +45,7 @@ def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
     holding = leaving.holding_calls
     if holding:
         first = holding[0]
-        others = f" (and {len(holding) - 1} others)" if len(holding) > 1 else ""
+        others = f" (and {counted(len(holding) - 1, 'other')})" if len(holding) > 1 else ""
         settle = (
             f', or settle it by `sluice effects settle {first.effect_key} --as failed --reason "…"` (or `--as'
             " succeeded`)"
@@ -62,7 +63,7 @@ def death_problems(deaths: Sequence[EventDeath]) -> Iterator[Finding]:
     """Yields events during whose handlers a worker process ended."""
     if deaths:
         first = deaths[0]
-        others = f" (and {len(deaths) - 1} other events)" if len(deaths) > 1 else ""
+        others = f" (and {counted(len(deaths) - 1, 'other event')})" if len(deaths) > 1 else ""
         times = "once" if first.deaths == 1 else f"{first.deaths} times"
         yield warning(
             f"Event {first.topic}:{first.partition}:{first.offset}{others} ended its worker {times}:"

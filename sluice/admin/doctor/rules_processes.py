@@ -15,6 +15,7 @@ from sluice.admin.doctor.rules_retrying import say_duration
 from sluice.db.delivery.living_processes import Process
 from sluice.db.records import GenerationState, ProcessKind
 from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
+from sluice.runtime.terminal_text import counted
 
 BEAT_SILENCE_SECONDS = 15.0  # the beat renews its lock every second
 
@@ -29,7 +30,9 @@ def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterat
     if declared.effects and not _is_served(EFFECTS_QUEUE, postgres.living):
         due = postgres.leaving.due_calls
         waiting = (
-            f"; {due.calls} calls are due, the oldest for {say_duration(due.seconds)}" if due.calls else ""
+            f"; {counted(due.calls, 'call is', 'calls are')} due, the oldest for {say_duration(due.seconds)}"
+            if due.calls
+            else ""
         )
         yield warning(
             f"No worker serves the queue {EFFECTS_QUEUE}: no call is made{waiting}.",
@@ -130,7 +133,12 @@ def _no_relay(leaving: LeavingFacts, living: Sequence[Process]) -> Iterator[Find
         return
     events = sum(one.free for one in leaving.outgoing)
     oldest = max((one.free_seconds for one in leaving.outgoing), default=0.0)
-    waiting = f"; {events} outgoing events wait, the oldest for {say_duration(oldest)}" if events else ""
+    waiting = (
+        f"; {counted(events, 'outgoing event waits', 'outgoing events wait')}, the oldest for"
+        f" {say_duration(oldest)}"
+        if events
+        else ""
+    )
     several = len(missing) > 1
     yield warning(
         f"No worker serves the queue{'s' if several else ''} {' and '.join(missing)}:"

@@ -7,6 +7,7 @@ from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 from sluice.runtime.place import Place
+from sluice.runtime.terminal_text import counted
 
 KEPT_DAYS = 7.0  # of a generation that is no longer live: enough time to decide about a swap back
 READABLE = (GenerationState.LIVE, GenerationState.STOPPED, GenerationState.RESUMING)
@@ -52,8 +53,9 @@ def feeding_problems(facts: Facts) -> Iterator[Finding]:
     for letters in facts.postgres.projection_letters:
         name = letters.projection
         yield warning(
-            f"Projection {name} failed for {letters.failed} events, and {letters.waiting} wait behind them;"
-            " the other effects of these events are applied.",
+            f"Projection {name} failed for {counted(letters.failed, 'event')}, and"
+            f" {counted(letters.waiting, 'waits', 'wait')} behind them; the other effects of these"
+            " events are applied.",
             f"See `sluice dlq ls --projection {name}`; correct the code, then run `sluice dlq redrive --all"
             f' --projection {name} --reason "…"`.',
         )
@@ -90,7 +92,7 @@ def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mappi
     if left:
         distance, nearest = min(left)
         place = f"{nearest.topic}:{nearest.partition}:{nearest.applied_offset + 1}"
-        where = f"it continues at {place}, {distance} offsets after the log's start"
+        where = f"it continues at {place}, {counted(distance, 'offset')} after the log's start"
         if distance < 0:
             lost = f"{nearest.topic}[{nearest.partition}] no longer holds the records that it lacks"
             return error(f"{name} is stopped, and {lost}: {reason}.", f"{rebuild}.")

@@ -6,6 +6,7 @@ from typing import Any
 from sluice.admin.doctor.facts import Finding, StuckQueue, warning
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.records import RetryKind
+from sluice.runtime.terminal_text import counted
 
 MOST_HOLDERS = 5  # findings about other sessions; one session may hold many rows
 _QUERY_CHARACTERS = 100
@@ -47,7 +48,7 @@ _ADVICE = {
 def _named(group: Sequence[RetryingEvent]) -> str:
     first = group[0]
     name = f"Dead letter {first.letter_id}" if first.key is None else f"Entity {first.entity}/{first.key}"
-    more = "" if len(group) == 1 else f" (and {len(group) - 1} others)"
+    more = "" if len(group) == 1 else f" (and {counted(len(group) - 1, 'other')})"
     return f"{name}{more} has waited for {say_duration(first.seconds)}"
 
 
@@ -90,7 +91,7 @@ def stuck_problems(stuck: Sequence[StuckQueue]) -> Iterator[Finding]:
     """Yields queues that have messages and commit no batch."""
     for one in stuck:
         problem = (
-            f"Queue {one.queue} has {one.messages} messages, and no batch of it was committed in"
+            f"Queue {one.queue} has {counted(one.messages, 'message')}, and no batch of it was committed in"
             f" {one.seconds:.0f} s"
         )
         blockers = [blocker._asdict() for blocker in one.blockers]

@@ -7,6 +7,7 @@ from sluice.admin.doctor.facts import Finding, PostgresFacts, error, warning
 from sluice.admin.doctor.rules_retrying import describe_holder, say_duration
 from sluice.db.admin.doctor_facts import ServerSettings
 from sluice.db.admin.server_facts import Horizon, Replication
+from sluice.runtime.terminal_text import plural
 
 OLD_FACTOR = 10
 """A transaction is old after so many times the patience: a report or a backup takes minutes."""
@@ -76,7 +77,11 @@ def count_needed(standby_names: str) -> int:
 def _horizons(horizons: Sequence[Horizon], patience_seconds: float) -> Iterator[Finding]:
     old = [one for one in horizons if _is_old(one, patience_seconds)]
     for one in old[:MOST_HORIZONS]:
-        since = f"{one.transactions} transactions" if one.seconds is None else say_duration(one.seconds)
+        since = (
+            f"{one.transactions} {plural(one.transactions or 0, 'transaction')}"
+            if one.seconds is None
+            else say_duration(one.seconds)
+        )
         yield warning(
             f"Vacuum has cleaned nothing that was deleted in the last {since}, because of {_describe(one)}.",
             f"{_advice(one)} {_CLEANING}",

@@ -11,6 +11,7 @@ from sluice.admin.doctor.facts import (
     warning,
 )
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.fold.topic_names import topic_name_flaw
 from sluice.tasks.retention import DAY_SECONDS, kept_seconds
 
@@ -59,7 +60,8 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
     for effect, calls in sorted(leaving.open_calls.items()):
         if effect not in declared.effects:
             yield warning(
-                f"Effect {effect} has {calls} calls that have not succeeded, and no module declares it.",
+                f"Effect {effect} has {counted(calls, 'call that has', 'calls that have')} not succeeded, and"
+                " no module declares it.",
                 "Add its module to SLUICE_HANDLERS: until then no worker makes them.",
             )
 
@@ -89,7 +91,8 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
         if letters:
             redrive = f'run `sluice dlq redrive --all --topic {topic} --reason "…"`, or drop them'
             yield warning(
-                f"Topic {topic} has {letters} dead letters without event id, of {events} such events so far.",
+                f"Topic {topic} has {counted(letters, 'dead letter')} without event id, of"
+                f" {counted(events, 'such event')} so far.",
                 f"Every event of it counts now: {redrive}."
                 if topic in declared.by_position
                 else "Have the producer set an id, and drop them. Or declare the topic with"
@@ -105,7 +108,8 @@ def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
         reason = (one.error.splitlines() or [""])[0]
         yield warning(
             f"Queue {one.queue} failed often at {one.topic}:{one.partition}:{one.offset}, and applies"
-            f" {one.batch_limit} events at a time; newest failure {one.seconds:.0f} s ago: {reason}.",
+            f" {counted(one.batch_limit, 'event')} at a time; newest failure {one.seconds:.0f} s ago:"
+            f" {reason}.",
             "Sluice retries by itself until the cause is removed: see docs/faults.md. Look for a full or slow"
             " server, and for locks of other applications.",
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from sluice.admin.doctor.facts import Facts, Finding, RedisFacts, SharingFacts, error, warning
 from sluice.admin.doctor.rules_retrying import stuck_problems
 from sluice.db.admin.doctor_facts import Registered
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.events.routing import queue_name
 
 MIB = 1024 * 1024
@@ -74,6 +75,6 @@ def idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Find
     queues = len(registered.queues.keys() & used_queues(registered))
     if sharing.workers > max(1, queues):
         yield warning(
-            f"{sharing.workers} workers share {queues} queues: some of them are idle.",
+            f"{sharing.workers} workers share {counted(queues, 'queue')}: some of them are idle.",
             'Stop some, or give an entity type more queues by `sluice reshard ENTITY N --reason "…"`.',
         )

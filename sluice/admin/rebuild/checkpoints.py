@@ -26,6 +26,7 @@ from sluice.db.projections.generation_lanes import FOLDED
 from sluice.db.projections.generations import ProjectionSnapshot, SyncedGeneration
 from sluice.db.records import GenerationState, LetterState
 from sluice.db.tables import generation_name
+from sluice.runtime.terminal_text import counted
 from sluice.tasks.apply.generation_feed import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
@@ -68,8 +69,9 @@ def take_late_letters(
     forgotten = [one for one in since if one.state is None]
     if forgotten:
         raise OperationRefused(
-            f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint}, and their"
-            " letters were deleted, so their outcome is not known. Use a newer checkpoint, or none"
+            f"{counted(len(forgotten), 'event was', 'events were')} dead or waiting at checkpoint"
+            f" {checkpoint.checkpoint}, and their letters were deleted, so their outcome is not known."
+            " Use a newer checkpoint, or none"
         )
     done = [one.letter_id for one in since if one.state == LetterState.DONE and one.letter_id is not None]
     letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
@@ -135,8 +137,9 @@ def _require_whole(session: Session, snapshot: ProjectionSnapshot, projection: s
     letters, _ = read_deaths(session, projection, number, 0)
     if letters:
         raise OperationRefused(
-            f"generation {number} of {projection} lacks {letters} events that failed in it or wait behind a"
-            f" failed event: `sluice dlq ls --projection {projection}` lists them; redrive or drop them first"
+            f"generation {number} of {projection} lacks {counted(letters, 'event')}, each failed or"
+            f" behind a failed one: `sluice dlq ls --projection {projection}` lists them; redrive or drop"
+            " them first"
         )
 
 

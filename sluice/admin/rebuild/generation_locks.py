@@ -14,6 +14,7 @@ from sluice.db.projections.generation_lag import end_rebuild, read_lane_states, 
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_lock_holders
 from sluice.db.records import GenerationState
+from sluice.runtime.terminal_text import counted, plural
 
 # Copies and comparisons of whole tables have no time limit.
 COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
@@ -109,7 +110,8 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
     if lanes:
         first = lanes[0]
         raise Behind(
-            f"{len(lanes)} lanes of generation {generation} are behind the live generation, the first is"
+            f"{counted(len(lanes), 'lane')} of generation {generation}"
+            f" {plural(len(lanes), 'is', 'are')} behind the live generation, the first is"
             f" {first.topic}[{first.partition}] in {first.queue}: {first.generation} of {first.live}"
         )
 

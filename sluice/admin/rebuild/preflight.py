@@ -9,6 +9,7 @@ from sluice.db.projections.generation_tables import TableFacts
 from sluice.db.tables import generation_name
 from sluice.kafka_io.log_range import LogRanges
 from sluice.runtime.place import Place
+from sluice.runtime.terminal_text import counted
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,13 @@ def swap_refusals(
         )
     elif differing and not approved:
         yield (
-            f"it differs in {differing} rows and is not approved: run `sluice rebuild approve"
+            f"it differs in {counted(differing, 'row')} and is not approved: run `sluice rebuild approve"
             f' {projection} --reason "…"`'
         )
     if deaths:
         yield (
-            f"{deaths} events that the live generation applied failed in it or wait behind a failed event:"
+            f"{counted(deaths, 'event')} of the live generation failed in it or had to wait"
+            " behind a failed event:"
             f" redrive or drop them (`sluice dlq ls --projection {projection} --generation {generation}`), or"
             " correct the code, with a new revision"
         )

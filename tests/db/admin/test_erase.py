@@ -219,7 +219,7 @@ def test_records_of_another_topic_id_are_judged_by_their_timestamps(bench: Bench
 def test_erase_is_refused_while_outgoing_events_or_calls_are_open(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     with pytest.raises(
-        OperationRefused, match=r"1 outgoing events of queue thing.0 are not sent, .* things-out"
+        OperationRefused, match=r"1 outgoing event of queue thing.0 is not sent, .* things-out"
     ):
         erase_key(bench)
     bench.look("DELETE FROM sluice.outbox_events")

@@ -101,7 +101,7 @@ def test_erase_is_refused_if_a_batch_adds_an_outgoing_event_while_log_ends_are_r
         bench.live(of(KEY, 1))
         return {TOPIC: (TOPIC_ID, {0: 2})}
 
-    with pytest.raises(OperationRefused, match=r"1 outgoing events of queue thing\.0 are not sent"):
+    with pytest.raises(OperationRefused, match=r"1 outgoing event of queue thing\.0 is not sent"):
         erase(bench.looking, bench.registry, read_ends, "thing", KEY, DECISION, patience_seconds=0.0)
     assert bench.amounts() == {KEY: 1}
 
@@ -112,7 +112,7 @@ def test_erase_is_refused_for_an_outgoing_event_of_another_shard(bench: Bench) -
     bench.live(of(KEY, 1))
     bench.look("INSERT INTO sluice.queues (queue, entity) VALUES ('thing.1', 'thing')")
     bench.look("UPDATE sluice.outbox_events SET queue = 'thing.1'")
-    with pytest.raises(OperationRefused, match=r"1 outgoing events of queue thing\.1 are not sent"):
+    with pytest.raises(OperationRefused, match=r"1 outgoing event of queue thing\.1 is not sent"):
         erase_key(bench)
 
 

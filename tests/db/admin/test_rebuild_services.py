@@ -54,7 +54,7 @@ def test_a_swap_requires_a_report_and_its_approval(fixed: Bench) -> None:
     with pytest.raises(OperationRefused, match="never compared"):
         plan(fixed)
     compared(fixed, 2)
-    with pytest.raises(OperationRefused, match="differs in 1 rows"):
+    with pytest.raises(OperationRefused, match="differs in 1 row"):
         plan(fixed)
     found = report.require_report(fixed.session, fixed.generation(2))
     report.approve(fixed.session, found, DECISION)

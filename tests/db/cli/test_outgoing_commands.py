@@ -97,7 +97,7 @@ def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
     assert run(*drop_all, "--topic", "out", "--dry-run") == "2 refused events would be dropped\n"
     assert "2 refused events will never be sent" in run(*drop_all, "--topic", "out", exit_code=2)
     assert run(*drop_all, "--topic", "out", "--yes") == "2 refused events are dropped\n"
-    assert run(*drop_all, "--yes") == "1 refused events are dropped\n"
+    assert run(*drop_all, "--yes") == "1 refused event is dropped\n"
     assert [row[0] for row in rows(session, "SELECT id FROM sluice.outbox_events ORDER BY id")] == [1, 6]
     for wrong in (
         (),

@@ -79,7 +79,7 @@ def test_resharding_prints_the_next_steps(session: Session, run: Run) -> None:
 def test_a_reshard_that_times_out_resumes_the_topics(session: Session, run: Run) -> None:
     _read_order(session, 7)
     refused = run("reshard", "order", "4", "--yes", "--patience", "0", exit_code=2)
-    assert "1 lanes have records in flight: nothing was changed" in refused
+    assert "1 lane has records in flight: nothing was changed" in refused
     assert "every queue has a worker" in refused
     assert read_paused_topics(session) == {}
     document = json.loads(run("reshard", "order", "4", "--dry-run", "--json"))

@@ -104,7 +104,7 @@ def test_a_rebuild_is_refused_if_a_letter_of_the_checkpoint_was_deleted(bench: B
     move_watermark(bench)
     kept = bench.checkpoint("monday")
     bench.looking.command("DELETE FROM sluice.dead_letters")
-    with pytest.raises(OperationRefused, match="1 events were dead or waiting at checkpoint monday"):
+    with pytest.raises(OperationRefused, match="1 event was dead or waiting at checkpoint monday"):
         fixed.begin(checkpoint=kept)
     assert bench.states() == {1: "live"}
 

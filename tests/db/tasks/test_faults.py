@@ -285,7 +285,7 @@ def test_a_suppressed_write_of_a_single_event_halts_the_queue(bench: Bench) -> N
     bench.look(trigger(NULL_FOR_BAD))
     assert bench.apply(slice_of([thing_set(0, "bad", 1)])) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
-    assert "things: Postgres wrote 0 of 1 rows" in reason
+    assert "things: Postgres wrote 0 of 1 row" in reason
     assert "trigger" in reason
     # If another event writes the table in the same batch, the fault is the event's.
     assert bench.apply(slice_of([thing_set(0, "bad", 1), thing_set(1, "a", 1)])) is not None

@@ -93,7 +93,7 @@ def test_each_flawed_record_is_a_dead_letter_and_other_records_are_applied(bench
         {"unreadable_headers": 2},
         2,
         "thing.set",
-        "2 of its headers have names that are not UTF-8",
+        "2 headers have names that are not UTF-8",
     )
     assert bench.look("SELECT headers FROM sluice.dead_letters WHERE id = 2") == [([["a", "31"]],)]
     assert bench.look("SELECT key FROM sluice.parked_entities ORDER BY key") == [("k",), ("unreadable",)]
@@ -179,7 +179,7 @@ def test_a_letter_without_an_entity_is_redriven_from_kafka(
 def test_a_record_with_unreadable_headers_stays_a_dead_letter(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([thing_set(0)._replace(flaw=Flaw(1))]))
     blocked = redriver.redrive_once("thing", "k").blocked_by
-    assert blocked == "things:0:0 HeadersUnreadable: 1 of its headers have names that are not UTF-8"
+    assert blocked == "things:0:0 HeadersUnreadable: 1 header has a name that is not UTF-8"
 
 
 def test_older_code_does_not_redrive_a_letter_of_a_newer_format(

@@ -36,9 +36,7 @@ def test_an_event_that_postgres_refuses_is_a_letter_of_the_generation(bench: Ben
     assert bench.look(DEATHS) == [(1, number, "CheckViolation"), (2, number, "Waiting")]
     assert bench.rows(number) == {"a": (1_000, 1), "b": (7_000, 1)}
     assert bench.rows() == {"a": (6, 3), "b": (7, 1)}
-    with pytest.raises(
-        OperationRefused, match="2 events that the live generation applied failed in it or wait"
-    ):
+    with pytest.raises(OperationRefused, match="2 events of the live generation failed in it or had to wait"):
         generation_changes.plan_swap(fixed.session, fixed.registry, "totals", number, back=False)
 
 

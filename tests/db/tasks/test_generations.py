@@ -71,7 +71,7 @@ def test_old_code_never_writes_the_new_generation(bench: Bench, opened: Any) -> 
         thing_set(2, "a", 3)
     )  # a worker of the new deployment: the generation lags and does not change
     assert (bench.rows(1), bench.rows(number)) == ({"a": (30, 3)}, {"a": (10, 1)})
-    with pytest.raises(Behind, match="1 lanes of generation 2 are behind the live generation"):
+    with pytest.raises(Behind, match="1 lane of generation 2 is behind the live generation"):
         fixed.swap(number)
     assert not bench.rebuild(number), "the old deployment's rebuild worker does not write it"
     assert bench.rows(number) == {"a": (10, 1)}

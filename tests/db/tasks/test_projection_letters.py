@@ -241,7 +241,7 @@ def test_the_letters_of_a_dropped_generation_are_deleted(bench: Bench) -> None:
 
 def test_a_checkpoint_is_refused_while_the_generation_lacks_events(bench: Bench) -> None:
     bench.live(*stream())
-    with pytest.raises(OperationRefused, match="lacks 2 events that failed in it or wait"):
+    with pytest.raises(OperationRefused, match="lacks 2 events, each failed or behind a failed one"):
         bench.checkpoint("monday")
     assert bench.drop_letter("a")
     assert bench.redrive_letters("a") is None

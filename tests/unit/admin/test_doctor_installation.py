@@ -38,7 +38,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "a member of another name": (
         facts(BRIDGE, members=[f"{GROUP}-bridge-0", "shop-0a1b2c3dx"]),
         Severity.ERROR,
-        "has 1 foreign members: shop-0a1b2c3dx",
+        "has 1 foreign member: shop-0a1b2c3dx",
     ),
     "a member without a static name": (
         facts(BRIDGE, members=[None, f"{GROUP}-bridge-0"]),
@@ -48,7 +48,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "more members than bridges": (
         facts(BRIDGE, members=[f"{GROUP}-bridge-0", f"{GROUP}-bridge-1"]),
         Severity.WARNING,
-        "has 2 members with names of this installation, but 1 bridges",
+        "has 2 members with names of this installation, but 1 bridge of",
     ),
     "other shards": (
         facts(BRIDGE, OTHER._replace(entities={"order": 4})),

@@ -122,7 +122,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
             ]
         ),
         WARNING,
-        "did not succeed: 5 behind k-1 (and 1 others), which is failed; effect notify of order/o-1.",
+        "did not succeed: 5 behind k-1 (and 1 other), which is failed; effect notify of order/o-1.",
         '`sluice effects retry k-1 --reason "…"`',
     ),
     "an event that kills its worker": (

@@ -130,9 +130,9 @@ def test_accept_of_a_re_created_topic_names_no_number_of_lost_records() -> None:
     [
         (Unsettled(0, 0, 0, 0), True, "everything is settled", ""),
         (Unsettled(2, 0, 0, 0), False, "2 lanes have records in flight", "every queue has a worker"),
-        (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 of its queues are halted"),
+        (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 of its queues is halted"),
         (Unsettled(0, 3, 0, 0), False, "3 outgoing events wait", "relay,maintenance"),
-        (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing events are refused"),
+        (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing event is refused"),
     ],
 )
 def test_unsettled_work_is_named_with_advice(found: Unsettled, settled: bool, text: str, hint: str) -> None:

@@ -35,13 +35,13 @@ def key_of(queue: str) -> bytes:
     ("log", "counted", "from_the_end", "verdict", "message"),
     [
         (LogFacts(0, 5), 5, False, Verdict.EQUAL, ""),
-        (LogFacts(0, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
+        (LogFacts(0, 5), 4, False, Verdict.MISMATCH, "1 record in the log has no outcome"),
         (LogFacts(0, 5), 6, False, Verdict.MISMATCH, "1 more outcomes than records"),
         (LogFacts(7, 5), 12, False, Verdict.UNCOUNTABLE, "records below 7 are deleted"),
         # Each record that is still in the log must have been counted.
-        (LogFacts(7, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
+        (LogFacts(7, 5), 4, False, Verdict.MISMATCH, "1 record in the log has no outcome"),
         (LogFacts(0, 5, compacted=True), 9, False, Verdict.UNCOUNTABLE, "the topic is compacted"),
-        (LogFacts(0, 5, compacted=True), 4, False, Verdict.MISMATCH, "1 records"),
+        (LogFacts(0, 5, compacted=True), 4, False, Verdict.MISMATCH, "1 record"),
         (LogFacts(0, 5), 4, True, Verdict.UNCOUNTABLE, "began at the topic's end"),
         (LogFacts(0, 5), 6, True, Verdict.MISMATCH, "1 more outcomes than records"),
         (None, 6, False, Verdict.UNCOUNTABLE, "Kafka has no such partition"),

@@ -141,7 +141,7 @@ def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
         (None, None, False, 0, "never compared"),
         (5, 1, False, 0, "differs in 5 rows and is not approved: run `sluice rebuild approve sums --reason"),
         (0, 2, True, 0, "compared with generation 2, but 1 is live"),
-        (0, 1, False, 3, "3 events that the live generation applied failed in it or wait behind"),
+        (0, 1, False, 3, "3 events of the live generation failed in it or had to wait"),
     ],
 )
 def test_a_swap_is_refused_without_a_valid_comparison_or_with_failed_events(

@@ -82,7 +82,7 @@ def test_a_suppressed_write_is_its_events_fault_if_another_event_wrote_the_table
     refused = WriteSuppressed("orders", 0, 1)
     done.suppressed = [(refused, DeploymentBroken(str(refused)))]
     done.written_tables = {"lines"}
-    with pytest.raises(DeploymentBroken, match=r"orders: Postgres wrote 0 of 1 rows.*trigger.*row-level"):
+    with pytest.raises(DeploymentBroken, match=r"orders: Postgres wrote 0 of 1 row.*trigger.*row-level"):
         done.check()
     done.written_tables |= {"orders"}
     done.check()

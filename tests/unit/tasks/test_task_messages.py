@@ -110,4 +110,4 @@ def test_any_other_bytes_are_refused(content: bytes) -> None:
 
 def test_a_batch_is_described_without_its_records() -> None:
     piece = Slice("topic", "id", 0, 1, -1, [Record(5, 0, b"secret", b"secret", [])])
-    assert describe(TaskCall(names.APPLY_TASK, ("order.0", [piece]))) == "(order.0, 1 records of 1 lanes)"
+    assert describe(TaskCall(names.APPLY_TASK, ("order.0", [piece]))) == "(order.0, 1 record of 1 lane)"
