@@ -100,7 +100,7 @@ def retry_calls(
     fitting = []
     for call in calls:
         if call.state not in RETRIED_FROM:
-            yield _left(call, f"only calls in these states can be retried: {', '.join(RETRIED_FROM)}")
+            yield _left(call, f"only {' and '.join(RETRIED_FROM)} calls can be retried")
         elif call.effect not in effects:
             yield _left(call, f"no module of SLUICE_HANDLERS declares effect {call.effect}")
         else:

@@ -28,6 +28,7 @@ ALLOWED = {
     "{state.value} letters",  # a state
     "{entity} write rows",
     "{name} keeps records",
+    "{' and '.join(RETRIED_FROM)} calls",
 }
 
 
