@@ -7,7 +7,7 @@ from sluice.admin.doctor.facts import Finding, PostgresFacts, error, warning
 from sluice.admin.doctor.rules_retrying import describe_holder, say_duration
 from sluice.db.admin.doctor_facts import ServerSettings
 from sluice.db.admin.server_facts import Horizon, Replication
-from sluice.runtime.terminal_text import plural
+from sluice.runtime.terminal_text import counted, plural
 
 OLD_FACTOR = 10
 """A transaction is old after so many times the patience: a report or a backup takes minutes."""
@@ -50,7 +50,8 @@ def _standby(replication: Replication, server: ServerSettings, patience_seconds:
     needed = count_needed(replication.standby_names)
     waiting = ""
     if replication.waiting:
-        waiting = f"; {replication.waiting} wait now, the oldest for {say_duration(replication.seconds)}"
+        commits = counted(replication.waiting, "waits", "wait")
+        waiting = f"; {commits} now, the oldest for {say_duration(replication.seconds)}"
     if needed > replication.connected and server.synchronous_commit not in _NO_STANDBY_COMMIT:
         yield error(
             "Commits wait for a synchronous standby that is not connected: synchronous_standby_names"
