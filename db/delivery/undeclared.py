@@ -49,8 +49,8 @@ class Undeclared(NamedTuple):
                 " code of the bridges."
             )
         return (
-            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle each of its calls with"
-            ' `sluice effects settle KEY --as failed --reason "…"`.'
+            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle each of its calls"
+            ' with `sluice effects settle KEY --as failed --reason "…"`.'
         )
 
 

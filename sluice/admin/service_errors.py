@@ -32,7 +32,7 @@ def _start_advice(reason: str) -> str:
     """Returns how to start the server if it should run on this machine and does not."""
     is_local = any(name in reason for name in ("127.0.0.1", "localhost", "[::1]"))
     is_away = any(text in reason for text in ("Connection refused", "Unable to bootstrap"))
-    advice = '; start it, or run: eval "$(sluice stack up)" (in a project of `sluice new`: make dev)'
+    advice = '; start it, or run: eval "$(sluice stack up)" (in a project of `sluice new DIR`: make dev)'
     return advice if is_local and is_away else ""
 
 

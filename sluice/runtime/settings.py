@@ -21,7 +21,7 @@ PREFIX = "SLUICE_"
 MAX_SOURCE_CHARACTERS = 255
 
 MISSING_HINT = (
-    'Set what is missing, or run: eval "$(sluice stack up)" (in a project of `sluice new`: make shell)'
+    'Set what is missing, or run: eval "$(sluice stack up)" (in a project of `sluice new DIR`: make shell)'
 )
 
 Kind = TypeVar("Kind", bound=BaseModel)

@@ -169,9 +169,7 @@ class Retrier:
         name, text = type(error).__name__, printable(str(error))[:MAX_ERROR_CHARACTERS]
         if failures >= self._limits.max_failures:
             times = counted(failures, "time")
-            why = (
-                f"timed out {times} while other events of its queue were applied; last error: {text}"
-            )
+            why = f"timed out {times} while other events of its queue were applied; last error: {text}"
             self._bury(queue, retry, EventFault(name, why[:MAX_ERROR_CHARACTERS]), done)
             return
         attempts = retry.attempts + 1

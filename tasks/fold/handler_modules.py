@@ -21,7 +21,8 @@ def import_modules(names: str) -> list[ModuleType]:
     if not modules:
         raise HandlersRefused(
             "SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as in"
-            " SLUICE_HANDLERS=myapp.handlers (a project of `sluice new` sets it: run make dev or make shell)"
+            " SLUICE_HANDLERS=myapp.handlers (a project of `sluice new DIR` sets it: run make dev or make"
+            " shell)"
         )
     return modules
 

@@ -156,8 +156,8 @@ class Relay:
         outbox.insert_refusals(self._session, page.refused)
         for row, error in page.refused:
             log.error(
-                'record refused permanently; its key is held until `sluice outbox retry QUEUE ID --reason "…"`'
-                ' or `sluice outbox drop QUEUE ID --reason "…"`',
+                "record refused permanently; its key is held until `sluice outbox retry QUEUE ID --reason"
+                ' "…"` or `sluice outbox drop QUEUE ID --reason "…"`',
                 queue=row.queue,
                 id=row.id,
                 topic=row.topic,

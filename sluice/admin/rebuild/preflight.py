@@ -77,7 +77,7 @@ def source_refusals(
     for topic in sorted(set(known) - set(declared)):
         yield (
             f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it (in"
-            " development you can begin with an empty database instead: sluice stack down --wipe)"
+            " development you can begin with an empty database instead: `sluice stack down --wipe`)"
         )
     gone = sorted({source.topic for source in sources if source.log_start is None})
     for topic in gone:

@@ -59,7 +59,7 @@ def test_a_missing_setting_ends_the_command_with_advice(
     assert (result.exit_code, result.output) == (
         2,
         "sluice: SLUICE_REDIS_URL: required, but not set. Set what is missing, or run: eval"
-        ' "$(sluice stack up)" (in a project of `sluice new`: make shell)\n',
+        ' "$(sluice stack up)" (in a project of `sluice new DIR`: make shell)\n',
     )
 
 

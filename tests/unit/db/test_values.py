@@ -147,8 +147,3 @@ def test_arrays_quote_texts_that_postgres_would_misread() -> None:
     )
     assert bare_array([1, -2]) == "{1,-2}"
     assert text_array([]) == bare_array([]) == "{}"
-
-
-def test_a_time_without_offset_is_refused_with_an_example() -> None:
-    with pytest.raises(ValueRefused, match=r"the time .*T10:00:00 has no offset, as in .*T10:00:00Z$"):
-        coercer(types.DateTime(timezone=True))(datetime(2026, 11, 29, 10))  # noqa: DTZ001

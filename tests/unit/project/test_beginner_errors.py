@@ -157,12 +157,13 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
         lambda: printed("status"),
         "sluice: SLUICE_DATABASE_URL: required, but not set; SLUICE_REDIS_URL: required, but not set;"
         " SLUICE_KAFKA_BOOTSTRAP_SERVERS: required, but not set. Set what is missing, or run: eval"
-        ' "$(sluice stack up)" (in a project of `sluice new`: make shell)',
+        ' "$(sluice stack up)" (in a project of `sluice new DIR`: make shell)',
     ),
     "no handlers": (
         lambda: printed("init", **SERVERS),
         "sluice: SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as"
-        " in SLUICE_HANDLERS=myapp.handlers (a project of `sluice new` sets it: run make dev or make shell)",
+        " in SLUICE_HANDLERS=myapp.handlers (a project of `sluice new DIR` sets it: run make dev or make"
+        " shell)",
     ),
     "a missing module": (
         lambda: printed("init", **SERVERS, SLUICE_HANDLERS="myapp.handler"),
@@ -184,7 +185,7 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     "the local servers do not run": (
         lambda: printed("workers", **SERVERS),
         "sluice: Postgres (SLUICE_DATABASE_URL): cannot connect to 127.0.0.1:1 (database app, user app):"
-        ' Connection refused; start it, or run: eval "$(sluice stack up)" (in a project of `sluice new`:'
+        ' Connection refused; start it, or run: eval "$(sluice stack up)" (in a project of `sluice new DIR`:'
         " make dev)",
     ),
     "a port of metrics in use": (
