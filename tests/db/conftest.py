@@ -9,7 +9,7 @@ from sluice.db.connection import Session
 
 @pytest.fixture
 def make_session(database_url: str) -> Iterator[Callable[[], Session]]:
-    """Returns a function that opens sessions, as other processes would; closes all sessions at the end."""
+    """Yields a function that opens sessions, as other processes would. Closes all sessions at the end."""
     made: list[Session] = []
 
     def make() -> Session:
@@ -23,5 +23,5 @@ def make_session(database_url: str) -> Iterator[Callable[[], Session]]:
 
 @pytest.fixture
 def session(make_session: Callable[[], Session]) -> Session:
-    """A session for the queries of the test, or for a test that needs only one session."""
+    """Returns a session for the queries of the test, or for a test that needs only one session."""
     return make_session()

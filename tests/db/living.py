@@ -1,4 +1,4 @@
-"""Rows of table `processes`, as running processes would write them."""
+"""Functions that write rows of table `processes`, as running processes would."""
 
 from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid4

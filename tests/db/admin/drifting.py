@@ -33,7 +33,7 @@ SET_UP = f"""
 
 @pytest.fixture(scope="module")
 def session(shared_stack: Stack) -> Iterator[Session]:
-    """A session on one database for all cases; each case has its own table."""
+    """Returns one session for all cases. Each case has its own table."""
     shared_stack.start("postgres")
     with stacks.database(shared_stack) as url:
         opened = Session(url, application_name="test drift")
@@ -54,7 +54,7 @@ def lacking(session: Session, table: Table) -> list[Finding]:
 
 
 def follow(session: Session, advice: str) -> None:
-    """Runs the statements that a finding advises."""
+    """Runs the SQL statements in the advice of a finding."""
     statements, *_ = re.findall("`([^`]*)`", advice)
     session.command(statements)
 

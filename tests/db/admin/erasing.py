@@ -38,20 +38,20 @@ sums = entity_table(
 
 @handles("thing.set")
 def mail(event: Event[Thing]) -> Iterator[Effect]:
-    """Yields a call that is made only one time, and a row with another key than the event."""
+    """Yields a call that is made only one time, and a row whose key is not the key of the event."""
     yield Call("notify", once=f"mail:{event.key}", args={"to": event.key})
     yield Increment(sums, "all", {"n": 1})
 
 
 @handles("mood.set")
 def set_mood(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Yields a row that can be deleted."""
+    """Yields a row that `drop_mood` can delete."""
     yield Upsert(moods, event.key, {"said": f"{event.key} said {event.id}"})
 
 
 @handles("mood.gone")
 def drop_mood(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Yields the deletion of that row."""
+    """Yields the deletion of the row that `set_mood` wrote."""
     yield Delete(moods, event.key)
 
 
@@ -70,7 +70,7 @@ def registry(revision: int = 1, *, mended: bool = False) -> Registry:
 
 
 def erase_key(bench: Bench, key: str = KEY, *, until: int | None = None, **more: Any) -> Erased:
-    """Erases a thing; the Kafka log ends after the last record, or at `until`."""
+    """Erases a thing. The Kafka log ends at offset `until`; the default is the end of the bench's log."""
     end = until if until is not None else max((record.offset for record in bench.log), default=-1) + 1
 
     def read_ends(topics: Sequence[str]) -> LogEnds:
@@ -81,7 +81,7 @@ def erase_key(bench: Bench, key: str = KEY, *, until: int | None = None, **more:
 
 
 def sent(bench: Bench) -> None:
-    """Stores the state after the relay and the effects worker have run."""
+    """Changes the database as a run of the relay and of the effects worker would."""
     bench.look("DELETE FROM sluice.outbox_events")
     bench.look(
         "UPDATE sluice.executed_side_effects SET state = 'succeeded', settled_at = now(),"
@@ -106,7 +106,7 @@ def mentions(bench: Bench, key: str = KEY) -> list[str]:
 
 
 def of(key: str, offset: int, **more: Any) -> Record:
-    """Returns a `thing.set` record of a key; the offset determines its event id and amount."""
+    """Returns a `thing.set` record of a key. Its event id and amount follow from the offset."""
     return made(offset, "thing.set", key, event_id=f"{key}:{offset}", amount=offset, **more)
 
 

@@ -1,4 +1,4 @@
-"""Functions that insert outgoing events, refusals and calls for tests."""
+"""Functions that insert outgoing events, calls, and the errors of events that Kafka refused."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def insert_event(
     payload: bytes = b"{}",
     refused: str | None = None,
 ) -> None:
-    """Inserts an outgoing event and, if `refused` is given, its refusal with this error."""
+    """Inserts an outgoing event. With `refused`, also stores that Kafka refused the event with this error."""
     with session.connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)"

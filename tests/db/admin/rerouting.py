@@ -1,4 +1,4 @@
-"""A topic to accept, an entity type to reshard, and a batch that holds a queue at the same time."""
+"""Topics to accept, an entity type to reshard, and a batch that locks a queue meanwhile."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ OTHER = "other-things"
 
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
-    """A bench with two topics of entity type `thing` and one topic of another entity type."""
+    """Yields a bench with two topics of entity type `thing` and one topic of another entity type."""
     create_tables(database_url)
     topics = {TOPIC: replace(registry().topics[TOPIC], ignores=("thing.viewed",))}
     bench = Bench(database_url, replace(registry(), topics=topics))
@@ -45,7 +45,7 @@ def lanes(bench: Bench, epoch: int) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def during_batch(bench: Bench, database_url: str, work: str, action: Callable[[], object]) -> Iterator[None]:
-    """Starts `action` while a batch holds the queue; then the batch runs the SQL `work` and commits."""
+    """Starts `action` while a batch has locked the queue. The batch then runs the SQL `work` and commits."""
     holder = Session(database_url, application_name="a batch")
     holder.command("BEGIN; SELECT FROM sluice.queues WHERE queue = 'thing.0' FOR UPDATE")
     waiting = threading.Thread(target=action)

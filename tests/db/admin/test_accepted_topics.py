@@ -1,4 +1,4 @@
-"""Accepted topics for which a rebuild is refused, on a real Postgres."""
+"""Topics that `sluice accept` has changed, and for which a rebuild is refused, on a real Postgres."""
 
 from dataclasses import replace
 
@@ -84,7 +84,7 @@ def test_events_after_the_accept_cause_no_refusal(bench: Bench, session: Session
 
 
 @pytest.mark.parametrize(("watermark", "left"), [(0, [(0, 0, 9)]), (8, [(0, 8, 9)]), (9, []), (20, [])])
-def test_offsets_left_to_read_end_at_the_log_end_of_the_accept(
+def test_the_offsets_left_to_read_end_where_the_log_ended_at_the_accept(
     bench: Bench, session: Session, watermark: int, left: list[tuple[int, int, int]]
 ) -> None:
     accept(session, TOPIC_ID, 9)

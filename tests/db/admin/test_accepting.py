@@ -1,4 +1,4 @@
-"""Accepting a topic on a real Postgres: the topic restarts under all queue locks, other topics continue."""
+"""Accepting a topic on a real Postgres. Only this topic restarts, and all its queues are locked meanwhile."""
 
 import json
 from typing import Any
@@ -105,13 +105,13 @@ def test_reading_every_outcome_again_changes_only_the_counts_of_repeats(
     accept(session)
     bench.apply(slice_of(records, epoch=2))
     assert everything(bench) == before
-    # A repeat has no row, so the worker cannot recognise it as the same record.
+    # The database has no row for a repeat, so the worker counts each new reading of the repeat.
     counted = bench.look(f"SELECT * FROM sluice.lane_progress WHERE epoch = 2 AND topic = '{TOPIC}'")
     assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0)]
 
 
 def claim_another_topic_continues(bench: Bench, session: Session) -> None:
-    """Asserts that events of another topic are not applied again."""
+    """Asserts that accepting one topic does not apply the events of another topic again."""
     bench.apply(slice_of([thing_set(0), thing_set(1, event_id="e0", version=0)]))
     before = bench.outcomes()
     old = read_topic_routing(session, OTHER)
@@ -127,7 +127,7 @@ def test_another_topic_of_the_entity_type_continues_at_its_offset(bench: Bench, 
     claim_another_topic_continues(bench, session)
 
 
-def test_lanes_of_other_topics_must_be_carried_over(
+def test_a_mutant_that_carries_no_lanes_over_is_caught(
     bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accept_module, "carry_lanes", lambda *_, **__: 0)
@@ -151,7 +151,7 @@ def test_the_second_of_two_accepts_is_refused(bench: Bench, session: Session) ->
 
 
 def everything(bench: Bench) -> list[list[tuple[Any, ...]]]:
-    """Returns all rows that a batch may write, except progress."""
+    """Returns all rows that a batch may write, except the rows of its progress."""
     names = ("dead_letters", "processed_events", "outbox_events", "executed_side_effects", "parked_entities")
     tables = ["public.things", *(f"sluice.{name}" for name in names)]
     return [bench.look(f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables]

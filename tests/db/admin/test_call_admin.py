@@ -93,7 +93,7 @@ def test_a_retry_of_a_call_that_just_succeeded_changes_nothing(session: Session)
     assert (require_call(session, "a").response, audits(session)) == ({"id": 1}, [])
 
 
-def test_a_retry_waits_for_an_answer_being_stored_and_skips_its_call(
+def test_a_retry_waits_while_a_worker_stores_an_answer_and_skips_the_answered_call(
     session: Session, make_session: Callable[[], Session]
 ) -> None:
     insert_call(session, "a", "uncertain", attempt=1)
@@ -124,7 +124,7 @@ def test_settling_keeps_a_success_stored_after_the_call_was_read(session: Sessio
     assert (state(session, "a"), audits(session)) == ("succeeded", [])
 
 
-def test_a_finding_about_one_attempt_does_not_change_the_next_attempt(session: Session) -> None:
+def test_a_decision_about_one_attempt_does_not_change_the_next_attempt(session: Session) -> None:
     insert_call(session, "a", "uncertain", attempt=1)
     call = require_call(session, "a")
     release_calls(session, [call])
@@ -193,7 +193,7 @@ def test_the_result_of_the_reconcile_function_is_stored(
     assert len(audits(session)) == (after != "uncertain")
 
 
-def test_a_call_found_at_the_provider_is_not_repeated_even_if_it_was_released(
+def test_a_call_that_reconcile_finds_is_not_repeated_even_if_it_was_released(
     session: Session,
 ) -> None:
     insert_call(session, "a", "uncertain", attempt=1)

@@ -63,7 +63,7 @@ def test_all_calls_are_read_page_by_page(session: Session, monkeypatch: pytest.M
 @pytest.mark.parametrize("holding", [[], ["notify"]])
 @pytest.mark.parametrize("earlier", ["pending", "running", "succeeded", "failed", "uncertain"])
 @pytest.mark.parametrize("later", ["pending", "running", "failed"])
-def test_listed_earlier_calls_are_the_calls_that_the_worker_waits_for(
+def test_the_list_names_the_earlier_calls_that_the_worker_waits_for(
     session: Session, earlier: str, later: str, holding: list[str]
 ) -> None:
     insert_call(session, "earlier", earlier)
@@ -80,7 +80,7 @@ def test_listed_earlier_calls_are_the_calls_that_the_worker_waits_for(
     assert {key for key, _ in found} <= {"earlier", "later"}
 
 
-def test_a_call_conflict_is_listed_with_the_args_of_the_made_call(session: Session) -> None:
+def test_a_call_conflict_is_listed_with_the_args_of_the_first_call(session: Session) -> None:
     insert_call(session, "a", "succeeded")
     session.command(
         "INSERT INTO sluice.call_conflicts (effect_key, identity, args)"

@@ -33,7 +33,7 @@ __all__ = ["session"]
 
 
 class Case(NamedTuple):
-    """A column, a declared `value`, and what it `becomes`: the stored text or the code of an error."""
+    """A column and a declared `value`. Postgres stores it as the text `becomes`, or raises that error."""
 
     declared: TypeEngine[Any]
     stored: str
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 TOO_LONG, OUT_OF_RANGE, NOT_OF_TYPE, IS_NULL, IS_GENERATED = "22001", "22003", "22P02", "23502", "428C9"
 AB = Enum("a", "b", name="letters")
 CASES = {
-    # The stored type is narrower: Postgres changes or refuses a value.
+    # The stored type is narrower, so Postgres changes or refuses some values.
     "scale": Case(
         Numeric(12, 4), "numeric(12, 2)", ERROR, "1.2345 would be stored as 1.23", "1.2345", "1.23"
     ),
@@ -99,7 +99,7 @@ CASES = {
     "date for a time": Case(
         DateTime(timezone=True), "date", ERROR, "stored as 2026-01-31", "'2026-01-31 12:30Z'", "2026-01-31"
     ),
-    # The stored type is of another family.
+    # The stored type is of another kind.
     "padded text": Case(String(5), "char(5)", ERROR, "padded with spaces"),
     "float for decimal": Case(Numeric(12, 2), "double precision", ERROR, "binary fraction"),
     "integer for decimal": Case(Numeric(12, 2), "bigint", ERROR, "1.5 would be stored as 2"),
@@ -117,7 +117,7 @@ CASES = {
     "an array": Case(Integer(), "integer[]", ERROR, "come back as other values"),
     "an Enum for text": Case(String(), "public.letters", ERROR, "come back as other values"),
     "integer for an Enum": Case(AB, "integer", ERROR, "come back as other values"),
-    # Postgres fills the column.
+    # Postgres computes the value of the column.
     "computed": Case(
         Integer(),
         "integer GENERATED ALWAYS AS (1) STORED",
@@ -135,7 +135,7 @@ CASES = {
         IS_GENERATED,
         nullable=False,
     ),
-    # The stored type is wider.
+    # The stored type is wider, so every value fits.
     "more decimal places": Case(Numeric(12, 2), "numeric(14, 4)", WARNING, "more than is declared"),
     "any decimal places": Case(Numeric(12, 2), "numeric", WARNING, "more than is declared"),
     "more characters": Case(String(10), "varchar(20)", WARNING, "more than is declared"),
@@ -144,7 +144,7 @@ CASES = {
     "more values": Case(AB, "public.more_letters", WARNING, "more than is declared"),
     "text for an Enum": Case(AB, "text", WARNING, "more than is declared"),
     "nullable": Case(Integer(), "integer", WARNING, "other programs may leave it empty", nullable=False),
-    # The stored type is equal.
+    # The stored type is equal to the declared type.
     "numeric": Case(Numeric(12, 4), "numeric(12, 4)", None),
     "any numeric": Case(Numeric(), "numeric", None),
     "a domain": Case(Numeric(12, 4), "public.exact_amount", None),

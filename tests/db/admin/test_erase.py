@@ -1,4 +1,4 @@
-"""`sluice erase`: which rows it deletes, what it refuses, and that older records restore nothing."""
+"""`sluice erase` deletes the rows of an entity. Older records of the entity then restore no row."""
 
 from typing import Any
 
@@ -111,7 +111,7 @@ def test_dead_letters_are_dropped_and_the_entity_is_unparked(bench: Bench) -> No
     assert bench.amounts()[KEY] == 4
 
 
-def test_dead_letters_of_projections_are_emptied_and_hold_back_no_event(bench: Bench) -> None:
+def test_dead_letters_of_projections_lose_their_contents_and_hold_back_no_event(bench: Bench) -> None:
     too_large = made(0, "thing.set", KEY, event_id=f"{KEY}:0", amount=2_000_000)
     bench.live(too_large)
     bench.live(of(KEY, 1), of("bob", 2))
@@ -125,7 +125,7 @@ def test_dead_letters_of_projections_are_emptied_and_hold_back_no_event(bench: B
 
 
 def test_a_stopped_generation_keeps_its_offset(bench: Bench) -> None:
-    """A lane without a row has received all events, so a rebuild must not read it from its beginning."""
+    """If the offset were deleted, a rebuild would read the lane from its beginning."""
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     bench.look("UPDATE sluice.generations SET state = 'stopped', stopped_at = now()")
@@ -179,7 +179,7 @@ def test_a_generation_from_an_earlier_checkpoint_does_not_restore_an_erased_enti
 
 @pytest.mark.parametrize("repeat_milliseconds", [0, 4_000_000_000_000], ids=["copied", "sent again"])
 def test_a_recreated_topic_does_not_restore_an_erased_entity(bench: Bench, repeat_milliseconds: int) -> None:
-    """The records were copied with their timestamps, or their producer sent them again."""
+    """Either a copy kept the timestamps of the records, or the producer sent the records again."""
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     erase_key(bench)
@@ -203,7 +203,7 @@ def test_a_deleted_topic_is_erased_up_to_its_applied_offset(bench: Bench) -> Non
     assert mentions(bench) == []
 
 
-def test_records_of_another_topic_id_are_judged_by_their_timestamps(bench: Bench) -> None:
+def test_records_of_another_topic_id_are_erased_if_their_timestamps_are_older(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     erase_key(bench)
@@ -273,7 +273,10 @@ def test_new_records_at_lower_offsets_are_applied_after_a_log_lost_its_end(bench
 
 @pytest.mark.parametrize("first_topic_id", [TOPIC_ID, "older"])
 def test_a_repeat_is_judged_by_the_first_position_of_its_event(bench: Bench, first_topic_id: str) -> None:
-    """The erasure has no log end for the topic of the repeats. An event after the erasure is not erased."""
+    """The erasure has stored no log end for the topic of the repeats.
+
+    Therefore the first record of each event decides: only the event from before the erasure is erased.
+    """
     bench.live(of(KEY, 0))
     bench.look(f"UPDATE sluice.processed_events SET topic_id = '{first_topic_id}'")
     sent(bench)

@@ -1,4 +1,4 @@
-"""Erasure after random steps: no table contains the erased key, even when its records are read again."""
+"""Erasure after random steps: no table contains the erased key, even after its old records are read again."""
 
 import random
 from contextlib import suppress
@@ -21,7 +21,7 @@ STEPS = 25
 
 
 class RandomRun:
-    """A bench and the random steps that a seed determines."""
+    """A bench, and steps that are drawn with a seed."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self.random = random.Random(seed)
@@ -51,7 +51,7 @@ class RandomRun:
         return self.random.choice(kinds)()
 
     def write(self) -> None:
-        """Adds records to the log that are not applied yet."""
+        """Adds records to the log and does not apply them."""
         self.bench.log += [self.event() for _ in range(self.random.randint(1, 6))]
 
     def batch(self) -> None:
@@ -84,7 +84,7 @@ class RandomRun:
         self.bench.checkpoint(f"c{self.checkpoints}")
 
     def accept(self) -> None:
-        """Resets the topic, so that it is read from the beginning of its log."""
+        """Accepts the topic, whose log is then read again from the beginning."""
         self.bench.look("DELETE FROM sluice.lane_progress")
         self.bench.look("UPDATE sluice.generations SET state = 'failed' WHERE state <> 'live'")
 
@@ -109,7 +109,7 @@ def test_no_table_contains_the_erased_key(bench: Bench, seed: int) -> None:
     sent(bench)
     erase_key(bench)
     assert mentions(bench) == []
-    # From here no new record has the key, but the records in the log are read again.
+    # From here on, no new record has the key, but the old records in the log are read again.
     run.keys = ("bob", "cid")
     run.steps(STEPS)
     run.accept()
@@ -151,7 +151,7 @@ def test_tables_with_other_keys_are_reported_and_not_changed(bench: Bench) -> No
         erase_key(bench, tables=["no"])
 
 
-def test_a_table_is_noted_again_if_its_note_was_lost(bench: Bench) -> None:
+def test_a_table_with_other_keys_is_noted_again_if_its_note_was_lost(bench: Bench) -> None:
     """A note is lost if its batch is rolled back."""
     bench.live(of("bob", 0))
     noted = bench.look("SELECT table_name, keyed_otherwise FROM sluice.entity_tables ORDER BY 1")
@@ -161,7 +161,7 @@ def test_a_table_is_noted_again_if_its_note_was_lost(bench: Bench) -> None:
     assert bench.look("SELECT table_name, keyed_otherwise FROM sluice.entity_tables ORDER BY 1") == noted
 
 
-def test_a_table_is_noted_as_keyed_otherwise_from_its_first_row_with_another_key(bench: Bench) -> None:
+def test_a_table_is_noted_when_an_event_first_writes_a_row_with_another_key(bench: Bench) -> None:
     noted = "SELECT keyed_otherwise FROM sluice.entity_tables WHERE table_name = 'sums'"
     for number, (key, otherwise) in enumerate([("all", False), ("all", False), (KEY, True), ("all", True)]):
         bench.live(of(key, number))
@@ -174,6 +174,6 @@ def test_accepting_the_topic_does_not_restore_an_erased_entity(bench: Bench) -> 
     erase_key(bench)
     bench.look("DELETE FROM sluice.lane_progress")
     bench.apply(slice_of(bench.log))
-    # The same records are not counted again.
+    # The records that are read again are not counted again.
     assert bench.look("SELECT applied, duplicate, erased FROM sluice.lane_progress") == [(0, 0, 0)]
     assert mentions(bench) == []

@@ -59,8 +59,8 @@ def test_a_conflict_in_a_recreated_topic_makes_no_dead_letter(bench: Bench) -> N
     assert mentions(bench) == []
 
 
-def test_a_process_notices_that_a_failover_lost_erasures(bench: Bench) -> None:
-    """Postgres then gives the ids of the lost erasures to new erasures."""
+def test_a_process_detects_that_a_failover_lost_erasures(bench: Bench) -> None:
+    """After the failover, Postgres gives the ids of the lost erasures to new erasures."""
     bench.live(of(KEY, 0), of("bob", 1), of("cid", 2))
     sent(bench)
     for key in (KEY, "bob"):
@@ -89,11 +89,11 @@ def test_the_dead_letter_of_an_erased_entity_is_not_redriven_by_id(bench: Bench)
     letter = require_letter(bench.looking, number)
     with pytest.raises(OperationRefused, match=f"^{number} was erased with its entity"):
         require_redrivable(letter)
-    assert letter.is_cut, "an export must not make a tombstone of the letter"
+    assert letter.is_cut, "an export must not write the letter as a tombstone"
 
 
 def test_erase_is_refused_if_a_batch_adds_an_outgoing_event_while_log_ends_are_read(bench: Bench) -> None:
-    """The erasure reads the outgoing event under the lock of the queue."""
+    """The erasure finds the outgoing event because it reads again after it has locked the queue."""
     bench.live(of(KEY, 0))
     sent(bench)
 
@@ -168,7 +168,7 @@ def test_calls_made_after_the_erasure_are_kept(bench: Bench) -> None:
     assert bench.look(calls) == before
 
 
-def test_repeats_of_an_erased_event_do_not_extend_its_retention(bench: Bench) -> None:
+def test_a_repeat_of_an_erased_event_does_not_lengthen_the_retention_of_the_event(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     bench.log.append(of(KEY, 0)._replace(offset=1))
@@ -189,7 +189,7 @@ def test_tombstones_of_the_erased_entity_are_deleted(bench: Bench) -> None:
     assert bench.look(tombstones) == [("bob",)]
 
 
-def test_a_rebuild_deletes_handler_deaths_of_an_erased_event(bench: Bench) -> None:
+def test_a_rebuild_deletes_the_counts_of_processes_that_an_erased_event_ended(bench: Bench) -> None:
     bench.live(of("bob", 0), of(KEY, 1))
     sent(bench)
     erase_key(bench)
@@ -203,7 +203,7 @@ def test_a_rebuild_deletes_handler_deaths_of_an_erased_event(bench: Bench) -> No
     assert bench.look("SELECT count(*) FROM sluice.handler_deaths") == [(0,)]
 
 
-def test_retries_and_generation_deaths_of_the_entity_are_deleted(bench: Bench) -> None:
+def test_the_retries_of_the_entity_and_its_deaths_in_generations_are_deleted(bench: Bench) -> None:
     bench.live(poison(0, KEY), poison(1, "bob"))
     bench.look(
         "INSERT INTO sluice.retries (letter_id, queue, entity, key, kind, retry_at)"

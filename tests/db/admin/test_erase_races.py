@@ -1,4 +1,4 @@
-"""Erasures beside batches, rebuilds, copies and other erasures; killed erasures; refusals by user tables."""
+"""Erasures that are interrupted, or run at the same time as batches, rebuilds, copies or other erasures."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def unarmed() -> Iterator[None]:
 
 @contextmanager
 def held(bench: Bench, lock: str, then: str) -> Iterator[None]:
-    """Runs an erasure that waits for another session's lock; that session then runs `then` and commits."""
+    """Runs an erasure that waits for a lock. The session with the lock then runs `then` and commits."""
     holder = Session(bench.database_url, application_name="a holder")
     holder.command(f"BEGIN; {lock}")
     errors: list[BaseException] = []
@@ -117,7 +117,10 @@ def test_the_next_run_completes_a_killed_erasure(bench: Bench, point: str, rows:
 
 @pytest.mark.parametrize("earlier", [0, 1])
 def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier: int) -> None:
-    """A process that has read the second erasure must not miss the first. The hash key may exist already."""
+    """A process that has read the second erasure must also have read the first.
+
+    Both erasures are tested with and without an existing hash key.
+    """
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     for _ in range(earlier):
@@ -134,8 +137,8 @@ def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier:
     assert bench.amounts() == {KEY: 0}
 
 
-def test_a_call_that_a_waiting_batch_adds_afterwards_stays(bench: Bench) -> None:
-    """The transaction of the batch began before the erasure and waited for the lock of the queue."""
+def test_a_call_that_a_batch_adds_after_the_erasure_stays(bench: Bench) -> None:
+    """The transaction of the batch began before the erasure, and then waited for the lock of the queue."""
     bench.live(of(KEY, 0))
     sent(bench)
     late = Session(bench.database_url, application_name="late")

@@ -1,4 +1,4 @@
-"""Stored texts of commands and errors that contain the key of an erased entity or of another entity."""
+"""The erased key is removed from the stored texts of commands and errors. Other keys stay."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Changes of an installation on real Postgres: each is atomic; outgoing work of a copied database is held."""
+"""Changes of an installation on a real Postgres. Each is atomic. A copied database sends no events."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -61,7 +61,7 @@ def stored(session: Session) -> StoredInstallation:
 
 
 def make_copy(session: Session, *, by: str = "database_oid = database_oid + 1") -> None:
-    """Makes the database look like a copy of another database."""
+    """Changes the row of the installation as if this database were a copy of another database."""
     session.command(f"UPDATE sluice.installation SET {by}, rank = 3")
 
 
@@ -204,7 +204,7 @@ def test_a_move_keeps_id_and_key(session: Session, by: str) -> None:
     assert rows(session, "SELECT count(*) FROM sluice.audit") == [(1,)]
 
 
-def test_a_move_stores_an_identifier_that_could_not_be_read_before(session: Session) -> None:
+def test_a_move_stores_the_system_identifier_that_could_not_be_read_before(session: Session) -> None:
     before = stored(session)
     make_copy(session, by="system_identifier = NULL")
     assert check_installation(session, name=NAME), "an identifier that cannot be read is not compared"
@@ -261,7 +261,7 @@ def test_a_role_without_rights_passes_the_check_and_detects_a_copy(
         read_keys(restricted)
     make_copy(session, by="system_identifier = '1'")
     assert check_installation(restricted, name=NAME), (
-        "the role cannot read the identifier, the only difference"
+        "the identifier is the only difference, and the role cannot read it"
     )
     make_copy(session)
     with pytest.raises(InstallationRefused, match="this database is a copy"):

@@ -1,4 +1,4 @@
-"""Queries of `sluice dlq`: which dead letters it lists, which are open, and which it settles."""
+"""Queries of `sluice dlq`: the dead letters that it lists, that count as open, and that it can settle."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_letters_that_wait_behind_a_dead_letter_are_counted(bench: Bench, sessio
     assert first.parked is not None
     assert json.loads(bytes(first.value or b""))["data"] == {"amount": -1}
     assert (read_head(session, "thing", "k"), read_head(session, "thing", "c")) == (1, None)
-    # A conflict or a settled letter is not the head of its entity, and no letter waits behind it.
+    # No letter waits behind a conflict or a settled letter, because neither is the head of its entity.
     bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 1")
     assert read_head(session, "thing", "k") == 2
     assert read_letters(session, Chosen(ids=(1,)), after=0, limit=1)[0].behind is None

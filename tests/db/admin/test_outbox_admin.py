@@ -79,7 +79,7 @@ def test_waiting_events_are_counted_per_queue_and_behind_each_refused_event(sess
     insert_event(session, 8, refused="bad")
     assert count_refusal_reasons(session, None, limit=9) == [RefusalReason(2, "out", "bad")]
     assert count_refusal_reasons(session, "more", limit=9) == []
-    # The relay reads only these events.
+    # The relay reads only the events that no refused event holds back.
     assert page(session) == [("order.0", 3), ("order.1", 4), ("order.1", 6)]
 
 

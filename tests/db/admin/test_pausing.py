@@ -1,4 +1,4 @@
-"""Pausing on a real Postgres: a switch pauses topics, parking pauses entities; resuming applies events."""
+"""Pausing topics and entities on a real Postgres, and resuming them, which applies the waiting events."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) ->
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OperationRefused])
-def test_temporarily_paused_topics_are_resumed_after_any_error(
+def test_topics_that_a_command_has_paused_are_resumed_after_any_error(
     bench: Bench, session: Session, error: type[BaseException]
 ) -> None:
     def interrupted() -> None:

@@ -1,4 +1,4 @@
-"""`sluice queue` on a real Postgres: a halted queue resumes and allows the given number of dead letters."""
+"""`sluice queue` on a real Postgres: a halted queue resumes with a number of accepted dead letters."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Detection of a queue whose list does not shrink, and of the session that locks its row."""
+"""Detection of a queue that has messages but commits no batch, and of the session that blocks its worker."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ SECONDS = 2 * LOOK_SECONDS
 
 
 class Machine:
-    """A clock; each sleep advances the clock and runs the next action."""
+    """A simulated clock. Each `sleep` advances the clock and runs the next action."""
 
     def __init__(self, *actions: Callable[[], object]) -> None:
         self.now = 0.0
@@ -30,7 +30,7 @@ class Machine:
 
 @pytest.fixture
 def queues(session: Session) -> Session:
-    """Two queues with committed batches."""
+    """Creates two queues with committed batches."""
     register_topic(session, TopicStart("orders", "id-1", "order", 2, {0: 10}))
     session.command(
         "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
@@ -46,7 +46,7 @@ def commit(session: Session, queue: str) -> None:
 
 
 def lengths(*readings: dict[str, int]) -> Callable[[], dict[str, int]]:
-    """Returns a function whose first call returns the first reading, and so on."""
+    """Returns a function that returns one reading after the other."""
     following: Iterator[dict[str, int]] = iter(readings)
     return lambda: next(following)
 
@@ -59,13 +59,13 @@ def found(session: Session, machine: Machine, *readings: dict[str, int]) -> list
 FULL = {"order.0": 5, "order.1": 3}
 
 
-def test_watching_ends_at_once_if_the_queues_are_empty(queues: Session) -> None:
+def test_watching_ends_immediately_if_the_queues_are_empty(queues: Session) -> None:
     machine = Machine()
     assert found(queues, machine, {"order.0": 0, "order.1": 0}) == []
     assert machine.now == 0
 
 
-def test_a_queue_that_commits_nothing_is_found_after_the_given_time(queues: Session) -> None:
+def test_a_queue_without_a_commit_is_reported_after_the_given_time(queues: Session) -> None:
     machine = Machine(lambda: commit(queues, "order.1"))
     assert found(queues, machine, FULL, {"order.0": 1, "order.1": 3}) == ["order.0"]
     assert machine.now == SECONDS

@@ -1,4 +1,4 @@
-"""Functions behind `sluice rebuild`: what they select, what they refuse, and how they follow a rebuild."""
+"""The functions of `sluice rebuild`: they choose a generation, refuse some commands, and follow a rebuild."""
 
 from contextlib import closing
 from functools import partial
@@ -36,14 +36,14 @@ def compared(bench: Bench, number: int) -> None:
 
 
 def plan(bench: Bench, number: int | None = None, *, back: bool = False) -> tuple[int, int]:
-    """Returns the number of the generation that a swap would make live, and of the live generation."""
+    """Returns the number of the generation that a swap would make live, and the number of the live one."""
     found = plan_swap(bench.session, bench.registry, "totals", number, back=back)
     return found.generation.generation, found.live
 
 
 @pytest.fixture
 def fixed(bench: Bench, opened: Any) -> Bench:
-    """A deployment with changed code: generation 2 is ready and differs from the live generation."""
+    """Returns the bench of changed code. Its generation 2 is ready and differs from the live generation."""
     bench.live(thing_set(0, "a", 1))
     fixed: Bench = opened(bench.with_code(registry(2, 10)))
     assert fixed.rebuild(fixed.begin())
@@ -72,7 +72,7 @@ def test_a_swap_back_requires_no_report_and_selects_the_previous_live_generation
     assert plan(fixed, back=True) == (2, number)
 
 
-def test_a_swap_without_refusals_fails_the_test_of_refusals(
+def test_a_mutant_of_the_swap_that_refuses_nothing_is_caught(
     fixed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generation_changes, "swap_refusals", lambda *_, **__: [])
@@ -126,7 +126,7 @@ def test_rows_are_counted_and_not_estimated(bench: Bench, monkeypatch: pytest.Mo
 
 
 class SteppingClock:
-    """A clock that counts the sleeps; each sleep advances the clock by the same time."""
+    """A simulated clock that counts the calls of `sleep`. Each call advances the clock by the same time."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.now, self.sleeps = seconds, 0.0, 0

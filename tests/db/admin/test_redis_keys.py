@@ -63,7 +63,7 @@ def test_a_server_that_evicts_by_frequency_reports_no_idle_time(client: Redis) -
     ]
 
 
-def test_the_idle_time_of_a_prefix_is_that_of_its_last_used_key() -> None:
+def test_the_idle_time_of_a_prefix_is_the_idle_time_of_its_last_used_key() -> None:
     assert PrefixUse("a").with_key(10, None).with_key(5, None) == PrefixUse("a", 2, 15, None)
     assert PrefixUse("a").with_key(10, 9).with_key(5, None).with_key(1, 3) == PrefixUse("a", 3, 16, 3)
     assert PrefixUse("a").with_key(None, None) == PrefixUse("a")

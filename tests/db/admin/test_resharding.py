@@ -1,4 +1,4 @@
-"""Resharding on a real Postgres: one transaction under all queue locks, if nothing is in flight."""
+"""Resharding on a real Postgres: one transaction that locks all queues. Work in flight is a refusal."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def reshard(session: Session, shards: int, *, force: bool = False) -> Resharded 
 
 
 def settle_all(bench: Bench) -> None:
-    """Stores the state in which nothing is in flight."""
+    """Changes the database so that nothing is in flight."""
     bench.look("UPDATE sluice.partition_progress SET watermark = 50; DELETE FROM sluice.outbox_events")
 
 
@@ -77,7 +77,7 @@ def test_resharding_to_fewer_shards_keeps_the_rows_of_unused_queues(bench: Bench
             Unsettled(1, 1, 1, 0),
         ),
     ],
-    ids=["at the watermark", "after apply", "halted", "refused"],
+    ids=["watermark behind", "not sent", "halted", "refused"],
 )
 def test_resharding_is_refused_while_work_is_in_flight_unless_forced(
     bench: Bench, session: Session, unsettled: str, found: Unsettled
@@ -93,7 +93,7 @@ def test_resharding_is_refused_while_work_is_in_flight_unless_forced(
 
 
 def claim_judged_under_the_locks(bench: Bench, session: Session, database_url: str) -> None:
-    """Asserts that resharding sees a batch that commits just before it gets the locks."""
+    """Asserts that resharding is refused if a batch commits just before resharding gets the locks."""
     settle_all(bench)
     found: list[object] = []
     work = f"UPDATE sluice.lane_progress SET applied_offset = 60 WHERE topic = '{OTHER}'"
@@ -102,11 +102,13 @@ def claim_judged_under_the_locks(bench: Bench, session: Session, database_url: s
         assert bench.look("SELECT shards, epoch FROM sluice.entities WHERE entity = 'thing'") == [(1, 1)]
 
 
-def test_resharding_judges_under_the_locks(bench: Bench, session: Session, database_url: str) -> None:
+def test_resharding_is_refused_if_a_batch_commits_just_before_the_locks(
+    bench: Bench, session: Session, database_url: str
+) -> None:
     claim_judged_under_the_locks(bench, session, database_url)
 
 
-def test_the_epochs_of_partitions_must_be_raised(
+def test_a_mutant_that_does_not_raise_the_epochs_of_partitions_is_caught(
     bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant = mutated(rerouting_module, "    session.run(RAISE_PARTITION_EPOCHS, entity, epoch)\n", "")
@@ -115,14 +117,16 @@ def test_the_epochs_of_partitions_must_be_raised(
         claim_resharding_is_complete(bench, session)
 
 
-def test_parked_entities_must_move(bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_that_does_not_move_parked_entities_is_caught(
+    bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reshard_module, "move_parked", lambda *_: None)
     with pytest.raises(AssertionError, match=r"thing\.\d"):
         claim_resharding_is_complete(bench, session)
 
 
 @pytest.mark.parametrize("checked", ["before the locks", "never"])
-def test_work_in_flight_must_be_read_under_the_locks(
+def test_mutants_that_do_not_read_work_in_flight_under_the_locks_are_caught(
     bench: Bench, session: Session, database_url: str, monkeypatch: pytest.MonkeyPatch, checked: str
 ) -> None:
     early = rerouting_module.read_unsettled(session, "thing") if checked == "before the locks" else None

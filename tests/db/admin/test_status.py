@@ -84,7 +84,7 @@ def test_dropped_columns_of_user_tables_are_not_read(session: Session, database_
     assert "users" not in read
 
 
-def test_server_settings_are_those_of_this_database(session: Session, database_url: str) -> None:
+def test_the_server_settings_of_this_database_are_read(session: Session, database_url: str) -> None:
     found = read_server(session)
     assert found == ServerSettings(session.connection.server_version // 10_000, "on", "on")
     session.command(f'ALTER DATABASE "{make_url(database_url).database}" SET synchronous_commit = off')
@@ -97,7 +97,7 @@ def test_a_read_only_server_is_recognised(session: Session, database_url: str) -
         f'ALTER DATABASE "{make_url(database_url).database}" SET default_transaction_read_only = on'
     )
     session.close()
-    # `doctor` recognises the server by this text.
+    # `doctor` recognises a read-only server by these words.
     with pytest.raises(ServiceFailed, match="read-only"), reaching_services():
         read_server(session)
 

@@ -69,7 +69,7 @@ def test_a_server_without_standbys_has_no_replication(session: Session) -> None:
     assert read_replication(session) == NO_REPLICATION
 
 
-def test_facts_that_a_role_may_not_read_are_left_out(
+def test_facts_that_the_role_has_no_right_to_read_are_left_out(
     session: Session, make_session: Callable[[], Session], database_url: str
 ) -> None:
     name = f"reader_{session.connection.info.backend_pid}"
@@ -145,7 +145,9 @@ def test_sessions_of_other_programs_that_block_sluice_are_found(
         ] * is_found
 
 
-def test_waiting_topics_count_all_events_and_events_that_are_not_held_back(session: Session) -> None:
+def test_each_waiting_topic_has_a_count_of_all_events_and_of_events_that_can_be_sent(
+    session: Session,
+) -> None:
     assert read_waiting_topics(session) == []
     insert_event(session, 100, queue="order.1", topic="out", key="a", refused="too large")
     insert_event(session, 101, queue="order.1", topic="out", key="a")

@@ -57,7 +57,8 @@ def test_redrive_prints_the_plan_then_the_blocking_error_then_applies(bench: Ben
     assert not one["unparked"]
     assert bench.look("SELECT id, attempts FROM sluice.dead_letters WHERE attempts > 1") == [(1, 2)]
     allow(bench)
-    # A paused entity without a dead letter is redriven only with --state or its ID.
+    # An entity that was paused, and has no dead letter, is redriven only with --state waiting or the ID of a
+    # letter.
     bench.look(
         "INSERT INTO sluice.parked_entities SELECT entity, 'paused', queue, 'by hand' FROM sluice.queues"
     )
@@ -82,7 +83,7 @@ def test_redrive_prints_the_plan_then_the_blocking_error_then_applies(bench: Ben
 def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, run: Run) -> None:
     fill(bench)
     allow(bench)
-    # With a key the handler succeeds; the letter still names no entity.
+    # After the UPDATE, the handler succeeds, because the record has a key. The letter still names no entity.
     bench.look("UPDATE sluice.dead_letters SET key = 'z' WHERE id = 6")
     done = json.loads(run("dlq", "redrive", "6", *WHY, "--yes", "--json").splitlines()[-1])
     assert (done["entities"], done["without_entity"]) == ([], [6])
@@ -93,7 +94,7 @@ def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, run: Run) ->
     assert audits(bench) == [("dlq redrive", "6", "test")]
 
 
-def test_a_broken_deployment_is_reported_in_one_sentence(bench: Bench, redriver: Redriver, run: Run) -> None:
+def test_a_missing_table_is_reported_in_one_sentence(bench: Bench, redriver: Redriver, run: Run) -> None:
     fill(bench)
     bench.look("ALTER TABLE things RENAME TO elsewhere")
     assert "there is no dead letter 99" in run("dlq", "redrive", "1", "99", *WHY, "--yes", exit_code=2)
@@ -145,12 +146,12 @@ def test_after_a_drop_without_redrive_the_letters_behind_still_wait(bench: Bench
     bench.apply(slice_of([thing_set(7, amount=9)], prev=6))
     again = ("dlq", "redrive", "--all", "--state", "waiting", *WHY, "--yes")
     assert "thing/k: 3 applied; unparked" in run(*again)
-    # No letter waits behind letter 4, so its entity is unparked.
+    # No letter waits behind letter 4, so the entity of letter 4 is unparked.
     run("dlq", "drop", "4", "--no-redrive", *WHY, "--yes")
     assert count_parked(bench.looking) == 0
 
 
-def test_more_letters_than_one_transaction_holds_are_all_redriven(bench: Bench, redriver: Redriver) -> None:
+def test_more_letters_than_fit_in_one_transaction_are_all_redriven(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([refused(0)]))
     bench.apply(slice_of([thing_set(n, amount=n) for n in range(1, LETTERS + 10)], prev=0))
     allow(bench)
@@ -159,7 +160,7 @@ def test_more_letters_than_one_transaction_holds_are_all_redriven(bench: Bench, 
     assert done.unparked
 
 
-def test_a_late_drop_is_refused_and_audited_as_not_done(
+def test_a_drop_of_a_letter_that_changed_meanwhile_is_refused_and_audited(
     bench: Bench, session: Session, redriver: Redriver
 ) -> None:
     fill(bench)

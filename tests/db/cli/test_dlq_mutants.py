@@ -1,4 +1,4 @@
-"""Mutants of the functions that change dead letters; a check detects each of them."""
+"""Mutants of the functions that change dead letters. For each mutant, one check fails."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -96,7 +96,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
         "",
         drops_only_keyless_letters,
     ),
-    "treats a conflict as the head": (
+    "treats a conflict as the first letter of its entity": (
         letters_module,
         "state IN ('dead', 'waiting') AND outcome <> 'conflict'\n    ORDER BY id LIMIT 1",
         "state IN ('dead', 'waiting')\n    ORDER BY id LIMIT 1",
@@ -108,7 +108,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
         "",
         counts_waiting_letters_behind,
     ),
-    "ends after one transaction": (
+    "redrives only the letters of one transaction": (
         redrive,
         "if once.blocked_by or once.unparked or not once.outcomes:",
         "if True:",

@@ -18,7 +18,7 @@ bench = failing_projections.bench
 
 @pytest.fixture
 def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that runs `sluice …` with the corrected code and returns its output."""
+    """Returns a function that runs `sluice …` with the corrected code and returns the output."""
     monkeypatch.setitem(sys.modules, "mended_projections", application(as_it_is))
     monkeypatch.setenv("COLUMNS", "250")
     install(database_url)

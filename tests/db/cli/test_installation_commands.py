@@ -73,7 +73,7 @@ def environ(database_url: str, redis_url: str, installation: Installation) -> di
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens the timeouts for Kafka, which does not run in these tests."""
+    """Shortens the timeouts for Kafka, because Kafka does not run in these tests."""
     for module in (installation_reading, kafka_reading, log_reader):
         monkeypatch.setattr(module, "BOOTSTRAP_TIMEOUT_MS", IMPATIENT_MS)
     build = partial(build_kafka_python_admin, bootstrap_timeout_ms=IMPATIENT_MS)
@@ -122,7 +122,7 @@ def test_another_name_and_a_missing_installation_are_refused(session: Session, r
 
 
 def test_commands_open_sessions_only_where_the_installation_is_checked() -> None:
-    """`init` checks after it has migrated; `status` and `doctor` report the refusal."""
+    """`init` checks the installation after the migrations. `status` and `doctor` report a refusal."""
     folder = Path(__file__).parents[3] / "sluice"
     opening = {
         str(file.relative_to(folder))
@@ -201,7 +201,7 @@ def test_init_requires_confirmation_to_change_the_installation(
         "init", "--moved", "--new-installation", "--yes", exit_code=2
     )
     assert "Cannot ask for confirmation without a terminal" in run("init", "--new-installation", exit_code=2)
-    # `init` makes and prints the change before it needs Kafka, which does not run here.
+    # `init` prints the change before it connects to Kafka, which does not run in this test.
     done = CliRunner().invoke(app, ["init", "--new-installation", "--yes"], env=environ)
     assert "outgoing events held: 1;" in done.stdout
     assert "calls held: 1;" in done.stdout

@@ -1,4 +1,4 @@
-"""User tables that a role creates in the schema of Sluice because the role has the name of the schema."""
+"""User tables that were created in the schema of Sluice, because the role has the same name as the schema."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ TABLE = "users"  # a table of the shop
 
 
 def found(session: Session) -> list[tuple[Severity, str, str]]:
-    """Returns the findings of `doctor` about the tables in DECLARED."""
+    """Returns what `doctor` reports about the tables in DECLARED."""
     named = missing_findings(DECLARED, read_user_columns(session), read_misplaced(session, DECLARED))
     return [(one.severity, one.problem, one.advice) for one in named if "gone" not in one.problem]
 

@@ -69,7 +69,7 @@ def test_the_outbox_is_shown_without_kafka(session: Session, run: Run) -> None:
     assert "missing topics are not shown: Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS)" in shown
 
 
-def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
+def test_refused_outgoing_events_are_shown_retried_and_dropped(session: Session, run: Run) -> None:
     assert run("outbox", "ls") == "no outgoing event waits\nno record is refused\n"
     insert_event(session, 1, refused="too large", payload=b'{"n": 1}')
     insert_event(session, 2)
@@ -110,7 +110,7 @@ def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
         )
 
 
-def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
+def test_calls_are_shown_retried_paused_and_resumed(session: Session, run: Run) -> None:
     assert run("effects", "ls") == "no such call\n"
     assert run("effects", "reconcile", "--all", "--reason", "r") == "no such call\n"
     for number in range(3):

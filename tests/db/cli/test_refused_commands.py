@@ -44,7 +44,7 @@ SECRET = "not-to-be-shown"
 
 @pytest.fixture
 def environ(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Settings of a deployment whose database is missing; the commands need neither Redis nor Kafka."""
+    """Returns the settings of a deployment whose database is missing. Neither Redis nor Kafka runs."""
     module = ModuleType("refused_things")
     module.topics = (Topic("things", entity=Entity("thing", 1), ignores=("thing.set",)),)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "refused_things", module)

@@ -23,7 +23,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
-    """A session; topic `orders` of the shop is registered, and none of its records is read."""
+    """Yields a session. Topic `orders` of the shop is registered, and no record of the topic was read."""
     opened = Session(database_url, application_name="test")
     register_topic(opened, TopicStart("orders", "id", "order", 2, {0: 0}))
     yield opened
@@ -32,7 +32,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 @pytest.fixture
 def environ(database_url: str) -> dict[str, str]:
-    """Settings with which only Postgres can be reached."""
+    """Returns settings with which a command can reach Postgres, but neither Kafka nor Redis."""
     install(database_url)
     return {
         "SLUICE_DATABASE_URL": database_url,
@@ -44,7 +44,7 @@ def environ(database_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def run(environ: dict[str, str]) -> Run:
-    """Returns a function that runs a command and returns its output."""
+    """Returns a function that runs a command and returns the output of the command."""
 
     def run(*words: str, exit_code: int = 0) -> str:
         result = CliRunner().invoke(app, [*words, "--reason", "why"], env=environ)

@@ -1,4 +1,4 @@
-"""Values that a terminal interprets, hides or cannot show, in the lists and documents of a real database."""
+"""Lists and JSON documents with values that a terminal would interpret, hide or cannot show."""
 
 import contextlib
 import io
@@ -79,7 +79,7 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture
 def environ(database_url: str, session: Session) -> dict[str, str]:
-    """Settings of an installation in which each text that an operator reads is a value of NASTY."""
+    """Returns the settings of an installation in which each text for operators is a value of NASTY."""
     install(database_url)
     for number, text in enumerate(NASTY, start=1):
         insert_event(session, number, topic=f"t{text}", key=text, payload=text.encode(), refused=text)
@@ -116,7 +116,10 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that runs a command and returns its output to a pipe or a terminal of `columns`."""
+    """Returns a function that runs a command and returns its output.
+
+    The command writes to a pipe, or to a terminal with this number of `columns`.
+    """
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
@@ -196,7 +199,7 @@ def test_a_real_terminal_shows_one_block_per_letter(environ: dict[str, str]) -> 
     )
     os.close(theirs)
     written = b""
-    with contextlib.suppress(OSError):  # raised when the other end is closed
+    with contextlib.suppress(OSError):  # Linux raises this error when the other end is closed.
         while piece := os.read(ours, 65_536):
             written += piece
     os.close(ours)

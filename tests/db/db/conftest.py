@@ -1,4 +1,4 @@
-"""A connection for reading the tables."""
+"""A fixture for a connection that reads the tables."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,9 @@ from sqlalchemy.pool import NullPool
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Connection]:
-    """A connection whose transaction is rolled back at the end."""
-    # For a user named like the schema, that schema would be the default, which Alembic calls None.
+    """Yields a connection. Its transaction is rolled back at the end."""
+    # A role with the name of the schema has that schema as its default, and Alembic returns the name None for
+    # the default schema.
     search_path = {"options": "-c search_path=public"}
     engine = create_engine(database_url, poolclass=NullPool, connect_args=search_path)
     with engine.connect() as opened:

@@ -1,4 +1,4 @@
-"""Alembic in a user project: autogenerate ignores the tables of Sluice and writes revisions that run."""
+"""Alembic in a user project: autogenerate ignores the tables of Sluice, and its revisions can be applied."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -120,11 +120,11 @@ class Project:
         command.upgrade(self.config, "head")
 
     def check(self) -> None:
-        """Runs `alembic check`, which raises if there is a difference."""
+        """Runs `alembic check`. Raises an error if a table differs from the models."""
         command.check(self.config)
 
     def init(self) -> tuple[list[str], list[str]]:
-        """Runs the Postgres part of `sluice init`; returns the created tables and projections."""
+        """Runs the Postgres part of `sluice init`. Returns the tables and projections that it created."""
         import users_models  # type: ignore[import-not-found]
 
         models: MetaData = users_models.metadata

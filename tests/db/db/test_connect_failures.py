@@ -35,7 +35,7 @@ CREATE ROLE full LOGIN PASSWORD 'right' CONNECTION LIMIT 0
 
 
 class Server(NamedTuple):
-    """A Postgres server only for this module, and its certificate."""
+    """A Postgres server that only this module uses, and the certificate of the server."""
 
     url: URL
     certificate: Path
@@ -69,7 +69,7 @@ def _reload(url: URL, *statements: str) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server with TLS, one rule per role, and messages in German if they are installed."""
+    """Yields a server with TLS and one access rule per role. Its messages are in German if possible."""
     with pytest.MonkeyPatch.context() as patch, stacks.own_stack() as stack:
         patch.setenv("LANGUAGE", "de")
         stack.start("postgres")
@@ -86,7 +86,7 @@ def server() -> Iterator[Server]:
             "REVOKE CONNECT ON DATABASE private FROM PUBLIC",
         )
         _run(url, "CREATE DATABASE closed ALLOW_CONNECTIONS false")
-        with suppress(psycopg2.Error):  # a Postgres that was built without TLS
+        with suppress(psycopg2.Error):  # The Postgres was built without TLS.
             _reload(url, "ALTER SYSTEM SET ssl = on", "ALTER SYSTEM SET ssl_ca_file = 'server.crt'")
         yield Server(url, certificate)
 
@@ -169,7 +169,7 @@ def test_a_server_with_too_many_connections_counts_as_away(server: Server, tmp_p
         ("full", "", ConnectCause.AWAY),
     ],
 )
-def test_a_refusal_in_another_language_is_classified_by_its_sqlstate(
+def test_a_refusal_in_another_language_is_recognised_by_its_sqlstate(
     user: str, database: str, cause: ConnectCause, server: Server, tmp_path: Path
 ) -> None:
     _reload(server.url, "ALTER SYSTEM SET lc_messages = 'C.UTF-8'")
@@ -197,7 +197,7 @@ def test_a_message_in_another_encoding_is_reported(tmp_path: Path) -> None:
 
 
 class _answering:
-    """A server that answers each new session with an error. The context manager returns its port."""
+    """Runs a server that answers each new session with an error. Yields the port of the server."""
 
     def __init__(self, fields: bytes) -> None:
         self._answer = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields

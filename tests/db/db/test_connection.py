@@ -1,4 +1,4 @@
-"""Connection settings of every session."""
+"""The settings of every connection to Postgres."""
 
 from contextlib import closing
 
@@ -8,7 +8,7 @@ from sluice.db.connecting import CONNECTION
 from sluice.db.connection import Session
 
 
-def test_both_sides_detect_a_vanished_peer(database_url: str) -> None:
+def test_client_and_server_detect_that_the_other_side_has_vanished(database_url: str) -> None:
     with closing(Session(database_url, application_name="test")) as session:
         given = session.connection.info.dsn_parameters
         assert {name: given[name] for name in CONNECTION} == {
@@ -19,7 +19,7 @@ def test_both_sides_detect_a_vanished_peer(database_url: str) -> None:
             assert cursor.fetchone() == ("10",)
 
 
-def test_settings_in_the_url_take_precedence(database_url: str) -> None:
+def test_connection_settings_in_the_url_take_precedence(database_url: str) -> None:
     url = make_url(database_url).update_query_dict({"tcp_user_timeout": "123456"})
     with closing(Session(url.render_as_string(hide_password=False), application_name="test")) as session:
         assert session.connection.info.dsn_parameters["tcp_user_timeout"] == "123456"

@@ -1,4 +1,4 @@
-"""The SQL of deploy/debezium on a real Postgres: a connector receives the events, the relay none."""
+"""The SQL of deploy/debezium on a real Postgres: a connector receives all events, the relay reads none."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.own("postgres")
 FOLDER = Path(__file__).parents[3] / "deploy/debezium"
 NAMES = ("watch_slot", "create_publication", "create_trigger", "drop_all")
 WATCH, PUBLISH, FORGET, BACK = ((FOLDER / f"{name}.sql").read_text() for name in NAMES)
-# Debezium reads changes in the format of the plugin; the first byte of a message is its kind.
+# Debezium reads the changes as messages of the plugin `pgoutput`. The first byte of a message is the kind of
+# the message.
 CHANGES = """
     SELECT data FROM pg_logical_slot_get_binary_changes(
         'sluice_outbox', NULL, NULL, 'proto_version', '1', 'publication_names', 'sluice_outbox')
@@ -28,7 +29,7 @@ CHANGES = """
 
 @pytest.fixture
 def session(postgres: Stack, database_url: str) -> Iterator[Session]:
-    """A session on a separate server with `wal_level = logical`."""
+    """Yields a session on a separate server with `wal_level = logical`."""
     opened = Session(database_url, application_name="test", plans=BATCH_PLANS)
     opened.command("ALTER SYSTEM SET wal_level = logical")
     opened.close()
@@ -44,11 +45,13 @@ def emitted(key: str, payload: str) -> OutboxRow:
 
 
 def inserts(session: Session) -> list[bytes]:
-    """Reads, as a connector does, the inserts since the last reading, in order."""
+    """Returns, in order, the rows that were inserted since the last call, as a connector reads them."""
     return [data for data in (bytes(row[0]) for row in rows(session, CHANGES)) if data[:1] == b"I"]
 
 
-def test_a_connector_receives_every_committed_event_in_order_and_the_relay_none(session: Session) -> None:
+def test_a_connector_receives_every_committed_event_in_order_and_the_relay_reads_none(
+    session: Session,
+) -> None:
     session.command(PUBLISH)
     session.command("SELECT pg_create_logical_replication_slot('sluice_outbox', 'pgoutput')")
     session.command(FORGET)
@@ -60,7 +63,7 @@ def test_a_connector_receives_every_committed_event_in_order_and_the_relay_none(
     session.roll_back()
     assert rows(session, "SELECT * FROM sluice.outbox_events") == []
     assert read_sent_through(session) == {}
-    # pgoutput writes bytea in hex.
+    # `pgoutput` writes bytea values in hex.
     found = [re.findall(r"\\x([0-9a-f]+)", data.decode("latin-1"))[0] for data in inserts(session)]
     assert [bytes.fromhex(payload).decode() for payload in found] == [
         f'"{number}-{n}"' for number in range(3) for n in range(2)

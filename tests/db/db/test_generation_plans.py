@@ -1,4 +1,4 @@
-"""Lookups in the records of a generation use indexes, however many records there are."""
+"""Lookups in the records of a generation use indexes, even if there are many records."""
 
 from typing import Any
 from uuid import UUID

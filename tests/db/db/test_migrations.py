@@ -38,7 +38,7 @@ from sluice.db.tables import TableRefused, is_projection
 from sluice.runtime.installation import InstallationRefused
 from sluice.stack.patience import patient
 
-# All parts of a table in the catalogue of Postgres; autogenerate compares only half of them.
+# Reads every part of a table from the catalogue of Postgres. Autogenerate compares only half of these parts.
 CATALOGUE = (
     """
     SELECT c.relkind::text, c.relname, c.reloptions FROM pg_class c
@@ -63,7 +63,7 @@ CATALOGUE = (
 
 
 def catalogue(connection: Connection) -> list[list[tuple[object, ...]]]:
-    """Returns the contents of schema sluice without the version table of Alembic."""
+    """Returns the parts of all tables in schema sluice, except the version table of Alembic."""
     found = [[tuple(row) for row in connection.execute(text(query))] for query in CATALOGUE]
     return [[row for row in rows if not any(VERSION_TABLE in str(cell) for cell in row)] for rows in found]
 
@@ -153,7 +153,7 @@ def test_concurrent_migrations_wait_for_each_other(database_url: str, connection
 
 
 def test_a_migration_alters_at_most_one_table() -> None:
-    """With two locked tables, a migration could deadlock with a worker that uses them in the other order."""
+    """A migration that locks two tables could deadlock with a worker that locks them in the other order."""
     for script in ScriptDirectory.from_config(migrate._config()).walk_revisions():
         changed = re.findall(r"ALTER TABLE sluice\.(\w+)", Path(script.path).read_text())
         assert len(set(changed)) <= 1, script.revision
@@ -209,7 +209,7 @@ def test_a_projection_is_created_one_time_as_a_view_over_its_first_generation(
     assert [tuple(row) for row in connection.execute(generations)] == [(1, "live", 2, True)]
 
 
-def test_a_projection_whose_rows_were_lost_continues_with_the_generation_of_its_view(
+def test_init_restores_the_rows_of_a_projection_from_the_generation_of_its_view(
     database_url: str,
 ) -> None:
     name = billing_line_items.name

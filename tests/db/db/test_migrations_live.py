@@ -74,7 +74,7 @@ def counted(session: Session) -> dict[str, int]:
 
 
 def test_processes_of_the_previous_version_write_during_a_migration(at_first_revision: str) -> None:
-    """One process writes in the order of a batch, the other in the order of a redrive."""
+    """One process locks the tables in the order of a batch, the other process in the order of a redrive."""
     stopping, written = threading.Event(), Counter[str]()
 
     def write(order: Sequence[Statement]) -> int:

@@ -1,4 +1,4 @@
-"""Open issues are counted up to a bound, at a cost that does not depend on history."""
+"""Open issues are counted up to a limit. The cost does not depend on the number of settled rows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ from tests.db.tasks.recording import RecordingSession
 HISTORY = 20_000
 OPEN = 40
 
-# Settled dead letters and calls.
+# The history: settled dead letters and calls.
 _DONE = (
     f"""
     INSERT INTO sluice.dead_letters (topic, topic_id, partition, "offset", timestamp_ms, headers, queue,
@@ -45,9 +45,10 @@ def session(bench: Bench, database_url: str) -> Iterator[RecordingSession]:
 
 
 def make_issues(bench: Bench) -> None:
-    """Makes a different number of issues of each kind; one of the waiting letters is retried.
+    """Makes a different number of issues of each kind.
 
     `fill` makes 3 dead, 1 conflict and 2 waiting letters, 2 parked entities, 1 outgoing event and 1 call.
+    One of the waiting letters is then also retried.
     """
     fill(bench)
     look = bench.looking
@@ -126,7 +127,7 @@ def test_some_issues_need_an_operator_and_waiting_work_does_not(session: Session
     ).need_an_operator
 
 
-def test_counting_ends_at_its_bound(bench: Bench, session: Session) -> None:
+def test_counting_ends_at_the_limit(bench: Bench, session: Session) -> None:
     make_issues(bench)
     found = read_open_issues(session, count_to=2)
     assert (found.failed_calls, found.outgoing_records, found.dead_letters, found.conflicts) == (2, 2, 2, 1)

@@ -21,7 +21,7 @@ def only(session: Session) -> PartitionRead:
 
 
 def age(session: Session, seconds: int) -> None:
-    """Moves all times of the rows into the past."""
+    """Moves all times in the rows `seconds` into the past."""
     moved = ", ".join(
         f"{name} = {name} - interval '{seconds} seconds'"
         for name in ("noted_at", "reported_at", "read_at", "problem_since")
@@ -66,13 +66,15 @@ def test_a_problem_keeps_its_start_time_until_its_kind_changes(session: Session)
 
 
 @pytest.mark.parametrize("seen", [[], [PLACE]])
-def test_a_bridge_that_only_sees_a_partition_keeps_its_problem(session: Session, seen: list[Place]) -> None:
+def test_a_bridge_that_sees_a_partition_but_does_not_read_it_keeps_the_problem(
+    session: Session, seen: list[Place]
+) -> None:
     write_partition_reads(session, FIRST, reading=[], problems={PLACE: BAD})
     write_partition_reads(session, SECOND, reading=[], problems={}, seen=seen)
     assert only(session).problem is ProblemKind.UNREADABLE_RECORD
 
 
-def test_reading_ends_a_problem(session: Session) -> None:
+def test_a_bridge_that_reads_the_partition_again_ends_the_problem(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[], problems={PLACE: BAD})
     write_partition_reads(session, SECOND, reading=[PLACE], problems={})
     row = only(session)
@@ -84,12 +86,12 @@ def test_a_bridge_stores_no_problem_of_a_partition_that_another_bridge_reads(ses
     write_partition_reads(session, FIRST, reading=[PLACE], problems={})
     write_partition_reads(session, SECOND, reading=[], problems={PLACE: NO_LEADER})
     assert only(session).problem is None
-    # The bridge that reads the partition stores its problem.
+    # The bridge that read the partition last stores the problem of the partition.
     write_partition_reads(session, FIRST, reading=[], problems={PLACE: NO_LEADER})
     assert only(session).problem is ProblemKind.NO_LEADER
 
 
-def test_another_bridge_stores_a_problem_when_the_reader_is_silent(session: Session) -> None:
+def test_another_bridge_stores_a_problem_if_the_reading_bridge_no_longer_reports(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[PLACE], problems={})
     age(session, 16)
     write_partition_reads(session, SECOND, reading=[], problems={PLACE: NO_LEADER})

@@ -1,4 +1,4 @@
-"""Plans of batch statements: no nested loop, no full table scan, and no higher cost in larger batches."""
+"""Plans of the statements of a batch: no nested loop, no full table scan, linear cost in the batch size."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -69,7 +69,7 @@ def _ran_by_one_batch(bench: Bench, last: int, size: int) -> list[tuple[Statemen
     session = bench.session
     assert isinstance(session, RecordingSession)
     session.ran.clear()
-    # Existing rows and new rows, so that the batch runs updates and inserts.
+    # Half of the rows exist and half are new, so the batch runs updates and inserts.
     records = [
         thing_set(last + 1 + n, f"key-{n * 7 % KEYS}" if n % 2 else f"new-{last + n}") for n in range(size)
     ]

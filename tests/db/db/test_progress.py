@@ -1,4 +1,4 @@
-"""Progress on real Postgres: registration, consistent assignments, and watermarks that only rise."""
+"""Progress on a real Postgres: topics are registered, assignments are consistent, watermarks only rise."""
 
 from collections.abc import Callable
 
@@ -125,7 +125,7 @@ def test_an_instance_number_is_released_with_its_session(session: Session, other
     wait_until(lambda: try_instance(other, "sluice", 0), timeout_seconds=10, what="the number is free again")
 
 
-def test_the_store_reconnects_and_raises_if_postgres_is_unavailable(session: Session) -> None:
+def test_the_store_reconnects_and_raises_an_error_if_postgres_is_unavailable(session: Session) -> None:
     store = PostgresProgressStore(session, "sluice")
     store.register_topic(START)
     # The server ends the connection, as a stopping server does.

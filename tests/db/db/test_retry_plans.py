@@ -20,7 +20,7 @@ HISTORY = f"""
     SELECT 'things', 'old', 0, n, 0, '[]', 'thing.0', 'thing', 'old' || n, gen_random_uuid(), 'dead',
            'E', 'e', 'dead' FROM generate_series(1, {LETTERS}) n
 """
-PAGES = 100  # of one statement; the letters fill several hundred pages
+PAGES = 100  # The limit for one statement. The letters fill several hundred pages.
 
 
 def use_recording_session(bench: AsideBench) -> RecordingSession:
@@ -53,7 +53,7 @@ def most_pages(bench: AsideBench) -> dict[str, int]:
     return found
 
 
-def test_a_retry_reads_few_pages_with_a_long_history(bench: AsideBench) -> None:
+def test_a_retry_reads_few_pages_even_if_there_are_many_dead_letters(bench: AsideBench) -> None:
     found = most_pages(bench)
     assert {"insert_retry", "read_due_retry", "begin_retry", "postpone_retry", "move_retry"} <= found.keys()
     assert max(found.values()) < PAGES, found

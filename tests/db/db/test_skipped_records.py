@@ -1,4 +1,4 @@
-"""Skipped offsets apply only to the topic id with which they are stored."""
+"""Offsets that `sluice skip` has stored apply only to the topic id that was stored with them."""
 
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic

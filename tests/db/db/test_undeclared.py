@@ -1,4 +1,7 @@
-"""Waiting times of topics and effects that no running worker declares, and where they are reported."""
+"""How long topics and effects have waited for a running worker that declares them.
+
+A topic or an effect waits if no running worker declares it.
+"""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ THINGS = {"things": "thing"}
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
-    """A session with the plans of a maintenance worker; one topic is registered."""
+    """Yields a session with the planner settings of a maintenance worker. One topic is registered."""
     opened = Session(database_url, application_name="test undeclared", plans=QUEUE_PLANS)
     register_topic(opened, TopicStart("things", "id-1", "thing", 2, {0: 0}))
     yield opened
@@ -35,7 +38,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 def step(session: Session, seconds: float = 5.0) -> dict[str, float]:
-    """Advances the time and returns the waiting names with their waiting times in whole seconds."""
+    """Advances the time. Returns, for each name that waits, its waiting time in whole seconds."""
     session.command(f"UPDATE sluice.undeclared SET observed_at = observed_at - interval '{seconds} s'")
     note_undeclared(session, "effects")
     return {one.name: round(one.waited_seconds) for one in read_undeclared(session)}
@@ -78,7 +81,7 @@ def test_only_a_running_worker_that_serves_a_queue_of_the_topic_counts(session: 
     assert step(session) == {}
 
 
-def test_a_long_time_without_a_step_counts_only_up_to_a_limit(session: Session) -> None:
+def test_a_long_time_between_two_steps_counts_only_up_to_a_limit(session: Session) -> None:
     add_process(session, BRIDGE, topics=THINGS)
     step(session)
     assert step(session, 3_600) == {"things": MAX_STEP_SECONDS}

@@ -30,7 +30,8 @@ from tests.db.tasks.applying import TOPIC, Bench, made, slice_of
 
 UMLAUTS = "Größe der Bestellung über alles"
 NAMES = ["order", "Order", "user", "two words", "a-b", "$1", "1st", "x" * 63, "t", "d", "queues"]
-# These names differ only at the end, which Postgres cuts off when a derived name is too long.
+# These names differ only at the end. Postgres removes the end if a name that is derived from them is too
+# long.
 NAMES += ["ü" * 30 + "a", "ü" * 30 + "b"]
 COLUMNS = ["Status", "status", "order", "two words", "a-b", "d", "t", "json", UMLAUTS, "y" * 63]
 ANY_CASE = (
@@ -113,7 +114,7 @@ def test_a_projection_without_handlers_is_created(database_url: str, connection:
     assert connection.execute(text("SELECT * FROM public.totals")).all() == []
 
 
-def test_tables_of_several_metadata_can_refer_to_each_other(database_url: str) -> None:
+def test_tables_of_one_metadata_can_refer_to_tables_of_another(database_url: str) -> None:
     """The order of the table names does not matter."""
     parent = declare("m parent")
     children = [
@@ -143,7 +144,7 @@ REFUSED_BY_POSTGRES: list[tuple[Callable[[], Column[Any]], str]] = [
 
 
 @pytest.mark.parametrize("make", [entity_table, projection_table])
-def test_a_table_that_postgres_refuses_is_reported_in_one_sentence(
+def test_a_table_that_postgres_refuses_to_create_is_reported_in_one_sentence(
     database_url: str, connection: Connection, make: Any
 ) -> None:
     for taken in ("ix_refused_a", "refused_g1_a_idx"):
