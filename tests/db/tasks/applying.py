@@ -1,4 +1,4 @@
-"""A small application, and a bench that applies slices of its topic without Kafka and Celery."""
+"""A small application, and a test bench that applies slices of its topic without Kafka and Celery."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ parts = entity_table(
 
 
 def nothing_in_kafka(place: Place, offset: int) -> None:
-    """Stands in for `read_whole_record`; finds no record."""
+    """Replaces `read_whole_record`. Finds no record."""
 
 
 class Thing(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Thing(msgspec.Struct, frozen=True):
 
 @handles("thing.set")
 def set_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """Writes a row by version, emits an event and makes a call."""
+    """Yields a row with the version of the event, an outgoing event and a call."""
     yield Upsert(things, event.key, {"amount": event.data.amount, "name": event.data.name})
     yield Emit("things-out", key=event.key, type="thing.seen", data={"amount": event.data.amount})
     yield Call("notify", args={"amount": event.data.amount})
@@ -63,7 +63,7 @@ def set_thing(event: Event[Thing]) -> Iterator[Effect]:
 
 @handles("part.added")
 def add_part(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes a row whose foreign key Postgres checks at COMMIT."""
+    """Yields a row whose foreign key Postgres checks only at COMMIT."""
     yield Insert(parts, event.key, {"thing_id": event.data["thing_id"]})
 
 
@@ -115,13 +115,13 @@ def thing_set(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Reco
 
 
 def slice_of(records: list[Record], prev: int = -1, *, epoch: int = 1) -> Slice:
-    """Returns a slice of these records, which states that they follow offset `prev` in the lane."""
+    """Returns a slice of these records. The slice states that they follow offset `prev` in the lane."""
     return Slice(TOPIC, TOPIC_ID, 0, epoch, prev, records)
 
 
 @dataclass
 class Bench:
-    """An applier on a database, and queries of what it stored."""
+    """An applier on a database, and queries of the rows that the applier stored."""
 
     database_url: str
     registry: Registry = field(default_factory=registry)
@@ -159,7 +159,7 @@ class Bench:
 
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
-    """A bench whose database has the application's tables."""
+    """Yields a bench. Its database has the tables of the application."""
     create_tables(database_url)
     made = Bench(database_url)
     yield made

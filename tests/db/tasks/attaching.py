@@ -1,10 +1,10 @@
-"""Objects that users attach to the table or view of a projection, and the refusals that name them."""
+"""Objects that users add to the table or view of a projection, and the refusals that name these objects."""
 
 from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """The SQL that attaches an object to the table {t}, the SQL that removes it, and the refusals."""
+    """The SQL that adds an object to the table {t}, the SQL that removes the object, and the refusals."""
 
     attach: str
     remove: str

@@ -1,4 +1,4 @@
-"""A bench that makes calls without Celery, and the ways in which a provider may answer."""
+"""A test bench that makes calls of side effects without Celery, and the possible answers of a provider."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -22,7 +22,7 @@ Act = Callable[[EffectCall], Any]
 
 
 class Bench:
-    """A ledger, its executors, and a provider that runs one given act per attempt."""
+    """The table of calls (the ledger), executors, and a provider that runs a given function per attempt."""
 
     def __init__(
         self, database_url: str, effects: ModuleType = executor, calls: ModuleType = calls_module
@@ -61,7 +61,7 @@ class Bench:
         insert_effects(self.looking, "order", rows)
 
     def run(self, key: str, *acts: Act) -> None:
-        """Makes one attempt now, in which the provider runs `acts`."""
+        """Makes one attempt now. The provider runs `acts[0]` in it."""
         self.look("UPDATE sluice.executed_side_effects SET due_at = now() WHERE state = 'pending'")
         self.acts = list(acts)
         self.executor.run(key)

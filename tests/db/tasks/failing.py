@@ -1,4 +1,4 @@
-"""Dead letters of every kind, and the means with which an operator reads and changes them."""
+"""Dead letters of every kind, and a fixture that runs the commands of an operator."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run
 
 
 def refused(offset: int, key: str = "k") -> Record:
-    """Returns a record that Postgres refuses until the test calls `allow`."""
+    """Returns a record whose row Postgres refuses until the test calls `allow`."""
     return thing_set(offset, key, amount=-1)
 
 
@@ -69,7 +69,7 @@ def allow(bench: Bench) -> None:
 
 
 def keyless(offset: int) -> Record:
-    """Returns a record that names no entity and that Postgres refuses."""
+    """Returns a record without a key, therefore without an entity. Postgres refuses its row."""
     record = refused(offset)
     return Record(record.offset, record.timestamp_ms, None, record.value, record.headers)
 
@@ -77,7 +77,7 @@ def keyless(offset: int) -> Record:
 def fill(bench: Bench) -> None:
     """Makes letter 1 dead (k), 2 and 3 waiting (k), 4 dead (other), 5 a conflict, 6 dead without an entity.
 
-    Letter 2 could be applied. Postgres would refuse letter 3, because it checks the final rows of a batch.
+    The row of letter 2 is valid. The row of letter 3 has a negative amount, so Postgres would refuse it.
     """
     bench.apply(slice_of([refused(0)]))
     bench.apply(slice_of([thing_set(1, amount=5), thing_set(2, amount=-2)], prev=0))

@@ -1,4 +1,4 @@
-"""An application with two projections; a test can make the projection `totals` fail in every way."""
+"""An application with two projections. A test can make the projection `totals` fail in every way."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ labels = projection_table(
 )
 
 Amount = Callable[[Event[Thing]], int]
-"""Computes the amount that the projection `totals` stores; it may raise an error."""
+"""A function that computes the amount for the projection `totals`, or raises an error."""
 
 
 def as_it_is(event: Event[Thing]) -> int:
@@ -53,7 +53,10 @@ def application(
     revision: int = 1,
     topic: Topic | None = None,
 ) -> ModuleType:
-    """Returns the application: `thing.set` has a handler and two projections, `thing.shown` no handler."""
+    """Returns the application.
+
+    Two projections read `thing.set` and `thing.shown`. Only `thing.set` has a handler.
+    """
 
     @projects("thing.set", "thing.shown", into=totals, revision=revision)
     def total(event: Event[Thing]) -> Iterator[ProjectionEffect]:
@@ -82,7 +85,7 @@ def registry(amount: Amount = as_it_is, **more: Any) -> Registry:
 
 @dataclass
 class Bench(projecting.Bench):
-    """The bench of rebuilds, with queries of the letters of generations."""
+    """The bench for rebuilds. Some methods read the letters of a generation (failed and waiting events)."""
 
     def letters(self, generation: int = 1) -> list[tuple[Any, ...]]:
         """Returns offset, key, outcome, state and error class of each letter of a generation of `totals`."""
@@ -133,7 +136,8 @@ def shown(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Record:
 def stream(kind: Callable[..., Record] = thing_set) -> list[Record]:
     """Returns five events of two keys; the second event of `a` is bad.
 
-    The third event of `a` belongs in another batch, because Postgres checks the final rows of a batch.
+    If Postgres is to refuse the row of the bad event, apply the third event of `a` in a later batch. In the
+    same batch, the third event would overwrite the bad row before Postgres checks the row.
     """
     return [kind(0, "a", 1), kind(1, "b", 4), kind(2, "a", BAD), kind(3, "a", 3), kind(4, "b", 5)]
 

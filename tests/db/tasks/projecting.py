@@ -1,4 +1,4 @@
-"""The small application with a projection, and a bench that rebuilds it without Kafka: the log is a list."""
+"""The small application with a projection, and a bench that rebuilds it. A list replaces the log in Kafka."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ totals = projection_table(
 
 @handles("thing.set")
 def set_shortened(event: Event[Thing]) -> Iterator[Effect]:
-    """Does what `set_thing` does, but shortens a long name."""
+    """Does the same as `set_thing`, but shortens a long name."""
     yield Upsert(
         things, event.key, {"amount": event.data.amount, "name": (event.data.name or "")[:32] or None}
     )
@@ -59,7 +59,7 @@ def set_shortened(event: Event[Thing]) -> Iterator[Effect]:
 def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: Any) -> Registry:
     """Returns the application with this revision of its projection: the amount times `factor`, and a counter.
 
-    With `mended`, poison events no longer fail.
+    With `mended`, the handlers accept poison events.
     """
 
     @projects("thing.set", into=totals, revision=revision)
@@ -82,7 +82,7 @@ def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: An
 
 
 class ListReader:
-    """Reads a partition that is a list; calls `meanwhile` before each read."""
+    """Reads a list instead of a partition. Calls `meanwhile` before each read."""
 
     def __init__(self, log: list[Record], offset: int, meanwhile: Callable[[], None]) -> None:
         self._log = log
@@ -90,7 +90,7 @@ class ListReader:
         self.read_through = offset - 1
 
     def read(self, timeout_seconds: float) -> list[Record]:
-        """Does what `PartitionReader.read` does."""
+        """Replaces `PartitionReader.read`."""
         self._meanwhile()
         found = [record for record in self._log if record.offset > self.read_through][
             : partition_reader.MAX_RECORDS
@@ -105,12 +105,12 @@ class ListReader:
 
 @dataclass
 class Bench(applying.Bench):
-    """An applier of one revision, and the means to rebuild its projection from one log."""
+    """An applier with the code of one revision, and methods that rebuild the projection from one log."""
 
     registry: Registry = field(default_factory=lambda: registry(1))
     log: list[Record] = field(default_factory=list)
     kafka: dict[int, Record] = field(default_factory=dict)
-    """The complete records, by offset, of which the log holds only a part."""
+    """Maps offset → complete record, for each record of which the log holds only a part."""
 
     def with_code(self, code: Registry) -> Self:
         """Returns the bench of another deployment, with this code and the same database and log."""
@@ -124,7 +124,7 @@ class Bench(applying.Bench):
         return self.catch_up()
 
     def catch_up(self, queues: Sequence[str] | None = None, through: int | None = None) -> Applied | None:
-        """Applies the records of the log that are not applied yet, of these queues or of all queues."""
+        """Applies the records up to offset `through` that are not applied yet, of these queues or of all."""
         done = None
         [(topic_id, epoch)] = self.look("SELECT topic_id, epoch FROM sluice.topics, sluice.entities")
         log = [r for r in self.log if through is None or r.offset <= through]
@@ -140,7 +140,7 @@ class Bench(applying.Bench):
         return done
 
     def accept(self, log: Sequence[Record], topic_id: str) -> None:
-        """Replaces the log of the topic and accepts it, so that it is applied from its beginning."""
+        """Replaces the log of the topic and accepts the topic. `catch_up` then applies the whole new log."""
         [(before,)] = self.look("SELECT topic_id FROM sluice.topics")
         ranges = {0: LogRange(0, log[-1].offset + 1 if log else 0)}
         routings = TopicRouting(before, "thing"), TopicRouting(topic_id, "thing")
@@ -164,7 +164,7 @@ class Bench(applying.Bench):
         )
 
     def live_from_here(self, *records: Record) -> Applied | None:
-        """Appends these records to the log and applies them, but not the records before them."""
+        """Appends these records to the log and applies only these, not earlier records of the log."""
         self.log += records
         return self.apply(slice_of(list(records)))
 
@@ -181,12 +181,12 @@ class Bench(applying.Bench):
     def rebuild(
         self, generation: int, meanwhile: Callable[[], None] = lambda: None, place: Place = PLACE
     ) -> bool:
-        """Runs one turn of a rebuild over a partition, whose log is that of the bench."""
+        """Runs one turn of a rebuild over a partition. The log of the bench stands for the partition."""
         turn = _Turn(self.session, self.registry, "totals", generation, place, self.read_whole)
         return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
 
     def read_whole(self, place: Place, offset: int) -> Record | None:
-        """Stands in for `read_whole_record`."""
+        """Replaces `read_whole_record`."""
         return self.kafka.get(offset) or next((one for one in self.log if one.offset == offset), None)
 
     def redrive(self, key: str = "k") -> None:
@@ -207,7 +207,7 @@ class Bench(applying.Bench):
         return generation_changes.swap(self.session, self.registry, self.generation(number), DECISION)
 
     def rows(self, number: int | None = None) -> dict[str, tuple[int, int]]:
-        """Returns (amount, seen) of each thing, from a generation or from the view of the readers."""
+        """Returns (amount, seen) of each thing, from a generation or, without `number`, from the view."""
         table = "totals" if number is None else f"totals_g{number}"
         return {
             key: (amount, seen)
@@ -253,7 +253,7 @@ def create(database_url: str) -> None:
 
 
 def poison(offset: int, key: str = "k", amount: int = 1) -> Record:
-    """Returns an event that fails until its handler is corrected."""
+    """Returns an event that fails, except in code with `mended`."""
     return made(offset, "thing.set", key, amount=amount, name=f"{offset:040}")
 
 
@@ -267,7 +267,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[Bench], Bench]]:
-    """Returns a function that closes the bench of another deployment at the end of the test."""
+    """Yields a function that takes and returns a bench, and closes this bench at the end of the test."""
     benches: list[Bench] = []
 
     def keep(one: Bench) -> Bench:

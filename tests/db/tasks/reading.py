@@ -1,4 +1,4 @@
-"""Sessions of other applications that read a projection while a generation is filled and swapped in."""
+"""Sessions of other applications that read a projection while another generation is filled and made live."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,7 +53,7 @@ def open_reader(bench: Bench) -> Iterator[Callable[..., Reader]]:
 
 
 def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
-    """Builds another generation for a swap. Returns the bench of its deployment, and its number."""
+    """Builds another generation for a swap. Returns the bench with its code, and its number."""
     fixed = opened(bench.with_code(registry(2, 10)))
     number = fixed.begin()
     assert fixed.rebuild(number)
@@ -63,8 +63,8 @@ def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
 def wait_for_newer_snapshots(bench: Bench) -> None:
     """Waits until a new snapshot is newer than all rows of the rebuild.
 
-    A snapshot is as old as the oldest transaction that writes in any database of the server, and other tests
-    write in their databases.
+    A snapshot counts as old as the oldest writing transaction in any database of the server. Other tests
+    may have such transactions in their databases.
     """
     newer = """
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > max(filled_xid)

@@ -1,4 +1,4 @@
-"""Events whose handler fails until the test corrects it, and queries of their dead letters."""
+"""Events whose handler fails until the test corrects the handler, and queries of their dead letters."""
 
 import time
 from collections.abc import Iterator

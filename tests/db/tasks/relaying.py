@@ -1,4 +1,4 @@
-"""A relay on a real Postgres, and a broker whose answers the test chooses."""
+"""A relay on a real Postgres, and a simulated broker whose answers the test chooses."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,7 +24,8 @@ AWAY: Answer = (Delivery.AWAY, "no leader")
 class Broker:
     """A producer and its broker.
 
-    `answer` returns the result for a record from its number, its topic, and True if it is alone in flight.
+    `answer` computes the result for a record. Its arguments are the number and the topic of the record, and
+    True if no other record is in flight.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ def number_of(record: OutgoingRecord) -> int:
 
 
 class Bench:
-    """A relay on a database, and queries of what it stored."""
+    """A relay on a database, and queries of the rows that the relay stored."""
 
     def __init__(self, database_url: str) -> None:
         self.url = database_url

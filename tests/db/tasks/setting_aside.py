@@ -1,4 +1,4 @@
-"""A bench with short timeouts, and other sessions that hold a lock which one event needs."""
+"""For tests of events that wait for a lock: sessions that hold locks, and an applier with short timeouts."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ HELD = 2
 
 @handles("thing.named")
 def name_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes the row that the data names, for events without an entity."""
+    """Yields the row that the data names. Its events have no entity."""
     yield Upsert(things, event.data["thing_id"], {"amount": 1, "name": event.data["name"]})
 
 
@@ -57,7 +57,10 @@ class AsideBench(Bench):
         self.applier = Applier(self.session, self.registry, limits)
 
     def retry(self) -> dict[str, int]:
-        """Applies a message without slices. Returns the results of the retries."""
+        """Applies a message without slices, so the applier only retries the events that are due.
+
+        Returns the results of these retries.
+        """
         applied = self.apply()
         return {} if applied is None else dict(applied.retries)
 
@@ -70,11 +73,11 @@ class AsideBench(Bench):
         wait_until(lambda: condition() or (self.retry() and None), timeout_seconds=20, what="retries")
 
     def retry_until_settled(self) -> None:
-        """Retries until no event waits."""
+        """Retries until no event waits, neither for a retry nor behind another event."""
         self.retry_until(lambda: not self.look("SELECT 1 FROM sluice.dead_letters WHERE state = 'waiting'"))
 
     def retry_until_attempts(self, attempts: int) -> None:
-        """Retries until every retried event has failed `attempts` times in a row."""
+        """Retries until every event in `retries` has at least `attempts` failed attempts in a row."""
         self.retry_until(lambda: all(row["attempts"] >= attempts for row in self.retries()))
 
     def letters(self) -> list[tuple[Any, ...]]:
@@ -101,7 +104,7 @@ def bench(database_url: str) -> Iterator[AsideBench]:
 
 @dataclass(frozen=True)
 class Hold:
-    """A lock of another session: the SQL before it, the SQL that takes it, and the event that needs it."""
+    """A lock of another session: the SQL that prepares and takes it, and the event that needs the lock."""
 
     before: str
     take: str
@@ -148,7 +151,7 @@ HOLDS = {
 
 @contextmanager
 def held(bench: Bench, *holds: Hold) -> Iterator[int]:
-    """Holds locks in another session until the block ends. Yields the process id of that session."""
+    """Holds locks in another session until the block ends. Yields the process id of the session."""
     for hold in holds:
         if hold.before:
             bench.look(hold.before)
@@ -164,12 +167,16 @@ def held(bench: Bench, *holds: Hold) -> Iterator[int]:
 
 
 def others(count: int = KEYS) -> list[Record]:
-    """Returns one event for each of `count` keys, without the event at HELD."""
+    """Returns events at the offsets below `count`, each with another key. Leaves out offset HELD."""
     return [thing_set(n, f"key-{n}", amount=n) for n in range(count) if n != HELD]
 
 
 def apply_held(bench: AsideBench, hold: Hold, keys: int = KEYS) -> None:
-    """Applies a batch of `keys` keys, of which `k` is held, then later events of `k` and of another key."""
+    """Applies two batches while `hold` is held.
+
+    The first batch has `keys` events, each with another key. One of them, of key `k`, needs the held
+    lock. The second batch has three more events of `k`, and one event of another key.
+    """
     events = sorted([*others(keys), hold.event], key=lambda record: record.offset)
     assert bench.apply(slice_of(events)) is not None
     later = [thing_set(keys + n, "k", amount=10 + n) for n in range(3)] + [thing_set(keys + 3, "free")]
@@ -177,7 +184,10 @@ def apply_held(bench: AsideBench, hold: Hold, keys: int = KEYS) -> None:
 
 
 def make_slow(bench: Bench, condition: str) -> None:
-    """Makes writes of `things` that match the condition take longer than the statement timeout."""
+    """Slows down writes to the table `things`.
+
+    A write that matches the condition then takes longer than the statement timeout.
+    """
     bench.look(f"""
         CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN IF {condition} THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;

@@ -1,4 +1,4 @@
-"""Any number of keys without a row needs few locks, and two queues never lock the same key."""
+"""Keys that have no row yet: few locks are enough for many keys, and two queues never lock the same key."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ notes = entity_table(
 
 @handles("notes.imported")
 def import_notes(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes the number of rows that the event names."""
+    """Yields as many rows as the event names."""
     for number in range(event.data["rows"]):
         yield Upsert(notes, f"n{number}", {"text": "x" * 20})
 
@@ -58,7 +58,7 @@ def test_an_event_with_many_new_keys_is_applied_with_few_locks(
     def take_and_count(self: AbsentKeyLocks, session: Session, table: str, keys: Any) -> None:
         take(self, session, table, keys)
         held.extend(n for (n,) in bench.look(ADVISORY_LOCKS))
-        # Another application can still connect.
+        # Postgres has locks left, so another application can still connect.
         other = Session(bench.database_url, application_name="another application")
         other.command("SELECT 1")
         other.close()
@@ -114,7 +114,7 @@ def test_two_transactions_never_lock_the_same_absent_key(
     assert (waited == "waits") is waits
 
 
-def test_many_keys_that_are_locked_one_by_one_become_one_lock(bench: Bench) -> None:
+def test_many_keys_that_are_locked_one_by_one_are_replaced_by_one_lock(bench: Bench) -> None:
     locks = AbsentKeyLocks()
     with bench.session.transaction():
         for number in range(KEY_LOCKS + 50):
@@ -138,5 +138,6 @@ def test_a_rollback_to_a_savepoint_releases_its_locks(bench: Bench) -> None:
         records = [made(0, "notes.imported", "k", rows=301), made(1, "notes.imported", "l", rows=2)]
         assert bench.apply(slice_of(records)) is not None
     assert bench.outcomes() == {"applied": 1, "dead": 1}
-    # When the events are applied one by one, the second event takes its own locks.
+    # The batch fails, so the events are applied one by one. The second event does not see the locks of the
+    # first.
     assert seen[-1] == {}

@@ -1,4 +1,4 @@
-"""The apply transaction on a real Postgres: the guard, the three kinds of errors, retries and halts."""
+"""The apply transaction on a real Postgres: repeated and missing slices, the kinds of errors, and halts."""
 
 import threading
 from collections.abc import Iterator
@@ -123,7 +123,7 @@ def test_a_write_that_postgres_refuses_makes_only_its_event_a_dead_letter(
     assert bench.look("SELECT applied_offset FROM sluice.lane_progress") == [(2,)]
 
 
-def test_a_deferred_constraint_that_holds_at_commit_refuses_nothing(bench: Bench) -> None:
+def test_a_deferred_constraint_that_is_fulfilled_at_commit_refuses_no_event(bench: Bench) -> None:
     bench.apply(slice_of([made(0, "part.added", "p", thing_id="t"), thing_set(1, "t")]))
     assert bench.outcomes() == {"applied": 2}
 
@@ -171,7 +171,9 @@ def test_a_batch_is_retried_after_a_lost_connection(bench: Bench) -> None:
     assert bench.amounts() == {"k": 2}
 
 
-def test_a_commit_whose_answer_is_lost_is_applied_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_whose_commit_answer_is_lost_is_applied_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deaf = iter([True])
 
     def reach(point: str) -> None:
@@ -204,7 +206,7 @@ def test_a_concurrent_write_to_a_row_retries_the_transaction(
     assert bench.outcomes() == {"stale": 1}
 
 
-def test_rows_that_always_change_abort_the_task_without_a_write(
+def test_a_task_ends_without_a_write_if_the_rows_change_at_every_attempt(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.tasks.apply.retry_policy.PATIENCE_SECONDS", 0.5)
@@ -246,7 +248,7 @@ def test_a_mutant_that_does_not_check_prev_loses_records(
 
     monkeypatch.setattr(apply_module, "judge", careless)
     bench.apply(slice_of([thing_set(8)], prev=7))
-    assert bench.outcomes() == {"applied": 1}, "the mutant skips the gap; the real guard does not"
+    assert bench.outcomes() == {"applied": 1}, "the mutant does not apply the slice behind the gap"
 
 
 def test_an_error_at_a_fault_point_rolls_the_transaction_back(bench: Bench) -> None:

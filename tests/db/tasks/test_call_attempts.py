@@ -23,7 +23,7 @@ class Wordless(Exception):
 
 
 def hang(call: EffectCall) -> Any:
-    """Waits, and catches every error, as a careless client does."""
+    """Waits. Catches every error while it waits, as a careless client does."""
     try:
         threading.Event().wait(10)
     except Exception:
@@ -46,7 +46,7 @@ def hang(call: EffectCall) -> Any:
         ("pay", [UNKNOWN, NOT_SENT, lambda _: {}], ["pending", "pending", "succeeded"], True, None),
         ("slow", [hang], ["pending"], True, "unknown: CallTimedOut: no answer within 0.2 s"),
         ("pay", [raises(ValueError("x\0"))], ["pending"], True, "unknown: ValueError: x\ufffd"),
-        # The worker continues after an error of any class, and after an error without a text.
+        # After an error of any class, and after an error that cannot be printed, the worker continues.
         ("mail", [raises(SystemExit(3))], ["uncertain"], True, "unknown: SystemExit: 3"),
         ("mail", [raises(GeneratorExit())], ["uncertain"], True, "unknown: GeneratorExit: "),
         ("mail", [raises(CancelledError())], ["uncertain"], True, "unknown: CancelledError: "),
@@ -72,7 +72,7 @@ def test_the_end_of_an_attempt_decides_the_state(
     )
     pending = states[-1] == "pending"
     assert bench.row("c", "due_at > now(), settled_at IS NULL") == (pending, pending)
-    # A repeated message changes nothing: the call is not due, or it has ended.
+    # A repeated message changes nothing, because the call is not due or has ended.
     bench.executor.run("c")
     assert len(bench.called) == len(acts)
 
@@ -114,7 +114,7 @@ def test_an_attempt_with_retry_after_does_not_count(
         (timedelta(hours=1), 3_600, "not sent, retry after 3600 s: NotSent: 429"),
         (0, 1, "not sent, retry after 1 s: NotSent: 429"),
         (10**9, 86_400, "not sent, retry after 86400 s: NotSent: 429"),
-        # The value is not a duration: the usual backoff applies, and the attempt counts.
+        # These values are not durations. The usual backoff applies, and the attempt counts.
         (-5, None, "not sent: NotSent: 429"),
         ("30", None, "not sent: NotSent: 429"),
         (float("nan"), None, "not sent: NotSent: 429"),
@@ -146,7 +146,8 @@ def test_the_lifetime_of_a_key_begins_with_the_first_attempt_that_may_have_arriv
     bench.look("UPDATE sluice.executed_side_effects SET first_attempt_at = now() - interval '10 min'")
     bench.run("c", BUSY)
     assert bench.row("c", "state, first_attempt_at < now() - interval '9 min'") == ("pending", True)
-    # The provider forgot the key during the pause, so the call is not repeated.
+    # The first attempt is older than the time for which the provider keeps a key, so the call is not
+    # repeated.
     bench.look("UPDATE sluice.executed_side_effects SET first_attempt_at = now() - interval '1 h'")
     bench.run("c", BUSY)
     assert (bench.state("c"), len(bench.called)) == ("uncertain", 5)
@@ -200,7 +201,7 @@ def test_a_success_is_stored_for_every_answer(bench: Bench, answer: Any, respons
     assert bench.row("c", "state, response") == ("succeeded", response)
 
 
-def test_an_answer_that_is_not_json_is_stored_as_a_success(bench: Bench) -> None:
+def test_an_answer_that_json_cannot_represent_is_stored_as_a_success(bench: Bench) -> None:
     class Unprintable:
         def __repr__(self) -> str:
             raise RuntimeError("no")

@@ -1,4 +1,4 @@
-"""Claims of calls on a real Postgres by one or more workers, and the mutants that these scenarios catch."""
+"""Claims of calls by one or more workers on a real Postgres: scenarios, and mutants that they catch."""
 
 import threading
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 bench, quiet = calling.bench, calling.quiet
 
 
-# Scenarios, which a test below also runs with mutants.
+# The scenarios. A test below runs each of them with the real code, another test runs them with mutants.
 
 
 def other_sessions_see_a_call_as_running_during_the_call(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def a_failure_of_an_older_attempt_changes_nothing(bench: Bench) -> None:
 
 
 def two_calls_of_one_entity_claimed_together_are_made_one_by_one(bench: Bench) -> None:
-    """The earlier call is released while a worker claims the later call."""
+    """An operator releases the earlier call while a worker claims the later call."""
     bench.add("first", "second", effect="mail")
     bench.run("first", UNKNOWN)
     bench.called.clear()
@@ -115,7 +115,7 @@ def a_call_claimed_by_two_workers_is_made_only_once(bench: Bench) -> None:
 
 
 def in_thread(bench: Bench, key: str) -> threading.Thread:
-    """Runs an executor with its own session in a thread, in place of another process."""
+    """Runs an executor in a thread. The executor has its own session, as it has in another process."""
     executor = bench.effects.Executor(bench.open(), bench.registry)
     thread = threading.Thread(target=executor.run, args=(key,), daemon=True)
     thread.start()
@@ -144,7 +144,7 @@ SCENARIOS = (
 
 @pytest.fixture
 def no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removes the time limit, which works only in the main thread."""
+    """Removes the time limit of calls, because time limits work only in the main thread."""
     monkeypatch.setattr(executor_module, "_time_limit", lambda _: nullcontext())
 
 
@@ -161,10 +161,10 @@ ANY_ATTEMPT = "WHERE effect_key = $1 AND attempt = $2 AND state = $7"
 @pytest.mark.parametrize(
     ("scenario", "module", "old", "new"),
     [
-        # The claim is not stored.
+        # Mutant: the claim is not stored.
         (other_sessions_see_a_call_as_running_during_the_call, executor_module, CLAIM, "pass"),
         (a_call_claimed_by_two_workers_is_made_only_once, executor_module, CLAIM, "pass"),
-        # The claim is committed after the call.
+        # Mutant: the claim is committed after the call.
         (
             other_sessions_see_a_call_as_running_during_the_call,
             executor_module,

@@ -1,4 +1,4 @@
-"""The due calls that the dispatcher publishes on a real Postgres, and when it publishes them again."""
+"""The dispatcher on a real Postgres: the due calls that it publishes, and calls that it publishes again."""
 
 import re
 
@@ -16,7 +16,7 @@ bench, quiet = calling.bench, calling.quiet
 
 
 class Dispatching:
-    """A dispatcher, and the keys that it published."""
+    """A dispatcher, and the keys of the calls that it published."""
 
     def __init__(self, bench: Bench) -> None:
         self.published: list[str] = []
@@ -31,7 +31,7 @@ class Dispatching:
         )
 
     def run(self) -> list[str]:
-        """Returns the keys that are dispatched now, after the declarations of the workers are read again."""
+        """Reads the declarations of the workers again, and returns the keys that are then dispatched."""
         self.published.clear()
         self.now += SERVED_SECONDS
         assert self.dispatcher.run_once() == len(self.published)
@@ -104,7 +104,7 @@ def test_calls_that_may_not_begin_are_not_dispatched(bench: Bench, dispatching: 
     bench.resume()
     assert dispatching.run() == ["a", "x", "y"]
     bench.run("a", REFUSED)
-    assert dispatching.run() == [], "the effect holds"
+    assert dispatching.run() == [], "a failed call of this effect holds later calls"
     bench.look("UPDATE sluice.executed_side_effects SET state = 'succeeded' WHERE effect_key = 'a'")
     assert dispatching.run() == ["behind"]
 
@@ -149,7 +149,7 @@ def test_only_calls_that_a_running_worker_declares_are_dispatched(bench: Bench) 
     assert dispatching.run() == [], "the worker that declared the effect has ended"
 
 
-def test_only_workers_of_the_effects_queue_count_if_any_exist(bench: Bench) -> None:
+def test_only_workers_of_the_effects_queue_count_if_there_are_such_workers(bench: Bench) -> None:
     add_process(bench.looking, effects=["pay", "mail"], queues=["relay"])
     add_process(bench.looking, effects=["mail"])
     dispatching = Dispatching(bench)
@@ -173,13 +173,15 @@ def test_a_relay_without_the_declaration_of_an_effect_leaves_its_order_to_the_ex
     assert (bench.state("behind"), len(bench.called)) == ("pending", 1)
 
 
-def test_a_call_that_a_worker_left_is_soon_dispatched_to_another_worker(bench: Bench) -> None:
+def test_a_call_that_a_worker_does_not_declare_is_soon_dispatched_again(bench: Bench) -> None:
     add_process(bench.looking, effects=["new"])
     dispatching = Dispatching(bench)
     bench.add("n", effect="new")
     assert dispatching.run() == ["n"]
     bench.executor.run("n")
-    assert dispatching.run() == [], "not immediately, because the same worker may get the call again"
+    assert dispatching.run() == [], (
+        "not dispatched again immediately, because the same worker may get the call"
+    )
     bench.look(
         "UPDATE sluice.executed_side_effects"
         f" SET dispatched_at = dispatched_at - interval '{LEFT_AFTER_SECONDS} s'"

@@ -1,4 +1,4 @@
-"""Calls whose process or connection ends during the attempt, and answers that arrive late."""
+"""Calls whose process or connection ends during an attempt, and answers that arrive late."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def test_a_late_success_is_stored_from_any_state(bench: Bench, state: str) -> No
     bench.add("c")
 
     def late(call: EffectCall) -> Any:
-        # The lease has ended, and another process has changed the call.
+        # In the meantime, the lease has ended, and another process has changed the call.
         bench.look(f"UPDATE sluice.executed_side_effects SET state = '{state}', attempt = 2, error = 'e'")
         return {"late": True}
 

@@ -58,7 +58,7 @@ def test_no_call_is_made_while_calls_are_paused(bench: Bench) -> None:
     assert bench.state("c") == "succeeded"
 
 
-def test_a_key_that_expired_during_a_pause_is_not_used_again(bench: Bench) -> None:
+def test_a_call_is_not_repeated_if_its_key_expired_during_a_pause(bench: Bench) -> None:
     bench.add("c")
     bench.run("c", UNKNOWN)
     bench.pause()

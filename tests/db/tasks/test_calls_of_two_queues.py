@@ -1,4 +1,4 @@
-"""Two queues make the same call at the same time: one row is stored, and the later transaction is retried."""
+"""Two queues add the same call at the same time. One row is stored, and the later transaction is retried."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -20,7 +20,7 @@ OTHER_TOPIC, OTHER_QUEUE = "others", "other.0"
 
 @handles("thing.paid")
 def pay_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes a row, and makes a call with one key for the events of all queues."""
+    """Yields a row and a call. The events of all queues use the same key for the call."""
     yield Insert(things, event.key, {"amount": 1, "name": event.key})
     yield Call("notify", once="shared", args={"amount": event.data["amount"]})
 
@@ -47,7 +47,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 def test_a_concurrent_call_of_another_queue_retries_the_transaction(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, amount: int, conflicts: int
 ) -> None:
-    """With the same args no second call is stored; with other args the conflict is counted."""
+    """No second call is stored. If the args differ, a conflict is counted."""
     other = Session(bench.database_url, application_name="test other queue", plans=BATCH_PLANS)
     write_back = FoldIO.write_back
     others = iter([True])

@@ -1,4 +1,4 @@
-"""Checkpoints of a generation: the log before a checkpoint may be deleted, and late events are not lost."""
+"""Checkpoints of a generation. The log before a checkpoint may be deleted, and no later event is lost."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ bench = projecting.bench
 
 @pytest.fixture
 def fixed(bench: Bench) -> Iterator[Bench]:
-    """A deployment whose amounts are ten times as large and whose handler accepts poison events."""
+    """Yields a bench with new code: amounts are ten times as large, and the handler accepts poison events."""
     made = bench.with_code(registry(2, 10, mended=True))
     yield made
     made.close()
@@ -78,7 +78,9 @@ def test_an_event_dead_at_the_checkpoint_and_redriven_later_is_counted_once(
     assert bench.rows() == {"k": (50, 5)}
 
 
-def test_an_event_dropped_after_the_checkpoint_stays_out(bench: Bench, fixed: Bench) -> None:
+def test_an_event_that_was_dropped_after_the_checkpoint_is_not_applied_by_a_rebuild(
+    bench: Bench, fixed: Bench
+) -> None:
     bench.live(poison(0, "k", 2))
     move_watermark(bench)
     kept = bench.checkpoint("monday")
@@ -88,7 +90,9 @@ def test_an_event_dropped_after_the_checkpoint_stays_out(bench: Bench, fixed: Be
     assert bench.rows(number) == {}
 
 
-def test_a_lane_whose_last_record_is_far_below_the_watermark_is_in_lockstep(bench: Bench) -> None:
+def test_a_generation_is_in_lockstep_although_its_last_record_is_far_below_the_watermark(
+    bench: Bench,
+) -> None:
     bench.live(thing_set(0, "a", 1))
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 9)")
     number = bench.begin(checkpoint=bench.checkpoint("monday"))

@@ -1,4 +1,4 @@
-"""The bridge writes its claim into Postgres and Redis, deletes old claims, and stops if it is outranked."""
+"""A bridge writes claims to Postgres and Redis. It stops if another bridge renews a claim of higher rank."""
 
 from typing import Any
 from uuid import uuid4
@@ -40,7 +40,7 @@ def test_the_bridge_deletes_claims_that_no_bridge_renews(
 
 
 @pytest.mark.parametrize("filled", [True, False])
-def test_a_hash_full_of_garbage_or_a_key_of_another_type_is_replaced(
+def test_claims_in_redis_that_are_garbage_or_of_another_type_are_replaced(
     settings: Settings, installation: Installation, broker: Any, filled: bool
 ) -> None:
     if filled:
@@ -87,7 +87,7 @@ def test_only_a_renewed_claim_of_a_higher_rank_stops_a_bridge(
         ("is_outranked(look.foreign, self._foreign, rank=look.known.rank)", "False"),
     ],
 )
-def test_mutants_that_stop_for_another_reason_or_never_are_caught(
+def test_mutants_that_stop_for_another_reason_or_never_stop_are_caught(
     settings: Settings, installation: Installation, foreigner: Foreigner, old: str, new: str
 ) -> None:
     with pytest.raises(AssertionError):
@@ -132,8 +132,10 @@ def test_the_thread_continues_after_a_failure(
     session.command("ALTER TABLE sluice.claim_key RENAME TO away")
     writer = ClaimWriter(settings, installation)
     writer.start()
-    wait_until(lambda: session.run(COUNT)[0][0] > 1, timeout_seconds=10, what="turns that failed")
+    wait_until(
+        lambda: session.run(COUNT)[0][0] > 1, timeout_seconds=10, what="turns of the thread have failed"
+    )
     assert writer.text == ""
     session.command("ALTER TABLE sluice.away RENAME TO claim_key")
-    wait_until(lambda: writer.text, timeout_seconds=10, what="a claim after the failure")
+    wait_until(lambda: writer.text, timeout_seconds=10, what="a claim is written after the failure")
     writer.stop()

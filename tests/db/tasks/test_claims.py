@@ -1,4 +1,4 @@
-"""Claims in a real Postgres and Redis: which claims are kept, and which claims delay or refuse a process."""
+"""Claims of bridges in Postgres and Redis. A claim of another bridge delays or refuses a starting process."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -62,13 +62,13 @@ def test_the_rank_is_raised_above_every_other_rank(settings: Settings, session: 
 
 @pytest.fixture
 def check(settings: Settings, installation: Installation) -> Iterator[ClaimCheck]:
-    """The claim check of a process that starts now."""
+    """Yields the claim check of a process that starts now."""
     reader = ClaimReader(settings, installation)
     yield ClaimCheck(reader, WATCH_SECONDS)
     reader.close()
 
 
-def test_without_foreign_claims_a_process_starts_at_once(
+def test_without_foreign_claims_a_process_starts_immediately(
     settings: Settings, installation: Installation, check: ClaimCheck
 ) -> None:
     ClaimWriter(settings, installation).turn(0.0)
@@ -76,12 +76,12 @@ def test_without_foreign_claims_a_process_starts_at_once(
     refuse_if_claimed(settings, installation)
 
 
-def test_a_claim_that_is_not_renewed_is_taken_over(check: ClaimCheck, foreigner: Foreigner) -> None:
+def test_a_process_starts_if_a_foreign_claim_is_not_renewed(check: ClaimCheck, foreigner: Foreigner) -> None:
     foreigner.write()
     assert [check.is_done(now) for now in (0.0, WATCH_SECONDS - 0.1, WATCH_SECONDS)] == [False, False, True]
 
 
-def test_a_claim_that_is_renewed_refuses_the_process(check: ClaimCheck, foreigner: Foreigner) -> None:
+def test_a_process_is_refused_if_a_foreign_claim_is_renewed(check: ClaimCheck, foreigner: Foreigner) -> None:
     foreigner.write()
     assert not check.is_done(0.0)
     foreigner.write()
@@ -103,7 +103,7 @@ def test_an_outage_restarts_the_watch(
         check.is_done(WATCH_SECONDS + 11)
 
 
-def test_a_claim_from_copied_database_files_is_watched(
+def test_a_process_on_copied_database_files_watches_the_claim_of_the_original(
     settings: Settings,
     session: Session,
     installation: Installation,
@@ -111,7 +111,7 @@ def test_a_claim_from_copied_database_files_is_watched(
     foreigner: Foreigner,
 ) -> None:
     ClaimWriter(settings, installation).turn(0.0)
-    # A base backup leaves out unlogged tables.
+    # A base backup does not contain the rows of unlogged tables.
     session.command("TRUNCATE sluice.witnessed_claims")
     assert [check.is_done(now) for now in (0.0, 19.9)] == [False, False]
     foreigner.write()
@@ -120,7 +120,7 @@ def test_a_claim_from_copied_database_files_is_watched(
 
 
 @pytest.mark.parametrize("passed", [{"rank": 0}, {"rank": 5, "age": 3_700}])
-def test_a_claim_of_a_lower_rank_and_a_stale_claim_delay_no_process(
+def test_a_claim_of_a_lower_rank_or_an_old_claim_delays_no_process(
     session: Session, check: ClaimCheck, foreigner: Foreigner, passed: dict[str, int]
 ) -> None:
     with session.transaction():

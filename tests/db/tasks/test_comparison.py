@@ -1,4 +1,4 @@
-"""A comparison of two generations has the counts, sums and samples of a comparison in memory."""
+"""Comparisons of two generations. Counts, sums and samples are equal to those of a comparison in memory."""
 
 import json
 import random
@@ -33,7 +33,7 @@ sales = projection_table(
 Rows = dict[str, tuple[int, int | None, Any]]
 notes = st.sampled_from([None, {"a": 1, "b": [2]}, {"b": [2], "a": 1}, "text"])
 row_values = st.tuples(st.integers(-3, 3), st.none() | st.integers(0, 2), notes)
-# A collation sorts these keys in another order than their bytes.
+# The collation of a database sorts these keys in another order than a sort by bytes.
 keys = st.text("aAbB-ä1 ", min_size=1, max_size=3)
 tables = st.dictionaries(keys, row_values, max_size=25)
 
@@ -104,14 +104,17 @@ def test_samples_show_both_sides(session: Session) -> None:
 
 
 def report_while_events_arrive(database_url: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Compares two equal generations while one falls behind. Returns the number of reported differences."""
+    """Compares two equal generations while events are applied to only one of them.
+
+    Returns the number of reported differences.
+    """
     create(database_url)
     monkeypatch.setattr(comparison, "CHUNK_KEYS", 5)
     bench = Bench(database_url)
     bench.live(*(thing_set(n, f"k{n:02}", n) for n in range(30)))
     number = bench.begin()
     assert bench.rebuild(number)
-    # A worker of another deployment does not write to this generation.
+    # A worker with other code applies the events. It does not write to the second generation.
     other = bench.with_code(registry(2))
     rng = random.Random(1)
 

@@ -1,4 +1,4 @@
-"""The fold in memory and the rows in Postgres agree for the same events."""
+"""For the same events, the fold in memory and Postgres produce the same rows."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -45,13 +45,13 @@ class Undo(Exception):
 
 
 class Apart(AssertionError):
-    """FoldState and Postgres disagree."""
+    """The FoldState in memory and the rows in Postgres differ."""
 
 
 def applied(
     session: Session, batches: Sequence[Sequence[Planned]], *, forgetful: bool = False
 ) -> tuple[list[EventResult], dict[str, Any]]:
-    """Applies the batches in order, then rolls them back. Returns the results and everything they stored."""
+    """Applies the batches in order, then rolls them back. Returns the results and all stored rows."""
     settled: list[EventResult] = []
     found: dict[str, Any] = {}
     try:
@@ -76,7 +76,7 @@ def query(session: Session, text: str) -> list[tuple[Any, ...]]:
 
 
 def in_postgres(session: Session) -> dict[str, Any]:
-    """Returns everything that the events stored, in a comparable form."""
+    """Returns all rows that the events stored in Postgres, in a form that can be compared."""
     found: dict[str, Any] = {}
     for table in metadata.sorted_tables:
         statements = RowStatements(table)
@@ -105,7 +105,7 @@ def in_postgres(session: Session) -> dict[str, Any]:
 
 
 def in_memory(memory: FoldState, folded: FoldResult) -> dict[str, Any]:
-    """Returns everything that a fold would store, in the same form."""
+    """Returns all rows that a fold in memory would store, in the same form."""
     found: dict[str, Any] = {table.name: {} for table in metadata.sorted_tables}
     found["tombstones"] = {}
     for (table, key), row in memory.rows.items():
@@ -131,7 +131,7 @@ def in_memory(memory: FoldState, folded: FoldResult) -> dict[str, Any]:
 
 
 def _full(table: Table, row: dict[str, Any]) -> str:
-    """Returns a row as text, which differs for 1 and 1.0, and for 1.0 and Decimal("1.00")."""
+    """Returns a row as text. The texts of 1, 1.0 and Decimal("1.00") differ."""
     names = sorted(shape_of(table).types)
     return repr([(name, row.get(name) or None if name == FIELD_VERSIONS else row[name]) for name in names])
 
@@ -159,7 +159,7 @@ def _letter(settled: EventResult) -> tuple[Any, ...]:
 
 
 def check(session: Session, batches: Sequence[Sequence[Planned]], *, forgetful: bool = False) -> None:
-    """Raises Apart with the first difference."""
+    """Applies the batches in Postgres and in memory. Raises Apart at the first difference."""
     memory, whole = folded(*(event for batch in batches for event in batch))
     settled, found = applied(session, batches, forgetful=forgetful)
     wanted = in_memory(memory, whole)
@@ -192,7 +192,7 @@ def test_a_mutant_without_dedup_is_caught(session: Session) -> None:
         check(session, [log[:1], log[1:]], forgetful=True)
 
 
-def test_mutants_that_forget_bookkeeping_are_caught(
+def test_mutants_that_do_not_write_bookkeeping_are_caught(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted = [
@@ -265,9 +265,11 @@ def test_values_that_postgres_would_alter_are_stored_unchanged(session: Session,
         for write in (
             Insert(EVERY_TYPE, key, {name: value}),
             Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),
-            Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),  # a duplicate
+            Upsert(
+                EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5
+            ),  # A duplicate: its version is equal.
             Merge(EVERY_TYPE, key, {name: value}, 6),
-            Insert(EVERY_TYPE, key, {name: value}),  # a duplicate by its hash
+            Insert(EVERY_TYPE, key, {name: value}),  # A duplicate: its hash is equal.
             Read(EVERY_TYPE, key),
         ):
             log.append(scripted(len(log), write))

@@ -1,4 +1,4 @@
-"""Events of a user's transaction are committed with its rows, and no event is lost behind a later event."""
+"""Events of a user's transaction are committed with its rows. No event is skipped if it commits late."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Events without an id: dead letters or dedup by position, redrives, counts, traces and rebuilds."""
+"""Events without an id become dead letters, or are deduplicated by position if the topic declares so."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ def test_letters_without_id_are_applied_with_dedup_by_position(bench: Bench, red
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {"applied": 3})
     assert bench.look("SELECT state FROM sluice.dead_letters GROUP BY state") == [("done",)]
     assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 0)]
-    # The same records are repeated, as after an accept. Each is known by its position.
+    # The same records are read again, as after an accept. The position of each record is known.
     bench.looking.command("DELETE FROM sluice.lane_progress")
     bench.apply(slice_of(records))
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {})
@@ -117,14 +117,14 @@ def test_a_letter_with_id_is_applied_only_once_with_dedup_by_position(
     assert redriver.redrive_once("thing", "a").unparked
     assert (bench.amounts(), bench.outcomes()) == ({"a": 2}, {"applied": 2})
     assert redriver.redrive_once("thing", "a").outcomes == {}
-    # Each event is known by its id and by its position; now the position counts.
+    # Each event is known by its id and by its position. With dedup by position, only the position counts.
     known = 'SELECT "offset", outcome FROM sluice.processed_events ORDER BY "offset"'
     assert bench.look(known) == [(0, "applied"), (0, "applied"), (1, "applied"), (1, "applied")]
     bench.apply(slice_of([made(2, "thing.set", "a", event_id="x", amount=3)], 1))
     assert bench.amounts() == {"a": 3}
 
 
-def test_a_trace_finds_events_that_were_applied_under_the_other_dedup(bench: Bench) -> None:
+def test_a_trace_finds_events_that_were_applied_before_a_change_of_dedup(bench: Bench) -> None:
     records = [thing_set(0, "a", 1, event_id="x"), thing_set(1, "a", 1, event_id="x", version=0)]
     bench.apply(slice_of(records))
 
@@ -165,7 +165,7 @@ def test_a_rebuild_recognizes_events_from_before_a_change_of_dedup(
     by_id = opened(projected.with_code(projecting_registry(1)))
     by_id.live(thing_set(3, "a", 4, event_id="x"), thing_set(4, "a", 4, event_id="x", version=3))
     assert by_id.outcomes() == {"applied": 4, "duplicate": 1}
-    # Dedup by position again.
+    # Again dedup by position.
     again = opened(projected.with_code(by_position(projecting_registry(1))))
     again.live(thing_set(5, "a", 6, event_id="x"))
     live = again.rows()

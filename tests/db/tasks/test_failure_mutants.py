@@ -1,4 +1,4 @@
-"""No event is left waiting, no outage makes a dead letter, and mutants of these rules are caught."""
+"""No event waits without a reason, and no outage makes a dead letter. Mutants of these rules are caught."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,10 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 
 def redrive_while_an_event_arrives(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Applies an event while its entity is unparked. Returns True if the event is left waiting."""
+    """Applies an event while a redrive unparks the event's entity.
+
+    Returns True if the event still waits after the redrive, although its entity is no longer parked.
+    """
     bench.apply(slice_of([made(0, "thing.broken", amount=1)]))
     bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
     applying = threading.Thread(target=lambda: bench.apply(slice_of([thing_set(1, amount=5)], prev=0)))
@@ -71,7 +74,7 @@ def test_a_mutant_that_unparks_without_the_lock_is_caught(
 
 
 def letters_of_a_locked_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Holds the row for longer than the lock timeout. Returns the number of dead letters."""
+    """Applies an event while its row is locked for a long time. Returns the number of dead letters."""
     monkeypatch.setattr("sluice.tasks.apply.retry_policy.PATIENCE_SECONDS", 3.0)
     bench.apply(slice_of([thing_set(0)]))
     holder = Session(bench.database_url, application_name="holds a row")
@@ -111,7 +114,7 @@ def test_a_deadlock_with_another_session_makes_no_dead_letter(
         timeout_seconds=10,
         what="the batch has locked one row and waits for the other row",
     )
-    # Postgres ends the transaction that has waited longer: the batch, which is retried.
+    # Postgres ends the transaction that has waited longer, which is the batch. The batch is then retried.
     other.command("SELECT FROM public.things WHERE thing_id = 'k1' FOR UPDATE")
     other.command("COMMIT")
     other.close()

@@ -1,4 +1,4 @@
-"""Faults of the event make a letter, of the deployment a halt, and of the surroundings a retry."""
+"""Faults of the event make a dead letter, faults of the deployment halt the queue, others are retried."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ LIMITS = {"lock_timeout": "200ms", "statement_timeout": "500ms"}
 
 @pytest.fixture
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A bench whose session has short timeouts."""
+    """Yields a bench. Its session has short timeouts."""
     monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
     create_tables(database_url)
     made = Bench(database_url)
     made.session.close()
     made.session = Session(database_url, application_name="test faults", plans=BATCH_PLANS, settings=LIMITS)
-    # Each of the next messages retries an event that was set aside.
+    # After an event was set aside, every message retries the event.
     made.applier = Applier(made.session, made.registry, RetryLimits(first_pause_seconds=0.01, share=0.9))
     yield made
     made.close()
@@ -34,7 +34,7 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes workers stop retrying after the first failures."""
+    """Makes a task give up its batch after the first failures."""
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.1)
 
 
@@ -46,7 +46,7 @@ def trigger(body: str, when: str = "INSERT OR UPDATE") -> str:
     """
 
 
-# Refuses each row whose name is `raise` plus an error code, with that code.
+# Raises an error for each row whose name is `raise` plus an error code. The error has this code.
 RAISING = trigger(
     """IF NEW.name LIKE 'raise%' THEN
            RAISE EXCEPTION 'disturbed' USING ERRCODE = substr(NEW.name, 6);
@@ -61,7 +61,7 @@ NULL_FOR_BAD = "IF NEW.thing_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW;"
 
 @dataclass(frozen=True)
 class Case:
-    """The SQL that disturbs the table, the SQL that restores it, and the text of the halt or the letter."""
+    """The SQL that disturbs the table, the SQL that restores the table, and a text of the halt or letter."""
 
     disturb: str
     mend: str = MEND
@@ -185,7 +185,7 @@ def test_error_codes_of_the_surroundings_are_only_retried(bench: Bench, impatien
 
 
 def assert_passes(bench: Bench, mend: str, message: Slice) -> None:
-    """Checks that no event is dead and no queue is halted, and that all events are applied after `mend`."""
+    """Asserts that there is no dead letter and no halt, and that all events are applied after `mend`."""
     dead = "SELECT count(*) FROM sluice.dead_letters WHERE outcome <> 'waiting' AND state <> 'done'"
     assert bench.look(dead) == [(0,)]
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
@@ -235,7 +235,7 @@ def test_events_wait_for_a_lock_of_another_session(
 
 
 def restricted(bench: Bench) -> None:
-    """Makes the worker's session use a role that may read and write but owns nothing."""
+    """Changes the role of the worker's session to a role that may read and write, but owns no table."""
     [(name,)] = bench.look("SELECT 'restricted_' || current_database()")
     bench.look(f'CREATE ROLE "{name}"')
     for schema in ("public", "sluice"):
@@ -287,7 +287,7 @@ def test_a_suppressed_write_of_a_single_event_halts_the_queue(bench: Bench) -> N
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
     assert "things: Postgres wrote 0 of 1 row" in reason
     assert "trigger" in reason
-    # If another event writes the table in the same batch, the fault is the event's.
+    # If another event of the batch writes the table successfully, the fault is the event's.
     assert bench.apply(slice_of([thing_set(0, "bad", 1), thing_set(1, "a", 1)])) is not None
     assert bench.outcomes() == {"applied": 1, "dead": 1}
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]

@@ -1,4 +1,4 @@
-"""Records that no message can carry are dead letters, which are redriven from Kafka or refused."""
+"""Records that do not fit in a message are dead letters. A redrive reads them from Kafka, or is refused."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ bench = applying.bench
 
 @dataclass
 class Log:
-    """The records in Kafka, and the offsets that were read."""
+    """The records in a simulated Kafka, and the offsets that a redrive has read."""
 
     records: dict[int, Record] = field(default_factory=dict)
     read: list[int] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Log:
         return self.records.get(offset)
 
     def cut(self, record: Record) -> Record:
-        """Adds the record to Kafka. Returns the part of it that a message carries."""
+        """Adds the record to Kafka. Returns the part of the record that a message contains."""
         self.records[record.offset] = record
         found = bounded(record, MOST)
         assert found.flaw is not None

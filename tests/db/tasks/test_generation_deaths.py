@@ -1,4 +1,4 @@
-"""An event whose handler ends the rebuild process becomes a letter, and the generation continues."""
+"""A handler that ends the process of a rebuild. The event is then skipped and reported."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_a_rebuild_skips_and_reports_an_event_that_ends_its_process(
     assert bench.look(LEFT) == []
 
 
-def test_deaths_of_another_generation_do_not_count_and_are_deleted_with_it(bench: Bench) -> None:
+def test_deaths_in_another_generation_do_not_count_and_are_deleted_with_that_generation(bench: Bench) -> None:
     bench.live(thing_set(0, "a"), thing_set(1, "b"))
     first, second = bench.begin(), bench.begin()
     queues = [died(bench, number, 3) for number in (first, 22)]
@@ -58,7 +58,7 @@ def test_deaths_of_another_generation_do_not_count_and_are_deleted_with_it(bench
     assert bench.look(LEFT) == [(queues[1],)]
 
 
-def test_a_record_that_kafka_returns_late_does_not_fail_the_generation(
+def test_a_record_that_kafka_does_not_return_at_first_does_not_fail_the_generation(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, answers = thing_set(0, "a", 5), iter([True, True, False])

@@ -1,4 +1,4 @@
-"""A fault of a generation affects only that generation; a projection may only write its own table."""
+"""A fault in a generation affects only this generation. The handler of a projection writes only its table."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_an_event_that_postgres_refuses_is_a_letter_of_the_generation(bench: Ben
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
     assert fixed.rebuild(number)
-    # The new code stores 1,000 times this amount, which the check of the table refuses.
+    # The new code stores 1,000 times this amount. The check of the table refuses so large an amount.
     assert bench.live(thing_set(1, "a", 5_000), thing_set(2, "a", 6), thing_set(3, "b", 7)) is not None
     assert fixed.rebuild(number)
     assert bench.states()[number] == "ready"
@@ -119,7 +119,7 @@ def test_a_projection_that_writes_another_table_makes_letters(bench: Bench, open
     opened(bench.with_code(registry(2, project=stray))).live(thing_set(0, "a", 1))
     [(_, text)] = bench.look(TEXTS)
     assert "Upsert of things by a handler that projects into totals" in text
-    assert bench.amounts() == {"a": 1}, "the effects of the event's other handlers are applied"
+    assert bench.amounts() == {"a": 1}, "the event's other handlers have written their rows"
     assert bench.outcomes() == {"applied": 1}
 
 

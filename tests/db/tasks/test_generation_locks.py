@@ -24,7 +24,7 @@ opened = projecting.opened
 def rebuild_while_an_event_arrives(
     bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """Applies the next event while a rebuild folds a chunk. Returns the rows of the generation."""
+    """Applies the next event while a rebuild applies a chunk. Returns the rows of the generation."""
     bench.live(thing_set(0, "a", 1))
     bench.log.append(thing_set(1, "b", 2))
     number = bench.begin()
@@ -49,14 +49,14 @@ def rebuild_while_an_event_arrives(
     return bench.rows(number)
 
 
-def test_a_rebuild_reaches_the_live_generation_under_its_lock(
+def test_a_rebuild_loses_no_event_when_it_catches_up_with_the_live_generation(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = opened(bench.with_code(bench.registry))
     assert rebuild_while_an_event_arrives(bench, other, monkeypatch) == bench.rows()
 
 
-def test_a_mutant_that_passes_the_live_generation_is_caught(
+def test_a_mutant_that_reads_beyond_the_live_generation_is_caught(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def beyond(
@@ -73,7 +73,10 @@ def test_a_mutant_that_passes_the_live_generation_is_caught(
 
 
 def swap_while_an_event_arrives(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Applies an event between the lane check and the swap. Returns True if readers miss the event."""
+    """Applies an event between the check of the lanes and the swap.
+
+    Returns True if the event is missing in the view afterwards.
+    """
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
     assert bench.rebuild(number)
@@ -100,7 +103,8 @@ def swap_while_an_event_arrives(bench: Bench, other: Bench, monkeypatch: pytest.
 def test_no_event_is_applied_during_a_swap(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # This code may not write the new generation, so an event that it applied before the swap would be lost.
+    # This code does not write the new generation, because its revision differs. If it could apply the event
+    # during the swap, the new generation would lack the event.
     assert not swap_while_an_event_arrives(bench, opened(bench.with_code(registry(2))), monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""A generation folds exactly the records that the live generation applied, before or during the rebuild."""
+"""A rebuild applies exactly the records that the live generation applied, before or during the rebuild."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_records_that_were_not_applied_are_skipped_and_counted(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("redriven", ["never", "before the rebuild", "in lockstep"])
-def test_a_record_too_large_for_a_message_is_folded_as_it_was_applied(bench: Bench, redriven: str) -> None:
+def test_a_record_too_large_for_a_message_is_folded_if_it_was_applied(bench: Bench, redriven: str) -> None:
     whole = thing_set(1, "b", 6)
     bench.kafka[1] = whole
     bench.live(thing_set(0, "a", 5), bounded(whole, 10), thing_set(2, "b", 7), thing_set(3, "c", 8))
@@ -71,7 +71,7 @@ def test_a_changed_size_limit_does_not_change_which_records_are_folded(bench: Be
 
 def test_records_from_before_the_first_applied_record_are_not_folded(bench: Bench) -> None:
     bench.log.append(thing_set(0, "old", 1))
-    # The bridge began at offset 1.
+    # The bridge began at offset 1, so the first record was never applied.
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
     bench.live_from_here(thing_set(1, "a", 5))
     number = bench.begin()
@@ -182,7 +182,8 @@ def test_a_lane_that_falls_behind_during_a_turn_is_read_from_its_own_offset(
     bench.catch_up(lanes[1:])
     number = fixed.begin()
     assert fixed.rebuild(number), "the live generation has not applied offset 2"
-    # Code of the other revision does not write the generation, so the fast lane is read from offset 4.
+    # `bench` has the code of another revision and does not write the generation. So the fast lane lags from
+    # offset 4 on.
     bench.log.append(thing_set(4, fast, 3))
     bench.catch_up(lanes[1:])
     assert fixed.rebuild(number, meanwhile=lambda: bench.catch_up(lanes[:1]) and None)

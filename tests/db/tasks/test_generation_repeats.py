@@ -1,4 +1,4 @@
-"""A generation recognizes the events that the live generation applied, at any offset of the current log."""
+"""A rebuild finds the events that the live generation applied, even if they now have other offsets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +24,13 @@ def again(record: Record, offset: int) -> Record:
 
 
 def sent(records: Sequence[Record], first: int = 0, step: int = 1) -> list[Record]:
-    """Returns these events at other offsets."""
+    """Returns the same events at the offsets `first`, `first + step`, and so on."""
     return [again(record, first + step * n) for n, record in enumerate(records)]
 
 
 NEW = thing_set(0, "new", 5, event_id="new", version=0)
 LOGS = {
-    # The topic id, and the records of the log that is accepted.
+    # The topic id and the records of the accepted log.
     "the same log": (TOPIC_ID, EVENTS),
     "end lost and sent again": (TOPIC_ID, sent([*EVENTS[:6], EVENTS[10], *EVENTS[6:10], EVENTS[11]])),
     "topic recreated, all sent again": (NEW_ID, EVENTS),
@@ -42,7 +42,7 @@ LOGS = {
 
 @pytest.mark.parametrize("log", LOGS)
 def test_another_log_gives_the_same_rows(bench: Bench, log: str) -> None:
-    """Rebuilds generations that begin before, while and after workers apply the accepted log."""
+    """Generations begin before, during and after the time in which workers apply the accepted log."""
     bench.live(*EVENTS)
     topic_id, records = LOGS[log]
     bench.accept(records, topic_id)
@@ -69,7 +69,8 @@ def test_records_kept_by_compaction_are_folded_exactly_once(bench: Bench, kept: 
     assert bench.rebuild(number)
     named = {f"k{n % 3}" for n in kept}
     assert bench.rows(number) == {key: row for key, row in bench.rows(1).items() if key in named}
-    # While the generation is in sync, events that it holds and events that the log lost are repeated.
+    # The generation is in sync now. Repeats of events that it contains and of events that compaction removed
+    # follow.
     bench.live(*sent(first, 7))
     assert bench.rebuild(number)
     assert bench.rows(number) == bench.rows(1)
@@ -96,7 +97,7 @@ def test_only_the_applied_record_of_a_repeated_event_is_folded(
 def test_a_letter_is_in_the_generation_as_soon_as_it_is_applied(
     bench: Bench, opened: Any, topic_id: str, first: int, dropped: bool
 ) -> None:
-    """`first` is the offset of the letter before the topic was accepted; that log may have been longer."""
+    """`first` is the offset of the letter in the log before the accept. That log may have been longer."""
     mended = opened(bench.with_code(registry(1, mended=True)))
     letter, behind = again(poison(0, "k", 7), first), again(thing_set(1, "k", 8), first + 1)
     bench.live(letter, behind)
@@ -144,7 +145,10 @@ def test_repeated_events_do_not_make_a_retired_generation_lag(bench: Bench) -> N
 def test_repeated_events_in_another_partition_are_folded_once(
     bench: Bench, order: tuple[int, int], lost: bool
 ) -> None:
-    """Repeats events as after an increase of partitions. If `lost`, the log lost the first records."""
+    """The events are repeated in another partition, as after an increase of the number of partitions.
+
+    With `lost`, the log of the first partition has lost them.
+    """
     marker = thing_set(12, "k0", 1, event_id="marker", version=12)
     logs = {1: [*EVENTS, marker], 0: sent(EVENTS)}
     bench.apply(slice_of(logs[1])._replace(partition=1))
@@ -164,7 +168,9 @@ def test_a_letter_of_the_live_generation_keeps_its_state_at_another_offset(
     bench: Bench, opened: Any, dropped: bool
 ) -> None:
     code = opened(bench.with_code(registry(1, 1_000)))
-    refused = thing_set(1, "b", 5_000)  # 1,000 times this amount violates the check of the table
+    refused = thing_set(
+        1, "b", 5_000
+    )  # The code stores 1,000 times this amount, which violates the check of the table.
     code.live(thing_set(0, "a", 5), refused)
     if dropped:
         bench.looking.command("UPDATE sluice.projection_letters SET state = 'dropped'")

@@ -1,4 +1,4 @@
-"""A second generation is rebuilt from the log, kept in sync, swapped in and swapped back."""
+"""A second generation is built from the log, kept in sync, made live by a swap, and swapped back."""
 
 from typing import Any
 
@@ -65,15 +65,15 @@ def test_old_code_never_writes_the_new_generation(bench: Bench, opened: Any) -> 
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
     assert fixed.rebuild(number)
-    bench.live(thing_set(1, "a", 2))  # a worker of the old deployment
+    bench.live(thing_set(1, "a", 2))  # This worker runs the old code.
     assert (bench.rows(1), bench.rows(number)) == ({"a": (2, 2)}, {"a": (10, 1)})
     fixed.live(
         thing_set(2, "a", 3)
-    )  # a worker of the new deployment: the generation lags and does not change
+    )  # This worker runs the new code. The generation lags, so it does not change.
     assert (bench.rows(1), bench.rows(number)) == ({"a": (30, 3)}, {"a": (10, 1)})
     with pytest.raises(Behind, match="1 lane of generation 2 is behind the live generation"):
         fixed.swap(number)
-    assert not bench.rebuild(number), "the old deployment's rebuild worker does not write it"
+    assert not bench.rebuild(number), "the old deployment's rebuild worker does not write the generation"
     assert bench.rows(number) == {"a": (10, 1)}
     assert fixed.rebuild(number)
     assert bench.rows(number) == {"a": (30, 3)}

@@ -41,7 +41,7 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 
 class Killed(BaseException):
-    """An error that no code catches, so that the process and its connection end."""
+    """Simulates the end of a process and of its connection. No code catches this error."""
 
 
 def _small(plain: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +53,10 @@ def _small(plain: Callable[..., None]) -> Callable[..., None]:
 
 
 class Course:
-    """A random course of events. Old and new code differ by a factor; `mended` code accepts poison events."""
+    """A random run of old and new code.
+
+    The amounts of old and new code differ by a factor. `mended` code accepts poison events.
+    """
 
     def __init__(self, bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
         self.random = random.Random(seed)
@@ -93,7 +96,7 @@ class Course:
             assert self.mended[1].rebuild(generation), self.old.states()
 
     def batch(self) -> None:
-        """Appends events, sometimes a repeated or a poison event, and applies them by old or new code."""
+        """Appends events, some of them repeated or poison events. Applies them by the old or the new code."""
         who = self.random.choice([self.old, self.new])
         log = self.old.log
         for _ in range(self.random.randint(1, 8)):
@@ -120,7 +123,10 @@ class Course:
         log[:] = [record for n, record in enumerate(log) if n not in lost]
 
     def accept(self) -> None:
-        """Recreates, moves or shortens the topic: all events are sent again, some of them twice."""
+        """Accepts the topic with a new log, as if it was created again or moved.
+
+        The new log has all events at other offsets, and some of them two times.
+        """
         faults.arm("")
         offset, log = self.random.randrange(9), []
         for record in self.old.log:
@@ -135,10 +141,11 @@ class Course:
                 generation_changes.drop(self.old.session, self.old.generation(generation), DECISION)
         self.generations = []
         if self.swaps:
-            # Workers skip events that they have applied, so a generation must hold them before a swap.
+            # Events that were applied before are not applied again. So the new generation must already
+            # contain them at a swap.
             self.random.choice([self.old, self.new]).catch_up()
         elif log and self.random.random() < 0.5:
-            # A rebuild reaches the live generation while workers read the whole log again.
+            # A rebuild catches up with the live generation while workers still read the new log.
             self.new.catch_up(through=self.random.choice(log).offset)
             self.begin()
             self.new.rebuild(self.generations[0])
@@ -156,7 +163,7 @@ class Course:
             self.batch()
 
     def redrive(self) -> None:
-        """Redrives a key by code that accepts poison events."""
+        """Redrives an entity by code that accepts poison events."""
         self.random.choice(self.mended).redrive(self.random.choice(KEYS))
 
     def begin(self) -> None:
@@ -175,7 +182,7 @@ class Course:
         ]
 
     def close(self) -> None:
-        """Closes the benches that the course opened."""
+        """Closes the benches that `__init__` opened."""
         for one in (self.new, *self.mended):
             one.close()
 
@@ -247,7 +254,8 @@ def run_course(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
         assert "failed" not in bench.states().values()
         want = bench.rows(live)
         if not swaps:
-            # The expected rows are those of the new code for all events, which either code may have applied.
+            # Either code may have applied an event. In the end, each generation must have the rows of the new
+            # code.
             third = course.mended[1].begin()
             assert course.mended[1].rebuild(third)
             want = bench.rows(third)
@@ -262,7 +270,10 @@ def run_course(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
 
 
 def run_courses(bench: Bench, seeds: Iterable[int]) -> None:
-    """Runs one course per seed from an empty state; even seeds swap, odd seeds use old and new code."""
+    """Runs one course per seed, each from an empty state.
+
+    With even seeds, generations are swapped. With odd seeds, old and new code compute different amounts.
+    """
     for seed in seeds:
         run_course(bench, seed, factor=1 + 9 * (seed % 2), swaps=seed % 2 == 0)
         bench.reset()

@@ -1,4 +1,4 @@
-"""An event whose handler ended processes is applied alone; after three deaths it is a dead letter."""
+"""An event whose handler ended a process is applied alone. After three such deaths it is a dead letter."""
 
 import pytest
 
@@ -33,7 +33,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("deaths", "timed_out", "error_class", "transactions"), CASES)
-def test_an_event_with_deaths_is_applied_alone_or_is_a_dead_letter(
+def test_an_event_whose_handler_ended_processes_is_applied_alone_or_becomes_a_dead_letter(
     bench: Bench, deaths: int, timed_out: bool, error_class: str | None, transactions: list[list[int]]
 ) -> None:
     died(bench, deaths, timed_out=timed_out)

@@ -1,4 +1,4 @@
-"""Notes of the events whose handlers run, which workers without a supervisor write to Postgres."""
+"""Workers without a supervisor write a note to Postgres that names the event whose handlers run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -39,11 +39,11 @@ def make_notes(database_url: str) -> Iterator[MakeNotes]:
 
 
 def end_inside(notes: HandlerNotes, place: EventPlace, queue: str = QUEUE) -> None:
-    """Leaves the notes of a worker that ends while it runs the handlers of an event."""
+    """Writes the note of an event and leaves it, as a worker does that ends while the handlers run."""
     batch = notes.batch(queue)
     batch.__enter__()
     notes.begin(queue, place)
-    # Keeps the block from garbage collection, which would end it normally.
+    # The garbage collection of the context manager would end the batch normally, so it is kept.
     never_left.append(batch)
 
 
@@ -89,7 +89,7 @@ def test_the_next_worker_counts_a_left_note_as_one_death(bench: Bench, make_note
     with make_notes(5).batch(QUEUE):
         pass
     assert bench.look(DEATHS) == [(*FIRST, 3, *DIED)]
-    # Later workers do not count the note again.
+    # Later workers do not count the same note again.
     with make_notes(6).batch(QUEUE), make_notes(5).batch(QUEUE):
         assert bench.look(DEATHS) == [(*FIRST, 3, *DIED)]
 
@@ -102,7 +102,9 @@ def test_deaths_in_two_queues_are_counted_separately(bench: Bench, make_notes: M
         assert bench.look(DEATHS) == [(*FIRST, 1, *DIED)]
 
 
-def test_a_lane_is_known_after_its_first_slice_is_applied(bench: Bench, make_notes: MakeNotes) -> None:
+def test_no_note_is_written_for_a_lane_after_its_first_slice_is_applied(
+    bench: Bench, make_notes: MakeNotes
+) -> None:
     notes = make_notes(1)
     with notes.batch(QUEUE):
         notes.begin(QUEUE, FIRST)
@@ -116,7 +118,7 @@ def test_a_lane_is_known_after_its_first_slice_is_applied(bench: Bench, make_not
         notes.end(QUEUE)
 
 
-def test_a_batch_that_failed_makes_no_lane_known(bench: Bench, make_notes: MakeNotes) -> None:
+def test_notes_are_still_written_for_a_lane_after_a_failed_batch(bench: Bench, make_notes: MakeNotes) -> None:
     notes = make_notes(1)
     with pytest.raises(RuntimeError), notes.batch(QUEUE):
         fail_after(notes)
@@ -126,7 +128,9 @@ def test_a_batch_that_failed_makes_no_lane_known(bench: Bench, make_notes: MakeN
         notes.end(QUEUE)
 
 
-def test_a_queue_that_other_workers_had_is_not_known(bench: Bench, make_notes: MakeNotes) -> None:
+def test_notes_are_written_again_for_a_queue_that_other_workers_had(
+    bench: Bench, make_notes: MakeNotes
+) -> None:
     notes = make_notes(1)
     with notes.batch(QUEUE):
         notes.begin(QUEUE, FIRST)
@@ -171,7 +175,7 @@ def test_an_unreachable_postgres_stops_no_batch() -> None:
 def test_the_handlers_of_a_batch_are_noted(
     bench: Bench, make_notes: MakeNotes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run with rows inside the transaction is noted as well, and no note is left."""
+    """Each event has a note while its handlers run in the transaction. At the end, no note is left."""
     end_inside(make_notes(2), FIRST)
     notes = make_notes(1)
     seen: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""Any number of calls that wait behind a call of their entity cost the other calls little."""
+"""Calls that wait behind a call of their entity do not slow down other calls, even if many wait."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ def recording(database_url: str) -> Iterator[RecordingSession]:
 
 
 def insert_calls(session: Session, prefix: str, entity_key: str, number: int, minutes: int) -> None:
-    """Inserts due calls of one effect, of one entity or (with a "-" in `entity_key`) of an entity each."""
+    """Inserts due calls of one entity. With a "-" in `entity_key`, each call has its own entity."""
     session.command(
         "INSERT INTO sluice.executed_side_effects (effect_key, effect, identity, entity, entity_key, args,"
         " fingerprint, explicit_once, due_at)"
@@ -69,10 +69,10 @@ def test_held_calls_are_checked_once_per_entity(
     plan = recording.explain(statement, values)
     probes = [one for one in nodes(plan) if one.get("Index Name") == "executed_side_effects_open_idx"]
     assert sum(one["Actual Loops"] for one in probes) <= 2 * (OTHERS + 1), (
-        "two probes per entity: its row, and the rows before it"
+        "there are two index probes per entity, one for its row and one for the rows before it"
     )
     assert sum(pages(one) for one in probes) <= 16 * (OTHERS + 1), (
-        "the probe for the first of many calls reads none of the others"
+        "the index probe for the first of many calls reads none of the other calls"
     )
 
 

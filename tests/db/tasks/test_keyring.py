@@ -1,4 +1,4 @@
-"""A new signing key is accepted immediately; an old key ends when every process has read a newer key."""
+"""A new signing key is accepted immediately. An old key ends when every process has read a newer key."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +30,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 class Ring:
-    """A key ring with its own clock, which counts its reads."""
+    """A key ring with its own clock. It counts how often the keys are read."""
 
     def __init__(self, session: Session) -> None:
         self.now = 0.0
@@ -85,7 +85,7 @@ def test_forged_messages_cause_at_most_one_read_of_the_keys_per_second(session: 
     assert one.reads == 5
 
 
-def test_a_publisher_signs_with_a_new_key_soon(session: Session) -> None:
+def test_a_publisher_soon_signs_with_a_new_key(session: Session) -> None:
     one = Ring(session)
     add_key(session)
     assert one.ring.newest_number == 1
@@ -126,9 +126,7 @@ def test_publishers_write_a_format_that_every_running_worker_reads(session: Sess
     write_process(session, process(kind=ProcessKind.BEAT, format=-1))
     assert Ring(session).ring.format == 0
     delete_process(session, old.process)
-    assert Ring(session).ring.format == NEWEST_FORMAT, (
-        "the newest format of this process, not of other processes"
-    )
+    assert Ring(session).ring.format == NEWEST_FORMAT, "it is the newest format that this process writes"
 
 
 def test_without_a_worker_the_newest_format_is_written(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""The memory of a worker after one batch with many events that Postgres refuses."""
+"""The memory of a worker at the end of a batch with many events that Postgres refuses."""
 
 import gc
 import tracemalloc
@@ -55,7 +55,7 @@ def test_refused_events_keep_no_errors_and_no_statements_in_memory(
     assert applied is not None
     assert applied.outcomes == {"dead": EVENTS}
     assert held["objects"] == before
-    # The memory holds the decoded data of each event, and the effect that its handler yielded.
+    # Only the decoded data of each event and the effects of the handlers are in memory.
     assert held["bytes"] < 4 * EVENTS * PAYLOAD_BYTES
 
 

@@ -1,4 +1,4 @@
-"""Outgoing events of newer code stay; later events of their keys wait, and all other events are sent."""
+"""Outgoing events in a newer format stay. Later events of their keys wait, and all other events are sent."""
 
 import pytest
 import structlog
@@ -36,7 +36,9 @@ def test_a_newer_event_holds_only_its_key_in_its_queue(bench: Bench) -> None:
     assert bench.broker.log == []
 
 
-def test_no_hint_passes_a_newer_event(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hint_of_a_queue_stays_below_an_event_of_a_newer_format(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sluice.tasks.outbox.relay.PAGE_ROWS", 2)
     monkeypatch.setattr("sluice.tasks.outbox.relay.LEAST_PAGE_ROWS", 2)
     bench.add((1, "x"), (2, "a"), (3, "b"), (4, "c"), (5, "a"), (6, "d"))
@@ -47,7 +49,7 @@ def test_no_hint_passes_a_newer_event(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert run_all(bench) == [2, 5]
 
 
-def test_a_newer_event_committed_between_lock_and_page_holds_later_events(
+def test_a_newer_event_that_commits_while_a_page_is_read_holds_later_events(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.add((1, "x"))

@@ -1,4 +1,4 @@
-"""The queries of the relay stay short while another session holds an old snapshot."""
+"""The queries of the relay stay fast while another session has an old snapshot."""
 
 import os
 import time
@@ -15,7 +15,8 @@ from sluice.tasks.outbox.relay import Relay
 from tests.waiting import wait_until
 
 ROWS_PER_SECOND = 1_000
-# Largest ratio of the CPU time of the last tenth to that of the first. It allows for a noisy machine.
+# Largest ratio of the CPU time of the last tenth of the run to the CPU time of the first tenth. The value is
+# larger than 1 because a busy machine makes the measurement noisy.
 MOST_GROWTH = 3.0
 
 FILL = f"""

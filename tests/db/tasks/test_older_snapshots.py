@@ -22,11 +22,11 @@ bench = projecting.bench
 opened = projecting.opened
 open_reader = reading.open_reader
 
-HELD = 1_800_018  # an advisory lock
+HELD = 1_800_018  # The key of an advisory lock.
 
 
 def swap(bench: Bench, number: int, snapshots: SnapshotWait) -> int:
-    """Makes one attempt of a swap that waits."""
+    """Makes one attempt of a swap that waits for older snapshots."""
     return generation_changes.swap(
         bench.session, bench.registry, bench.generation(number), DECISION, snapshots
     )
@@ -72,7 +72,7 @@ def test_a_swap_waits_for_older_snapshots_and_names_only_these(
 
 
 def interrupted(_seconds: float) -> None:
-    """Stands in for Ctrl-C during a pause."""
+    """Replaces `sleep`, and simulates Ctrl-C during a pause."""
     raise KeyboardInterrupt
 
 
@@ -89,10 +89,10 @@ def test_the_wait_of_a_swap_ends_by_timeout_or_ctrl_c(
     assert bench.states() == {1: "live", number: "ready"}
     monkeypatch.setattr(older_snapshots, "read_snapshots", lambda _session: [])
     fixed.swap(number)
-    assert reader.keys() == set(), "the mutant hides no rows"
+    assert reader.keys() == set(), "without the wait, the reader sees no rows"
 
 
-def test_a_snapshot_newer_than_the_rebuild_is_unchanged_by_a_swap(
+def test_a_reader_with_a_snapshot_newer_than_the_rebuild_sees_the_same_rows_after_a_swap(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
@@ -133,7 +133,7 @@ def test_a_swap_waits_for_a_snapshot_older_than_the_catch_up_of_a_lane(
     assert reader.keys() == {"a", "b"}
 
 
-def test_lanes_that_catch_up_between_check_and_locks_are_checked_again(
+def test_a_swap_checks_again_if_a_lane_catches_up_before_the_locks(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.live(thing_set(0, "a", 1))
@@ -156,7 +156,7 @@ def test_a_swap_waits_for_a_snapshot_older_than_the_copy_of_a_checkpoint(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
-    # The bridge would write this row; the rebuild then has no records left to read.
+    # The bridge would write this row. With this watermark, the rebuild has no records left to read.
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 2)")
     kept = bench.checkpoint("kept")
     reader = open_reader(f"{RR}; SELECT 1")

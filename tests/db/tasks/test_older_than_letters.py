@@ -1,4 +1,4 @@
-"""A redrive of a generation's letters writes its rows, so a swap waits for older snapshots."""
+"""A redrive of a generation's letters writes rows of the generation, so a swap waits for older snapshots."""
 
 from collections.abc import Callable
 from typing import Any

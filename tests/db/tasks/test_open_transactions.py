@@ -47,7 +47,7 @@ def test_a_swap_does_not_wait_for_a_vacuum(
     running.join()
 
 
-def test_an_unprivileged_role_sees_other_snapshots_without_age_and_query(
+def test_a_role_without_rights_sees_other_snapshots_without_their_age_and_query(
     bench: Bench, open_reader: Callable[..., Reader]
 ) -> None:
     reader = open_reader()

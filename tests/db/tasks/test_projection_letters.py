@@ -1,4 +1,4 @@
-"""An event that one projection cannot apply is a letter of that projection; the rest of it is applied."""
+"""An event that one projection cannot apply is a letter of this projection. All other handlers apply it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ ALLOW = "DROP TRIGGER refusing ON totals_g1; DROP FUNCTION refuse"
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of the projection `totals` at the bad event, and the way to correct it."""
+    """A cause for which the projection `totals` fails at the bad event, and the correction."""
 
     error_class: str
     break_: str = ""
@@ -92,7 +92,7 @@ def test_a_projection_that_fails_undoes_only_its_own_writes(
     records = stream(kind)
     for part in [[one] for one in records] if apart else [records[:3], records[3:]]:
         code.live(*part)
-    # With the wrong version, the second event of `b` conflicts as well.
+    # All events have the same version here, so the second event of `b` conflicts, too.
     is_conflict = failure.outcome is Outcome.CONFLICT
     assert code.letters() == [
         (2, "a", failure.outcome, "dead", failure.error_class),
@@ -153,7 +153,8 @@ def test_no_event_waits_behind_a_letter_of_a_topic_that_skips(bench: Bench, open
 def test_a_failed_event_without_a_key_is_a_dead_letter_of_the_whole_event(bench: Bench) -> None:
     keyless = thing_set(0, "a", BAD)._replace(key=None)
     bench.live(keyless)
-    # The handler writes a row by the record's key, so the whole event is a dead letter.
+    # The handler of `things` writes a row with the record's key, which is missing here. So the handler fails,
+    # too.
     assert bench.outcomes() == {"dead": 1}
     assert bench.letters() == []
 
@@ -230,7 +231,7 @@ def test_a_dropped_event_is_skipped_even_if_only_its_repeat_is_left(bench: Bench
     assert mended.rows(number) == {"a": (3, 2), "b": (5, 2)}
 
 
-def test_the_letters_of_a_dropped_generation_are_deleted(bench: Bench) -> None:
+def test_a_drop_of_a_generation_deletes_its_letters(bench: Bench) -> None:
     number = bench.begin()
     bench.live(*stream())
     assert bench.rebuild(number)
@@ -248,7 +249,7 @@ def test_a_checkpoint_is_refused_while_the_generation_lacks_events(bench: Bench)
     bench.checkpoint("monday")
 
 
-def test_old_applied_letters_are_purged_and_dropped_letters_stay(bench: Bench, opened: Any) -> None:
+def test_a_purge_deletes_old_applied_letters_and_keeps_dropped_letters(bench: Bench, opened: Any) -> None:
     bench.live(*stream())
     assert bench.drop_letter("a")
     assert opened(bench.with_code(registry())).redrive_letters("a") is None

@@ -1,4 +1,4 @@
-"""Failing code, redrives, drops, stops, rebuilds and swaps in any order leave correct generations."""
+"""After failures, redrives, drops, stops, rebuilds and swaps in any order, all generations are correct."""
 
 import random
 from collections.abc import Iterator
@@ -36,17 +36,17 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 
 class Course:
-    """A random course of events. The failing and the right code have the same revision."""
+    """A random run of failing and of right code. Both have the same revision."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self.random = random.Random(seed)
         self.failing = bench
         self.right = bench.with_code(registry())
         self.dropped: dict[int, set[int]] = {1: set()}
-        """The offsets that were dropped, by generation."""
+        """Maps generation → the offsets whose letters were dropped."""
 
     def run(self) -> None:
-        """Runs all steps, then completes the remaining work by the right code."""
+        """Runs random steps, then completes the remaining work by the right code."""
         steps = [self.batch, self.batch, self.batch, self.turn, self.redrive, self.drop]
         steps += [self.begin, self.swap, self.break_table, self.resume]
         for _ in range(STEPS):
@@ -63,7 +63,7 @@ class Course:
                     self.right.redrive_letters(key, number)
 
     def who(self) -> Bench:
-        """Returns the bench of the failing or of the right code."""
+        """Returns, at random, the bench of the failing code or of the right code."""
         return self.random.choice([self.failing, self.right])
 
     def batch(self) -> None:
@@ -80,13 +80,16 @@ class Course:
             self.who().rebuild(number)
 
     def redrive(self) -> None:
-        """Redrives a key in any generation that has not failed."""
+        """Redrives an entity in any generation that has not failed."""
         number = self.random.choice(list(self.right.states()))
         if self.right.states()[number] != "failed":
             self.who().redrive_letters(self.random.choice(KEYS), number)
 
     def drop(self) -> None:
-        """Drops the first letter of an entity in the live generation, unless another generation is built."""
+        """Drops the first letter of an entity in the live generation.
+
+        Does nothing while another generation is being built.
+        """
         states = self.right.states()
         live = self.live()
         key = self.random.choice(KEYS)
@@ -101,7 +104,7 @@ class Course:
         return int(self.right.look(query)[0][0])
 
     def begin(self) -> None:
-        """Begins a generation, unless there are three."""
+        """Begins a generation, unless three have begun."""
         if len(self.dropped) < 3:
             live = self.live()
             self.dropped[self.right.begin()] = set(self.dropped[live])
