@@ -46,7 +46,7 @@ def test_a_dead_letter_parks_its_entity_and_other_entities_continue(bench: Bench
     assert parked(bench) == [("k",)]
 
 
-def test_letters_redriven_after_the_fix_are_applied_in_order_and_counted_once(
+def test_letters_redriven_with_the_corrected_handler_are_applied_in_order_and_counted_once(
     bench: Bench, redriver: Redriver
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
@@ -136,7 +136,7 @@ def test_many_letters_are_redriven_in_several_transactions(bench: Bench, redrive
     mend(bench)
     first = redriver.redrive_once("thing", "k")
     assert not first.unparked
-    # An event that arrives in between waits behind the remaining letters.
+    # An event that arrives between two transactions waits behind the remaining letters.
     bench.apply(slice_of([thing_set(count, amount=count)], prev=count - 1))
     assert bench.outcomes()["waiting"] == 11
     assert redriver.redrive_once("thing", "k").unparked
@@ -177,7 +177,7 @@ def test_a_redrive_waits_for_the_lock_of_the_queue(
     assert bench.amounts() == {"k": 5}
 
 
-def test_a_letter_that_can_be_decoded_now_gets_its_identity(
+def test_a_redriven_letter_that_code_can_now_decode_gets_the_identity_of_its_event(
     bench: Bench, redriver: Redriver, database_url: str
 ) -> None:
     bench.look("UPDATE sluice.queues SET accepted_deaths = 0")
@@ -188,13 +188,13 @@ def test_a_letter_that_can_be_decoded_now_gets_its_identity(
     bench.look("UPDATE sluice.processed_events e SET identity = (SELECT identity FROM sluice.dead_letters)")
     assert dict(redriver.redrive_once("thing", "k").outcomes) == {"applied": 1}
     assert bench.amounts() == {"k": 3}
-    assert len(remembered(bench)) == 2, "one row of the position and one row of the event"
+    assert len(remembered(bench)) == 2, "one row is for the position and one row is for the event"
     # A producer's retry sends the same event again.
     bench.apply(slice_of([thing_set(1, amount=3, event_id="e0", version=0)], prev=0))
     assert bench.outcomes() == {"applied": 1, "duplicate": 1}
 
 
-def test_the_next_applier_sees_the_entities_that_a_batch_parked(bench: Bench, database_url: str) -> None:
+def test_another_worker_reads_which_entities_a_batch_has_parked(bench: Bench, database_url: str) -> None:
     bench.apply(slice_of([broken(0)]))
     session = Session(database_url, application_name="another worker", plans=BATCH_PLANS)
     applied = Applier(session, bench.registry).apply(QUEUE, [slice_of([thing_set(1)], prev=0)])
@@ -226,7 +226,7 @@ def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, redriver: Re
 def test_a_handler_that_exceeds_its_time_limit_fails_again(
     bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A redriven event has the same time limit as an applied event."""
+    """The time limit of a handler is the same in a redrive and in a batch."""
     monkeypatch.setattr(limits, "seconds", 0.1)
     bench.apply(slice_of([broken(0)]))
     hang(bench)

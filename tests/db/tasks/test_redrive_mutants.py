@@ -1,4 +1,4 @@
-"""A redrive after the handler was corrected, and the mutants that this scenario catches."""
+"""A redrive with a corrected handler, and the mutants of the redrive that this scenario catches."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The relay on a real Postgres: which events it sends, which stay, and which events these hold back."""
+"""The relay on a real Postgres sends and deletes events. Events that are not sent hold back later ones."""
 
 from itertools import pairwise
 
@@ -30,7 +30,7 @@ def test_only_one_relay_at_a_time_sends_the_rows_of_a_queue(bench: Bench) -> Non
     in_between: list[Relayed] = []
 
     def meanwhile() -> None:
-        # During the flush of the first relay, the other relay sends an event of another queue.
+        # While the first relay waits for the broker, the other relay sends an event of another queue.
         if not in_between:
             bench.add((4, "a"), queue="e.1")
             in_between.append(another.run_once())
@@ -83,7 +83,8 @@ def test_a_refused_record_holds_only_its_key_in_its_queue(bench: Bench) -> None:
     bench.add((7, "a"), topic="u")
     bench.add((8, "a"), (9, "c"), queue="e.1")
     bench.broker.answer = lambda number, *_: REFUSED if number in (2, 4) else ACKNOWLEDGED
-    # In one page, the events of a topic and key form one chain across all queues.
+    # If one page has events of several queues with the same topic and key, they are sent in one order. So
+    # event 8 stays, too.
     assert bench.run() == Relayed(sent=5, refused=2, left=2)
     assert bench.left() == [2, 4, 6, 8]
     assert bench.look("SELECT queue, id, topic, key, error FROM sluice.outbox_refusals ORDER BY id") == [
@@ -117,7 +118,7 @@ def test_refused_records_are_retried_alone_and_good_records_are_sent(bench: Benc
     assert bench.left() == [2]
 
 
-def test_an_unavailable_topic_is_retried_after_growing_pauses_and_blocks_no_other(bench: Bench) -> None:
+def test_an_unavailable_topic_is_retried_after_growing_pauses_and_blocks_no_other_topic(bench: Bench) -> None:
     bench.add(*((number, f"k{number}") for number in range(1, 6)), topic="gone")
     bench.broker.answer = lambda number, topic, _: AWAY if topic == "gone" else ACKNOWLEDGED
     tried = []

@@ -1,4 +1,4 @@
-"""A hint is the id through which all events of a queue are sent. It is never too high; it skips dead rows."""
+"""A hint stores up to which id all events of a queue are sent. With hints, queries do not read dead rows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ SENT_EARLY, SENT_LATE, WAITING = 2_000, 20_000, 100
 bench = relaying.bench
 
 
-def test_a_refused_record_moves_no_hint_over_waiting_events(
+def test_a_refused_record_does_not_raise_the_hint_above_waiting_events(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.tasks.outbox.relay.PAGE_ROWS", 2)
@@ -58,7 +58,7 @@ def test_hints_are_read_again_over_a_new_connection(bench: Bench) -> None:
     bench.add((5, "a"))
     bench.run()
     bench.session.close()
-    # The next server has an older state: sent events exist again, and the hint is lower.
+    # Another server takes over with an older state. Events that were sent exist again, and the hint is lower.
     bench.add((3, "a"), (5, "a"))
     bench.look("UPDATE sluice.relay_progress SET sent_through = 2")
     assert bench.run() == Relayed(sent=2)
@@ -84,7 +84,7 @@ def test_dead_rows_under_an_old_snapshot_do_not_slow_the_statements(bench: Bench
         add_many(bench, first, last)
         while bench.run().sent:
             pass
-        # Autovacuum would do this as well. The planner then expects few live rows.
+        # Autovacuum would analyze the table, too. The planner then expects few live rows.
         bench.look("ANALYZE sluice.outbox_events")
         add_many(bench, last + 1, last + WAITING)
         hints = dict(bench.relay._sent_through)
@@ -97,7 +97,7 @@ def test_dead_rows_under_an_old_snapshot_do_not_slow_the_statements(bench: Bench
             ]
         )
     early, late = touched
-    # The index may have one more level.
+    # The index may have one more level than before.
     assert all(after <= before + 2 for before, after in zip(early, late, strict=True)), touched
     # Without hints, the scan reads all dead rows, so this test can detect growth.
     assert pages(bench, LOCK_WAITING, dict.fromkeys(hints, 0)) > 10 * late[0]
@@ -113,13 +113,13 @@ def add_many(bench: Bench, first: int, last: int) -> None:
 
 
 def pages(bench: Bench, statement: Statement, hints: dict[str, int]) -> int:
-    """Returns the pages that a statement touches. Checks that it only walks along the index."""
+    """Returns the number of pages that a statement touches. Asserts that it uses only the index."""
     arrays = text_array(hints), bare_array(hints.values())
     plan = bench.session.explain(
         statement, arrays if statement is LOCK_WAITING else (*arrays, "{}", 2_000, 1)
     )
     for path in paths(plan):
-        # The index of rows of a newer format is empty here.
+        # The index of events of a newer format is empty here.
         is_newer = path[-1].get("Index Name") == "outbox_events_newer_idx"
         if path[-1].get("Relation Name") == "outbox_events" and not is_newer:
             assert path[-1]["Node Type"] in ("Index Scan", "Index Only Scan"), statement.name
@@ -130,7 +130,7 @@ def pages(bench: Bench, statement: Statement, hints: dict[str, int]) -> int:
 
 
 def touched_pages(plan: dict[str, Any]) -> int:
-    """Returns the pages that the whole plan touches."""
+    """Returns the number of pages that the whole plan touches."""
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 

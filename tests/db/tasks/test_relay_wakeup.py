@@ -13,13 +13,13 @@ from sluice.tasks.task_sender import TaskSender
 INSTALLATION = Installation("wakeups", UUID(int=1))
 
 
-def test_the_next_message_is_sent_only_after_the_first_is_taken(redis_url: str) -> None:
+def test_a_second_wake_up_is_sent_only_after_a_worker_has_taken_the_first(redis_url: str) -> None:
     ring = KeyRing(INSTALLATION, lambda: Signing((Key(1, bytes(32)),), None))
     with build_redis(redis_url, INSTALLATION.redis_prefix) as redis:
         wakeup = RelayWakeup(TaskSender(redis, ring))
         for _ in range(5):
             wakeup.notify()
-            redis.delete(WAKEUP_KEY)  # as Redis does after one second
+            redis.delete(WAKEUP_KEY)  # Redis does this after one second.
         assert redis.llen(RELAY_QUEUE) == 1
         assert redis.rpop(RELAY_QUEUE)
         wakeup.notify()

@@ -1,4 +1,4 @@
-"""The old rows that a purge deletes on a real Postgres, and the rows that it never deletes."""
+"""A purge on a real Postgres deletes old rows, and keeps the rows that are still needed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ FOR_EVER = WEEK | {"retention.ms": "-1"}
 
 @handles("thing.welcomed")
 def welcome(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Makes a call with an explicit key, which is never made again."""
+    """Yields a call with an explicit `once`, which is therefore made only one time."""
     yield Call("notify", once=f"welcome:{event.key}", args={"text": event.data["text"]})
 
 
@@ -83,7 +83,7 @@ def test_old_identities_of_applied_events_are_deleted_and_others_stay(
 
 
 @pytest.mark.parametrize("config", [FOR_EVER, {**WEEK, "retention.ms": str(2**63 - 1)}, {}])
-def test_a_topic_kept_for_ever_keeps_its_identities_but_not_its_calls(
+def test_the_identities_of_a_topic_that_is_kept_for_ever_stay_but_not_its_calls(
     bench: Bench, settings: Settings, config: dict[str, str]
 ) -> None:
     bench.apply(slice_of([thing_set(0)]))
@@ -91,7 +91,7 @@ def test_a_topic_kept_for_ever_keeps_its_identities_but_not_its_calls(
     finish_calls(bench)
     assert run_purge(bench, settings, config) == {"calls": 1}
     assert identities(bench) == [("e0", "applied")]
-    # The repeat is a duplicate, although the call was deleted.
+    # The repeat makes no new call, although the old call was deleted, because the event is a duplicate.
     bench.apply(slice_of([thing_set(1, event_id="e0", version=0)], prev=0))
     assert bench.outcomes() == {"applied": 1, "duplicate": 1}
     assert calls(bench) == []
@@ -103,7 +103,7 @@ def test_a_topic_kept_for_ever_keeps_its_identities_but_not_its_calls(
 def test_identities_outlive_the_segment_that_holds_their_records(
     bench: Bench, settings: Settings, retention_days: int, segment_days: int, stays: bool
 ) -> None:
-    """Checks the identity of an event that was applied 40 days ago."""
+    """The event was applied 40 days ago."""
     bench.apply(slice_of([thing_set(0)]))
     age(bench, "processed_events", "processed_at")
     ages = {"retention.ms": str(retention_days * DAY_MS), "segment.ms": str(segment_days * DAY_MS)}
@@ -115,7 +115,7 @@ def test_identities_outlive_the_segment_that_holds_their_records(
 def test_a_repeated_event_is_known_as_long_as_its_repeat_is_in_the_log(
     bench: Bench, settings: Settings, repeated: bool
 ) -> None:
-    """Otherwise, a read from the beginning of the log would apply the repeat as a new event."""
+    """If the identity was deleted earlier, a new reading of the log would apply the repeat as a new event."""
     bench.apply(slice_of([thing_set(0)]))
     age(bench, "processed_events", "processed_at")
     record = thing_set(1, event_id="e0", version=0) if repeated else thing_set(1)
@@ -158,7 +158,7 @@ def test_a_call_with_an_explicit_once_keeps_its_key_and_fingerprint_for_ever(
     assert calls(bench) == [("succeeded", None, None)]
     assert bench.look("SELECT effect_key, fingerprint FROM sluice.executed_side_effects") == fingerprint
     assert run_purge(bench, settings) == {}
-    # Other events make the call again: the same text changes nothing, another text is a conflict.
+    # Other events yield the same call again. The same text changes nothing. Another text is a conflict.
     bench.apply(slice_of([made(1, "thing.welcomed", text="hello"), made(2, "thing.welcomed", text="ho")], 0))
     assert calls(bench) == [("succeeded", None, None)]
     assert bench.outcomes() == {"applied": 3, "call_conflict": 1}
@@ -170,7 +170,8 @@ def test_a_repeat_makes_no_second_call_while_its_event_or_its_call_is_kept(
     bench.apply(slice_of([thing_set(0)]))
     age(bench, "processed_events", "processed_at")
     finish_calls(bench)
-    # The event gives the call its key. While the event or the call is kept, a repeat makes no call.
+    # The key of the call contains the identity of the event, so a repeat yields the same key. While the event
+    # or the call is stored, a repeat makes no second call.
     repeat = thing_set(1, event_id="e0", version=0)
     bench.look("DELETE FROM sluice.processed_events")
     bench.apply(slice_of([repeat], prev=0))
@@ -202,7 +203,7 @@ def test_dead_letters_are_deleted_when_they_are_settled_and_old(
 
 @pytest.fixture
 def old_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """25 identities, 25 calls and 25 letters that are past their retention; a step deletes 10 rows."""
+    """Makes 25 old identities, 25 old calls and 25 old letters. A step of a purge deletes 10 rows."""
     monkeypatch.setattr("sluice.tasks.retention.ROWS", 10)
     bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(25)]))
     bench.apply(slice_of([made(n, "thing.broken", f"b{n}") for n in range(25, 50)], prev=24))
@@ -219,7 +220,7 @@ IDENTITIES = f"identities of {TOPIC}"
 def test_a_purge_deletes_rows_of_each_kind_and_the_next_purge_continues(
     bench: Bench, settings: Settings
 ) -> None:
-    # The time is over after one step of each of the five kinds.
+    # The time for the purge is over after one step of each of the five kinds of rows.
     times = iter([0.0] + [1.0] * 5 + [MOST_SECONDS])
     purged = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
     assert purged == Purged({"calls": 10, "dead letters": 10, IDENTITIES: 10}, {}, more=True)
@@ -253,7 +254,9 @@ def test_a_slow_or_failed_kind_does_not_stop_the_purge_of_other_kinds(
     assert purged.gone == {
         other: 25 for other in ("calls", "dead letters", IDENTITIES) if other not in purged.failed
     }
-    assert len(purged.failed) <= 2, "call arguments are in the table of the calls"
+    assert len(purged.failed) <= 2, (
+        "besides this kind, only call arguments may fail, because they are in the table of the calls"
+    )
 
 
 @pytest.mark.usefixtures("old_rows")

@@ -1,4 +1,4 @@
-"""Events that are retried, and how commands, deployments and other faults change them."""
+"""Events that are retried, while commands and deployments change them or another fault occurs."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_an_error_of_the_handler_during_a_retry_makes_a_dead_letter(bench: Aside
     handlers["thing.set"] = before
 
 
-def test_a_waiting_event_that_fails_stops_the_events_behind_it(bench: AsideBench) -> None:
+def test_later_events_stay_waiting_if_a_waiting_event_fails(bench: AsideBench) -> None:
     with held(bench, ROW):
         events = [*others(2), ROW.event, thing_set(3, "k", amount=6), made(4, "thing.broken", "k")]
         bench.apply(slice_of([*events, thing_set(5, "k", amount=7)]))
@@ -73,7 +73,7 @@ def test_a_waiting_event_that_fails_stops_the_events_behind_it(bench: AsideBench
 def test_events_behind_a_dead_letter_are_applied_on_a_topic_that_skips(bench: AsideBench) -> None:
     bench.registry.topics[TOPIC] = replace(bench.registry.topics[TOPIC], on_failure="skip")
     bench.restart()
-    # The entity has an older dead letter, which holds no events.
+    # The entity has an older dead letter. On this topic, no event waits behind a dead letter.
     bench.apply(slice_of([made(0, "thing.broken", "k")]))
     with held(bench, ROW):
         events = [thing_set(1, "key-1"), ROW.event, made(3, "thing.broken", "k"), thing_set(4, "k", amount=7)]
@@ -124,7 +124,7 @@ def test_commands_and_the_doctor_report_a_retried_event(bench: AsideBench, run: 
         assert f"pid {pid}, application psql, user app, idle in transaction for" in finding.problem
         assert "query SELECT FROM things" in finding.problem
         assert f"pg_terminate_backend({pid})" in finding.advice
-    # The transaction has ended, so the session that was found holds no lock now.
+    # The other transaction has ended, so its session holds no lock now.
     (finding,) = retrying_problems(read_retrying(bench.looking))
     assert "at the newest attempt" in finding.problem
     bench.retry_until_settled()
@@ -220,7 +220,7 @@ def test_three_deaths_in_the_handlers_make_a_dead_letter(bench: AsideBench, deat
         apply_held(bench, ROW, FEW)
         for _ in range(deaths):
             note_death(bench.looking, QUEUE, place, timed_out=False, how="signal 9")
-        # The lane is past the event, but its deaths are kept while it waits.
+        # Workers have applied later events of the lane. The deaths of the waiting event are still kept.
         apply_next(bench, FEW + 4)
     bench.retry_until(lambda: bench.letters()[0][2] != "waiting")
     assert bench.letters()[0][2] == state

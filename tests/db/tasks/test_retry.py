@@ -15,7 +15,10 @@ CHANGED = RowsChanged("another writer changed the rows")
 
 
 class Run:
-    """Attempts that fail with the given errors, then return the backend process id; the time is simulated."""
+    """Attempts with a simulated time. The first attempts raise the given errors, the next one succeeds.
+
+    A successful attempt returns the process id of its session in Postgres.
+    """
 
     def __init__(self, session: Session, *errors: Exception) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""The errors that a rebuild, a redrive and the storage of an answer retry or raise immediately."""
+"""A rebuild, a redrive and the storage of an answer retry some errors and raise other errors immediately."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def test_a_rebuild_does_not_continue_over_another_connection(
             bench.look(f"SELECT pg_terminate_backend({fixed.session.connection.info.backend_pid})")
 
     monkeypatch.setattr(faults, "reach", lose_connection)
-    # The advisory lock, which excludes other turns, ended with the connection.
+    # Postgres released the advisory lock against other turns when the connection ended, so the turn must end.
     with pytest.raises(psycopg2.Error):
         fixed.rebuild(number)
     assert reached == ["rebuild.before_commit"]
@@ -60,7 +60,7 @@ def test_a_rebuild_whose_statement_is_cancelled_twice_takes_smaller_chunks(
         return apply_to_generation(session, synced, events, *more)
 
     monkeypatch.setattr("sluice.tasks.rebuild.chunk_feed.apply_to_generation", cancelled_twice)
-    # Otherwise a slow machine would keep the chunks small.
+    # On a slow machine, chunks would stay small because of their time limit. The test removes this limit.
     monkeypatch.setattr("sluice.tasks.rebuild.rebuild_lane.CHUNK_SECONDS", 1e9)
     assert fixed.rebuild(number)
     assert taken[:5] == [FEWEST_RECORDS + more for more in (0, 1, 2, 2, 0)]

@@ -1,4 +1,4 @@
-"""Events that wait for a lock or are slow are set aside and retried, while other events are applied."""
+"""Events that wait for a lock or are slow are set aside and retried. Meanwhile, other events are applied."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,7 +27,7 @@ from tests.db.tasks.setting_aside import (
 from tests.db.tasks.setting_aside import bench as bench
 from tests.waiting import wait_until
 
-FEW = 5  # keys of a batch that stays below all timeouts on a busy machine
+FEW = 5  # The number of keys of a batch that stays below all timeouts, even on a busy machine.
 IMPATIENT = {"statement_timeout": "300ms"}
 
 
@@ -40,7 +40,8 @@ def test_an_event_that_needs_a_held_lock_waits_and_others_are_applied(bench: Asi
         assert "free" in bench.amounts()
         assert bench.parked() == ["k"]
         assert bench.letters() == [(n, "waiting", "waiting") for n in (HELD, keys, keys + 1, keys + 2)]
-        # The pauses reach the longest backoff. A lock that is held for ever never makes a dead letter.
+        # With 10 attempts, the pauses have reached the longest backoff. However long a lock is held, the
+        # event never becomes a dead letter.
         bench.retry_until_attempts(10)
         (row,) = bench.retries()
         assert (row["kind"], row["failures"]) == ("row_held", 0)
@@ -100,7 +101,7 @@ def test_one_retry_applies_all_events_before_a_held_event(bench: AsideBench) -> 
         bench.retry_until(lambda: bench.sent("k") == [5, 6])
         bench.retry_until_attempts(2)
         assert [state for _, _, state in bench.letters()] == ["done", "done", "waiting", "waiting"]
-        # The second event never failed.
+        # The second event has never failed. It only waited.
         assert bench.look("SELECT attempts FROM sluice.dead_letters WHERE id = 2") == [(1,)]
     bench.retry_until_settled()
     assert bench.sent("k") == [5, 6, 7]
@@ -121,7 +122,7 @@ def test_a_waiting_event_that_postgres_refuses_is_dead_after_one_retry(bench: As
 def test_a_retry_does_not_wait_for_a_held_lock(bench: AsideBench) -> None:
     with held(bench, ROW):
         apply_held(bench, ROW, FEW)
-        # If a retry waited, its statement would time out.
+        # If a retry waited for the lock, its statement would time out.
         bench.restart(statement_timeout="1s", lock_timeout="1h")
         bench.retry_until_attempts(4)
         assert [row["kind"] for row in bench.retries()] == ["row_held"]
@@ -134,7 +135,7 @@ def test_the_next_retry_after_a_release_applies_the_event(bench: AsideBench) -> 
     assert bench.sent("k") == [5, 10, 11, 12]
 
 
-def test_an_event_is_set_aside_only_if_another_entity_is_written(
+def test_an_event_is_set_aside_only_if_an_event_of_another_entity_is_applied(
     bench: AsideBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 1.0)
@@ -161,7 +162,9 @@ def test_no_event_is_set_aside_on_a_slow_server(bench: AsideBench, monkeypatch: 
     assert bench.outcomes() == {"applied": 3}
 
 
-def test_a_slow_event_is_dead_after_timeouts_between_applied_events(bench: AsideBench) -> None:
+def test_a_slow_event_becomes_a_dead_letter_if_other_events_are_applied_between_its_timeouts(
+    bench: AsideBench,
+) -> None:
     bench.restart(replace(SOON, max_failures=3), **IMPATIENT)
     make_slow(bench, "NEW.thing_id = 'k'")
     apply_held(bench, ROW, FEW)
@@ -172,7 +175,8 @@ def test_a_slow_event_is_dead_after_timeouts_between_applied_events(bench: Aside
         counted += [row["failures"] for row in bench.retries()]
         apply_next(bench, offset)
         offset += 1
-    # The first failure after the batch that timed out does not count.
+    # The first failure does not count, because no event was applied between the timeout of the batch and this
+    # failure.
     assert counted == [0, 0, 1, 2]
     assert bench.letters() == [(HELD, "dead", "dead"), *((FEW + n, "waiting", "waiting") for n in range(3))]
     ((text, reason),) = bench.look(

@@ -47,7 +47,7 @@ def waiting(database_url: str) -> list[WaitingRow]:
 
 
 def sources(database_url: str) -> dict[str | None, str | None]:
-    """Returns the source that a relay with another source sends for each key."""
+    """Returns, for each key, the source that a relay sends. The relay itself has another source."""
     return {
         row.key: str(outgoing_record(row, "the relay's").headers["ce_source"])
         for row in waiting(database_url)

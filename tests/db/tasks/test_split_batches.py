@@ -1,4 +1,4 @@
-"""A batch that cannot be applied as a whole is split by the time of its handlers, by failures or by size."""
+"""A batch is split if its handlers are slow, if it failed, or if it has too many writes for one statement."""
 
 import hashlib
 import time
@@ -25,7 +25,7 @@ OpenBench = Callable[..., Bench]
 
 @pytest.fixture
 def open_bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenBench]:
-    """Returns a function that opens workers with short timeouts on the application's database."""
+    """Yields a function that opens a bench with short timeouts on the application's database."""
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
     create_tables(database_url)
@@ -53,7 +53,7 @@ def failures(bench: Bench) -> list[tuple[Any, ...]]:
 FAILING = trigger("IF NEW.thing_id = 'bad' THEN RAISE 'failing' USING ERRCODE = '40001'; END IF; RETURN NEW;")
 
 
-def test_the_failures_of_all_workers_narrow_the_batch_to_earlier_events(
+def test_after_failures_of_any_workers_the_batch_ends_before_the_failing_event(
     open_bench: OpenBench,
 ) -> None:
     bench = open_bench()
@@ -61,7 +61,7 @@ def test_the_failures_of_all_workers_narrow_the_batch_to_earlier_events(
     batch = slice_of([thing_set(n, "bad" if n == 5 else f"k{n}") for n in range(8)])
 
     def apply_elsewhere() -> bool:
-        # Each call uses a new worker, which reads the earlier failures from Postgres.
+        # Each call simulates another worker, which reads the earlier failures from Postgres.
         open_bench().apply(batch)
         return any(failed[0] == 5 and failed[1] > 0 and failed[2] == 1 for failed in failures(bench))
 
@@ -97,7 +97,7 @@ def test_an_event_with_a_held_row_is_set_aside_if_another_is_applied(
     assert bench.outcomes() == {"applied": 1}
     both = slice_of([thing_set(1, "held", 5), thing_set(2, "other", 6), thing_set(3, "held", 7)], prev=0)
     for _ in range(9):
-        # The worker then narrows the batches to one event.
+        # After these failures, the worker applies batches of one event.
         bench.apply(alone)
     wait_until(lambda: bench.apply(both), timeout_seconds=60, what="the batch is applied")
     assert bench.outcomes() == {"applied": 2, "waiting": 2}
@@ -121,7 +121,7 @@ def test_slow_handlers_with_reads_stay_below_the_idle_limit(
     applied = bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(40)]))
     assert applied is not None
     assert applied.outcomes == {"applied": 40}
-    assert applied.judgements["next"] > 2, "the batch was applied in one transaction"
+    assert applied.judgements["next"] > 2, "the batch must be applied in several transactions"
     assert failures(bench) == []
 
 

@@ -1,4 +1,4 @@
-"""Only the projection with many failures or a broken table stops, and it catches up later."""
+"""Only the projection with many failures or a broken table stops. It catches up when it is resumed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ HIDE, SHOW = "ALTER TABLE totals_g1 RENAME TO hidden", "ALTER TABLE hidden RENAM
 
 
 def bad_things(count: int, first: int = 0) -> list[Record]:
-    """Returns `count` events, each of another key, that the failing code cannot project."""
+    """Returns `count` events that the failing code cannot project, each of another key."""
     return [thing_set(first + n, f"k{first + n}", BAD) for n in range(count)]
 
 
@@ -82,7 +82,10 @@ def test_a_missing_table_stops_the_generation_before_the_batch(
 
 
 def test_a_generation_that_was_swapped_in_stops_at_the_last_applied_offset(bench: Bench, opened: Any) -> None:
-    """A resume from the offsets that the rebuild stored would apply the events after the swap twice."""
+    """The generation must not stop at the older offset that the rebuild stored.
+
+    After a resume from that offset, the events since the swap would be applied two times.
+    """
     code = opened(bench.with_code(registry()))
     code.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     code.rebuild(code.begin())
@@ -116,7 +119,9 @@ def test_other_queues_stop_at_the_offset_before_their_next_batch(bench: Bench, o
     assert (bench.states(), bench.rows()) == ({1: "live"}, bench.labelled())
 
 
-def test_letters_come_first_and_a_failed_letter_holds_its_entity(bench: Bench, opened: Any) -> None:
+def test_a_resume_keeps_the_order_of_letters_and_a_dead_letter_holds_its_entity(
+    bench: Bench, opened: Any
+) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "a", BAD), thing_set(2, "a", 3), thing_set(3, "b", 4))
     bench.look(HIDE)
     bench.live(thing_set(4, "a", 5), thing_set(5, "b", 6))
@@ -156,7 +161,9 @@ def test_workers_do_not_write_a_resumed_generation_before_it_catches_up(bench: B
     assert (bench.states(), bench.rows()) == ({1: "live"}, {"a": (2, 2)})
 
 
-def test_an_event_redriven_while_the_generation_is_stopped_waits_in_it(bench: Bench) -> None:
+def test_an_event_that_is_redriven_while_the_generation_is_stopped_waits_in_the_generation(
+    bench: Bench,
+) -> None:
     bench.look("ALTER TABLE things ADD CONSTRAINT never CHECK (amount < 0 OR thing_id <> 'a')")
     bench.live(thing_set(0, "a", 2))
     assert bench.outcomes() == {"dead": 1}
@@ -186,7 +193,9 @@ def test_identities_are_kept_until_a_stopped_generation_catches_up(bench: Bench)
     assert purge_identities(bench.session, "things", 3_600, 100) == 1
 
 
-def test_a_swap_leaves_a_stopped_generation_at_its_offset(bench: Bench, opened: Any) -> None:
+def test_a_stopped_generation_keeps_its_offset_when_another_generation_becomes_live(
+    bench: Bench, opened: Any
+) -> None:
     fixed = opened(bench.with_code(registry(lambda event: event.data.amount * 10, revision=2)))
     fixed.live(thing_set(0, "a", 1))
     number = fixed.begin()
@@ -243,7 +252,7 @@ def test_a_resume_with_a_broken_table_is_refused(bench: Bench) -> None:
     ],
     ids=["whole log", "log from the next record", "log after the next record", "no topic"],
 )
-def test_a_generation_catches_up_only_from_a_log_with_its_next_record(
+def test_a_resume_is_refused_if_the_log_lacks_the_next_record_of_the_generation(
     logs: LogRanges, refusal: str | None
 ) -> None:
     found = resume_refusals([StoppedPlace("totals", 1, "things", 0, 4)], logs)

@@ -1,4 +1,4 @@
-"""Objects that users attach to a projection are copied to a new generation, or a refusal names them."""
+"""Objects that users add to a projection are copied to a new generation, or a refusal names them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ OF_TENANT = "thing_id LIKE current_setting('app.tenant') || '%'"
 
 @pytest.fixture(scope="module")
 def filled(shared_stack: Stack) -> Iterator[Bench]:
-    """A bench whose generation 2 is ready. Each case removes the object that it attached."""
+    """Yields a bench whose generation 2 is ready. Each case removes the object that the case attached."""
     shared_stack.start("postgres")
     with stacks.database(shared_stack) as url:
         create(url)
@@ -126,8 +126,10 @@ CATALOGUE = """
 """
 
 
-def test_a_reader_under_row_level_security_sees_the_same_after_a_swap_and_back(bench: Bench) -> None:
-    """Default privileges would grant more on the new table, but it has the grants of the old table."""
+def test_a_reader_under_row_level_security_sees_the_same_rows_after_a_swap_and_a_swap_back(
+    bench: Bench,
+) -> None:
+    """The new table has the grants of the old table, although default privileges would grant more."""
     role = f"reader_{bench.look('SELECT current_database()')[0][0]}"
     bench.live(*(thing_set(n, f"{'ab'[n % 2]}{n}", n) for n in range(20)))
     bench.looking.command(f"CREATE ROLE {role} LOGIN; {ON_THE_VIEW.format(role=role)}")
@@ -164,7 +166,7 @@ def test_a_reader_under_row_level_security_sees_the_same_after_a_swap_and_back(b
     bench.looking.command(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_a_retired_generation_is_dropped_only_if_the_live_one_has_its_objects(bench: Bench) -> None:
+def test_a_retired_generation_is_dropped_only_if_the_live_generation_has_its_objects(bench: Bench) -> None:
     number = bench.begin()
     assert bench.rebuild(number)
     bench.swap(number)

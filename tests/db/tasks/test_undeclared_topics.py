@@ -1,4 +1,4 @@
-"""Slices of topics that a process does not declare are left to other workers and halt no queue."""
+"""A worker leaves slices of topics that it does not declare to other workers, and halts no queue."""
 
 import pytest
 import structlog
@@ -55,7 +55,7 @@ def test_a_process_that_declares_no_topic_of_the_queue_leaves_all_slices(bench: 
     assert (bench.look("SELECT 1 FROM sluice.lane_progress"), halted(bench)) == ([], [])
 
 
-def test_an_undeclared_slice_that_was_applied_is_a_repetition(bench: Bench) -> None:
+def test_an_undeclared_slice_that_another_worker_has_applied_is_a_repeat(bench: Bench) -> None:
     bench.look(
         "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
         f" VALUES ('news', 0, '{QUEUE}', 1, 5)"

@@ -1,4 +1,4 @@
-"""Version conflicts in handlers are redriven with the corrected code, and count like dead letters."""
+"""Version conflicts in handlers count like dead letters, and can be redriven with corrected code."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,7 +15,7 @@ KEYS = ("a", "b", "c", "d")
 
 
 def registry(version: int | None) -> Registry:
-    """Returns the application. Its rows have the version of the event, or always `version`."""
+    """Returns the application. Each row has `version`, or, without `version`, the version of its event."""
 
     @handles("thing.set")
     def set_versioned(event: Event[Thing]) -> Iterator[Effect]:

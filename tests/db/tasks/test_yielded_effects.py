@@ -56,7 +56,7 @@ moods = entity_table(
 WHOLE: dict[Any, Any] = {"amount": 1, "name": None}
 
 
-# What the handler yields, and the text of the letter after file and line.
+# Each case: what the handler yields, and the text of the letter after file and line.
 BAD: dict[str, tuple[Any, str]] = {
     "unknown effect": (Call("unheard"), "Call of effect 'unheard', declared by no module"),
     "unknown column": (Upsert(things, "b", {**WHOLE, "colour": 1}), "there is no column 'colour'"),
@@ -109,7 +109,7 @@ def reads_first(event: Event[dict[str, str]]) -> Generator[Any, Any, None]:
 
 @handles("good")
 def good(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes a row whose columns are given as Column objects."""
+    """Yields a row whose columns are given as Column objects."""
     yield Upsert(things, event.key, {things.c.amount: 1, things.c.name: event.data.get("name")})
 
 
@@ -122,7 +122,7 @@ def good_members(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("mood")
 def keep_mood(event: Event[dict[str, Any]]) -> Generator[Effect, Any, None]:
-    """Writes members to Enum columns, and emits the row that a Read returns."""
+    """Yields members for Enum columns, and emits the row that a Read returns."""
     yield Insert(moods, "default", {})
     yield Upsert(moods, event.key, {"kind": Kind.NAMED, moods.c.name: Name.ANN})
     row = yield Read(moods, event.key)
@@ -206,7 +206,7 @@ def test_a_broken_trace_context_makes_no_dead_letter(bench: Bench) -> None:
     assert len(sent["traceparent"]) == len("00-") + 32 + len("-") + 16 + len("-00")
 
 
-def test_columns_members_and_functions_can_be_used_as_names(bench: Bench) -> None:
+def test_columns_enum_members_and_functions_can_be_given_instead_of_their_names(bench: Bench) -> None:
     bench.apply(slice_of([made(0, "good.members", "k"), made(1, "good", "k", name="x")]))
     assert bench.outcomes() == {"applied": 2}, bench.look("SELECT error_text FROM sluice.dead_letters")
     found = bench.look("SELECT thing_id, name FROM public.things ORDER BY 1")

@@ -48,7 +48,7 @@ def _event(rng: random.Random, number: int) -> Incoming:
     version: Any = rng.choice((None, rng.randint(1, 5), rng.randint(1, 5)))
     if rng.random() < 0.25:
         version = BEGIN + timedelta(microseconds=rng.randint(1, 5))
-    # Some ids repeat, with equal or different contents.
+    # Some ids are used again, with equal or different contents.
     id_ = f"e{number}" if rng.random() < 0.9 else f"e{rng.randint(0, max(number, 1))}"
     key = rng.choice((*KEYS, *KEYS, None))
     return Incoming(_topic(rng), key=key, type=kind, data=data, version=version, id=id_)
@@ -63,7 +63,7 @@ def _steps(rng: random.Random, *, projected: bool = False) -> list[dict[str, Any
 
 def _step(rng: random.Random, *, projected: bool) -> dict[str, Any]:
     kinds = ["insert", "upsert", "upsert", "merge", "delete", "increment", "read"]
-    # A Read emits the row that it reads, which a projection must not do.
+    # The step of a Read emits the row. A projection must not emit, so it has no such step.
     kind = rng.choice(kinds[:-1] if projected else [*kinds, "emit", "call"])
     if kind == "emit":
         return {
@@ -86,7 +86,7 @@ def _step(rng: random.Random, *, projected: bool) -> dict[str, Any]:
         step["delta"], step["floor"] = rng.randint(-3, 3), rng.choice((None, None, 0))
         step["otherwise"] = [] if projected else [{"do": "emit", "key": "x", "data": {}, "version": None}]
     if kind in ("upsert", "merge", "delete"):
-        # A projection of several topics must give versions.
+        # A projection that reads several topics must pass versions.
         step["version"] = rng.choice(
             ("event", rng.randint(1, 6), rng.randint(1, 6), 1 if projected else None)
         )

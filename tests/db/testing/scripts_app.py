@@ -1,4 +1,4 @@
-"""Handlers that run the scripts in their events, so that random events become random effects."""
+"""Handlers that run the steps in the data of their events. Random events therefore yield random effects."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -83,7 +83,7 @@ def run_plain(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("script.twice")
 def run_again(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Runs the steps in data["again"], in the same decision as `run_plain`."""
+    """Runs the steps in data["again"], for the same event as `run_plain`."""
     yield from run_steps(event.data["again"])
 
 
@@ -141,7 +141,7 @@ def made(step: Mapping[str, Any]) -> Effect:
 
 
 def read_value(value: Any) -> Any:
-    """Returns a value of a step; {"decimal": "1.5"} and {"at": 3} stand for types that JSON lacks."""
+    """Returns a value of a step. {"decimal": "1.5"} and {"at": 3} stand for a Decimal and a datetime."""
     match value:
         case {"decimal": str(text)}:
             return Decimal(text)

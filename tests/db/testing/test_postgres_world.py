@@ -15,7 +15,7 @@ def world(database_url: str) -> Iterator[PostgresWorld]:
         yield made
 
 
-def test_constraints_that_a_world_in_memory_ignores_are_checked(world: PostgresWorld) -> None:
+def test_a_postgres_world_checks_constraints_that_a_world_in_memory_ignores(world: PostgresWorld) -> None:
     world.given(orders, "o-0", {"status": "NEW", "note": "same", "seen": 3}, version=1)
     sent = {
         "o-1": ({"status": ""}, "CheckViolation"),

@@ -27,7 +27,7 @@ def random_log(rng: random.Random) -> list[Record]:
         if rng.random() < 0.1 and log:
             log.append(rng.choice(log)._replace(offset=offset))
         elif rng.random() < 0.1:
-            # The name is too long until a corrected handler shortens it; the short name is still unique.
+            # The name is too long. A corrected handler shortens the name, and the short name is still unique.
             name = f"{offset:05}".ljust(40, "0")
             log.append(made(offset, "thing.set", key, amount=amount, name=name))
         else:
@@ -68,7 +68,7 @@ def test_rows_after_redrives_and_a_rebuild_are_equal(
 
 
 def redrive(bench: Bench) -> None:
-    """Redrives as the command does: entities, oldest first, then conflicts."""
+    """Redrives in the order of `sluice dlq redrive --all`: entities (oldest first), then conflicts."""
     plan = plan_redrive(bench.session, Chosen())
     for one in plan.entities:
         bench.redrive(one.entity_key)

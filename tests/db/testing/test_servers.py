@@ -1,4 +1,4 @@
-"""The servers of a test run, and the fixture `sluice_stack`, which uses Postgres."""
+"""The Postgres servers of a test run, and the fixture `sluice_stack`, which uses them."""
 
 import os
 from pathlib import Path
@@ -56,7 +56,9 @@ def test_a_given_server_is_used_and_its_test_databases_are_dropped(postgres: Sta
 
 
 @pytest.mark.matrix
-def test_own_servers_are_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_that_a_test_run_started_are_removed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(DATABASE_URL, raising=False)
     with own_servers(tmp_path) as servers, servers.database() as url:
         psycopg2.connect(url.replace("+psycopg2", "")).close()

@@ -10,7 +10,8 @@ from sluice.testing.servers.postgres_world import postgres_world
 from tests.db.testing import scripts_app
 from tests.db.testing.random_events import actions
 
-COMPARE_EVERY = 25  # actions; a comparison is slow, because it reads all rows and letters
+# The number of actions between two comparisons. A comparison is slow, because it reads all rows and letters.
+COMPARE_EVERY = 25
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,4 +1,4 @@
-"""Workers that share queues on a real Postgres, step by step: a real lease thread and a simulated loop."""
+"""Workers that share queues on a real Postgres. They consist of a real lease thread and a simulated loop."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ DECLARED: Mapping[str, Iterable[str]] = {"thing": ()}
 
 
 class Clock:
-    """A clock that stands still until a test sets it."""
+    """A simulated clock. Its time changes only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -33,11 +33,11 @@ class Member:
     seen: View = field(default_factory=lambda: View(0, frozenset()))
 
     def look(self) -> None:
-        """Runs the first half of a tick: reads the wanted queues."""
+        """Runs the first half of a tick of the loop: reads which queues the lease thread wants."""
         self.seen = self.lease_thread.wanted
 
     def act(self) -> None:
-        """Runs the second half, possibly late: changes and reports the consumed queues. See `LeaseStep`."""
+        """Runs the second half of a tick: changes and reports the consumed queues. See `LeaseStep`."""
         self.consumed &= self.seen.queues | self.in_flight
         self.consumed |= self.seen.queues
         self.lease_thread.note_tick(View(self.seen.version, frozenset(self.consumed)))
@@ -56,7 +56,7 @@ class Member:
 
     @property
     def pid(self) -> int:
-        """The process id of the session in Postgres."""
+        """The backend process id of the worker's session in Postgres."""
         return int(self.lease_thread.session.connection.info.backend_pid)
 
     def leave(self) -> None:
@@ -74,7 +74,7 @@ class Workers:
         self.members: list[Member] = []
 
     def join(self, declared: Mapping[str, Iterable[str]] | None = None) -> Member:
-        """Adds a member that has had no turn yet. `declared` maps entity types to topics."""
+        """Adds a member. Its first turn follows later. `declared` maps entity types to topics."""
         number, clock = len(self.members), Clock()
         lease_thread = self._lease_thread(
             Session(self._url, application_name=f"test leases {number}", settings=LEASE_SETTINGS),

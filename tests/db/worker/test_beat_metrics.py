@@ -65,7 +65,7 @@ class Logs:
 
 
 class Beat:
-    """The metrics collector of a beat, with a clock and a lead that the test sets."""
+    """The metrics collector of a beat. The test sets its clock, and whether the beat leads."""
 
     def __init__(self, settings: Settings) -> None:
         self.now = 0.0
@@ -75,12 +75,12 @@ class Beat:
         )
 
     def look(self) -> Shown:
-        """Returns the metrics after a new reading."""
+        """Advances the clock, and returns the metrics of a new reading."""
         self.now += READ_SECONDS
         return self.look_again()
 
     def look_again(self) -> Shown:
-        """Returns the metrics without moving the clock."""
+        """Returns the metrics without advancing the clock."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in self.collector.collect()

@@ -1,4 +1,4 @@
-"""Workers with different code share queues on a real Postgres: each takes declared queues, or takes turns."""
+"""Workers with different code share queues on a real Postgres. Each takes the queues that it declares."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ OLD, NEW = {"thing": ["things"]}, {"thing": ["things", "news"], "other": ["other
 
 @pytest.fixture
 def workers(database_url: str, session: Session) -> Iterator[Workers]:
-    """Workers on a database with three topics of two entity types."""
+    """Yields workers on a database with three topics of two entity types."""
     for topic, entity in (("things", "thing"), ("news", "thing"), ("others", "other")):
         register_topic(session, TopicStart(topic, f"id-{topic}", entity, 2, {0: 0}))
     made = Workers(database_url)
@@ -56,7 +56,7 @@ def test_several_workers_that_each_lack_a_topic_take_turns(workers: Workers) -> 
     for _ in range(80):
         workers.turns(1)
         for member in workers.members:
-            # In every queue, a worker meets a topic that it does not declare.
+            # In each of its queues, a worker finds a slice of a topic that it does not declare.
             topics = ["things"] if member is other else ["news"]
             for queue in member.consumed:
                 member.lease_thread.yields.note(queue, topics=topics)
@@ -64,7 +64,9 @@ def test_several_workers_that_each_lack_a_topic_take_turns(workers: Workers) -> 
                 if turns[-1:] != [member]:
                     turns.append(member)
     for queue in QUEUES:
-        assert len([one for one in held[queue] if one is other]) >= 2, "it is the only worker with topic news"
+        assert len([one for one in held[queue] if one is other]) >= 2, (
+            "this worker is the only one that declares topic news"
+        )
         assert len([one for one in held[queue] if one in lacking]) >= 2
 
 

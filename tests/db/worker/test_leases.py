@@ -65,7 +65,9 @@ def test_one_worker_takes_all_queues_and_releases_half_of_them_to_a_second_worke
     assert first.consumed | second.consumed == QUEUES
 
 
-def test_four_workers_share_eight_queues_and_take_over_those_of_a_stopped_worker(workers: Workers) -> None:
+def test_four_workers_share_eight_queues_and_take_over_the_queues_of_a_stopped_worker(
+    workers: Workers,
+) -> None:
     for _ in range(4):
         workers.join()
     workers.turns()
@@ -109,7 +111,7 @@ def test_a_mutant_that_ignores_the_version_that_the_loop_read_is_detected(
 
 
 def act_late(workers: Workers) -> set[str]:
-    """Changes the wanted queues twice within one tick; returns the queues that both workers pop."""
+    """Changes the wanted queues two times within one tick. Returns the queues that both workers pop."""
     first, second = workers.join(), workers.join()
     first.tick()
     second.tick()

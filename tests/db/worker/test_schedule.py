@@ -1,4 +1,4 @@
-"""Of two beats on one Postgres, one schedules; without Postgres, no beat schedules and no beat exits."""
+"""Two beats on one Postgres: only one schedules. Without Postgres, no beat schedules, and no beat exits."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def wait(beat: SluiceScheduler, seconds: float) -> SluiceScheduler:
 
 @pytest.fixture
 def make_beat(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[MakeBeat]:
-    """Returns a function that creates beats of one installation."""
+    """Yields a function that creates beats of one installation."""
     made: list[SluiceScheduler] = []
 
     with closing(Session(database_url, application_name="test")) as session:
@@ -87,7 +87,7 @@ def due(beat: SluiceScheduler) -> SluiceScheduler:
 
 
 def turns(beat: SluiceScheduler) -> list[str]:
-    """Runs one turn of the loop and returns the tasks that are on the queues then."""
+    """Runs one turn of the loop. Takes all messages from the queues and returns their tasks."""
     assert 0 < beat.tick() <= MAX_INTERVAL_SECONDS
     return taken(beat)
 
@@ -174,7 +174,9 @@ def test_a_task_whose_message_waits_is_not_published_again_but_stays_due(make_be
     for _ in range(30):
         due(beat).tick()
     assert taken(beat) == ALL, "one message per task"
-    assert turns(wait(beat, MAX_INTERVAL_SECONDS)) == ALL, "within a second, also the hourly task"
+    assert turns(wait(beat, MAX_INTERVAL_SECONDS)) == ALL, (
+        "all tasks, even the hourly task, are published within one second"
+    )
     assert turns(beat) == []
 
 

@@ -63,7 +63,7 @@ def test_an_idle_queue_with_a_due_event_gets_one_message(process: WorkerProcess,
         assert calls(process) == []
         bench.look("UPDATE sluice.retries SET retry_at = now()")
         process._start_retries_now()
-        # A queue with messages needs no other message: it retries after its next batch.
+        # A queue with messages needs no further message, because its worker retries after the next batch.
         process._start_retries_now()
     [(task, arguments)] = calls(process)
     assert task == APPLY_TASK
@@ -72,7 +72,7 @@ def test_an_idle_queue_with_a_due_event_gets_one_message(process: WorkerProcess,
         applied = bench.applier.apply(*arguments)
         return applied is not None and applied.retries["applied"] >= 1
 
-    # Earlier retries may have used up the time that the queue reserves for retries.
+    # Earlier retries may have used up the share of the time that the worker spends on retries.
     wait_until(retried, timeout_seconds=10, what="the message retries the event")
     assert bench.sent("k")[0] == 5
 

@@ -1,4 +1,4 @@
-"""Neither the relay nor a purge delays other tasks of its worker."""
+"""The relay and a purge run long, but delay no other task of their worker."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -30,14 +30,14 @@ def process(database_url: str) -> Iterator[WorkerProcess]:
     }
     app: Any = SimpleNamespace(sluice_metrics=WorkerMetrics())
     made = WorkerProcess(read_settings(environ), app)
-    made.__dict__["_wakeup"] = None  # no Redis
+    made.__dict__["_wakeup"] = None  # The process has no Redis.
     yield made
     made.close()
 
 
 @pytest.fixture
 def hold(monkeypatch: pytest.MonkeyPatch, process: WorkerProcess) -> Iterator[Callable[[object, str], None]]:
-    """Returns a function that makes a given function wait until the end of the test."""
+    """Yields a function that replaces a method by one that waits until the end of the test."""
     over = threading.Event()
     yield lambda owner, name: monkeypatch.setattr(owner, name, lambda *_, **__: over.wait())
     over.set()

@@ -1,4 +1,4 @@
-"""The list of workers that share the queues: leases come from the locks, details from the heartbeats."""
+"""The list of workers that share the queues. The leases are read from locks, all else from heartbeats."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,12 +31,12 @@ QUEUES = ["payment.0", "payment.1", "payment.2"]
 
 @pytest.fixture(autouse=True)
 def queues(session: Session) -> None:
-    """Three queues of one entity type."""
+    """Creates three queues of one entity type."""
     register_topic(session, TopicStart("payments", "id-1", "payment", 3, {0: 0}))
 
 
 def member(make_session: MakeSession, heartbeat: Heartbeat = IDLE) -> Session:
-    """Returns a session that has joined, holds the leases of `heartbeat`, and has written `heartbeat`."""
+    """Returns the session of a worker that holds the leases of `heartbeat` and has written `heartbeat`."""
     joined = make_session()
     join_workers(joined)
     assert all(try_lease(joined, queue) for queue in heartbeat.leases)
@@ -99,7 +99,8 @@ def test_a_released_lease_is_not_listed_even_if_the_heartbeat_names_it(
     sharing = read_workers(session)
     [worker] = sharing.workers
     assert worker.leases.keys() == {"payment.1", "payment.2"}
-    # The list shows a new lease at once; the next heartbeat adds the time at which it began.
+    # The list shows a new lease immediately. The time at which the lease began follows with the next
+    # heartbeat.
     assert worker.leases["payment.2"] is None
     assert sharing.unheld() == ["payment.0"]
 
@@ -151,7 +152,7 @@ def test_a_heartbeat_of_a_session_that_has_not_joined_is_ignored(
     stranger = make_session()
     write_heartbeat(stranger, IDLE)
     assert read_workers(session).workers == ()
-    # A lease of the session is listed nevertheless.
+    # The list contains the lease, although the session has not joined.
     assert try_lease(stranger, "payment.1")
     sharing = read_workers(session)
     assert sharing.holders() == {"payment.1": f"session {backend_pid(stranger)}"}
