@@ -40,7 +40,7 @@ topics = tuple(
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """The zygote of this pytest worker, which forks the processes of its tests."""
+    """Yields the zygote of this pytest worker. The zygote forks the processes of the tests."""
     made = Zygote()
     yield made
     made.close()
@@ -48,7 +48,7 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest) -> Start:
-    """Starts processes for a test: forked, or as new interpreters if the test is marked `unforked`."""
+    """Returns a function that starts a process: a fork, or a new interpreter for tests marked `unforked`."""
     if request.node.get_closest_marker("unforked"):
         return start_new
     return cast("Zygote", request.getfixturevalue("zygote")).start
@@ -64,7 +64,7 @@ def make_deployment(
     monkeypatch: pytest.MonkeyPatch,
     start: Start,
 ) -> Iterator[MakeDeployment]:
-    """Makes deployments whose topics no other test uses. Ends all their processes afterwards."""
+    """Yields a function that makes deployments with their own topics. Ends all their processes afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     with making_deployments(kafka, postgres, redis_url, database_url, tmp_path, start) as make:
         yield make
@@ -89,8 +89,8 @@ def making_deployments(
     ) -> Deployment:
         """Makes a deployment of the handlers in the module `base`.
 
-        With `beside`, makes a second installation with its own database on the topics and the Redis of that
-        deployment. `shards` applies to every entity type; 0 keeps the numbers that `base` declares.
+        With `beside`, makes a second installation. It shares the topics and the Redis of that deployment, but
+        has its own database. `shards` is for every entity type; 0 keeps the numbers that `base` declares.
         """
         own_suffix = f"-{os.getpid()}-{next(_numbers)}"
         suffix = own_suffix if beside is None else beside.topic_suffix
@@ -125,6 +125,6 @@ def making_deployments(
 
 @pytest.fixture
 def providers(tmp_path: Path, start: Start) -> Iterator[Providers]:
-    """A payment provider and a mail server for this test only."""
+    """Yields a payment provider and a mail server for this test only."""
     with Providers(tmp_path / "providers", start=start) as made:
         yield made

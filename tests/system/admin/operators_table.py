@@ -1,4 +1,4 @@
-"""The operator's table of docs/operating.md, and a deployment in which tests simulate its situations."""
+"""The table of situations in docs/operating.md, and a deployment in which tests simulate the situations."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def read_table() -> dict[str, Row]:
-    """Returns the rows of the documentation, by situation."""
+    """Returns situation → row of the table in the documentation."""
     text = (PROJECT / "docs" / "operating.md").read_text().partition(HEADING)[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
     rows = [Row(*(cell.strip() for cell in line.strip("|").split(" | "))) for line in lines]
@@ -51,12 +51,12 @@ def has_line(pattern: str, lines: list[str]) -> bool:
 
 @dataclass
 class RunningDeployment:
-    """A deployment with one process of each kind, and the operator's commands."""
+    """A deployment with one process of each kind, and methods that run the operator's commands."""
 
     deployment: Deployment
     processes: dict[str, RunningProcess] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
-    """Additional environment of the commands, for a situation that the settings of the commands cause."""
+    """Additional environment of the commands. Some situations are caused by the settings of the commands."""
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -64,7 +64,7 @@ class RunningDeployment:
         return self.deployment.run.folder
 
     def start(self, *kinds: str) -> None:
-        """Starts processes and waits for their heartbeats, except that of the worker."""
+        """Starts processes. Waits for their heartbeats, except for the heartbeat of the worker."""
         run = self.deployment.run
         starts = {
             "bridge": run.start_bridge,
@@ -82,7 +82,7 @@ class RunningDeployment:
         self.processes.pop(kind).stop()
 
     def sluice(self, *words: str) -> list[str]:
-        """Runs a command in this process. Returns the lines that it printed."""
+        """Runs a command in this process. Returns the lines that the command printed."""
         environ = self.deployment.run.environ() | {"COLUMNS": "1000"} | self.environ
         result = CliRunner().invoke(app, words, env=environ)
         assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit), (
@@ -117,7 +117,7 @@ class RunningDeployment:
         (self.folder / what).unlink()
 
     def ask(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Runs a statement as the administrator of the server. Returns its rows."""
+        """Runs a statement as the administrator of the server. Returns the rows of the result."""
         url = make_url(self.deployment.urls.database_url)
         with closing(_connect(url.set(database=database or url.database), "admin")) as connection:
             return run_on(connection, statement)
@@ -135,7 +135,7 @@ class RunningDeployment:
             admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}})
 
     def assert_printed(self, row: Row) -> None:
-        """Waits until both commands print the lines of the table, with the cure below the finding."""
+        """Waits until `status` prints its line of the table, and `doctor` prints its line with the cure below."""
 
         def is_printed() -> bool:
             print(*(lines := self.status()), sep="\n")
@@ -154,7 +154,7 @@ class RunningDeployment:
     def assert_cured(self, row: Row, environ: Mapping[str, str]) -> None:
         """Waits until `doctor` no longer prints the finding.
 
-        Then waits until `doctor` with the settings of the deployment finds no problem.
+        After that, waits until `doctor` with the settings of the deployment finds no problem.
         """
 
         def is_gone() -> bool:

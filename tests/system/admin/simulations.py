@@ -1,4 +1,4 @@
-"""Each simulation causes one situation of the operator's table and then applies the cure."""
+"""Simulations of the situations in the operator's table. Each causes its situation, then applies the cure."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from tests.system.admin.operators_table import RunningDeployment, run_on
 from tests.system.serving import wait_alive
 from tests.waiting import wait_until
 
-DEAD = "127.0.0.1:1"  # no process listens at this port
+DEAD = "127.0.0.1:1"  # No process listens at this port.
 WHY = ("--reason", "a test")
 
 Simulation = Generator[None, None, Mapping[str, str] | None]

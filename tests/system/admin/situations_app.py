@@ -71,7 +71,7 @@ def project_thing(event: Event[dict[str, Any]]) -> Iterator[Upsert]:
 
 @effect("tell", on_unknown="ask", holds=True)
 def tell(_: EffectCall) -> JsonObject | None:
-    """Succeeds, unless the fault `refusing` is active."""
+    """Answers the call, unless the fault `refusing` is active."""
     if is_wrong("refusing"):
         raise Refused("the provider says no")
     return None

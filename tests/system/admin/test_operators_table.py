@@ -1,4 +1,4 @@
-"""Both commands print each situation of the operator's table, and the cure that they print ends it."""
+"""`status` and `doctor` print each situation of the operator's table. The cure of the table ends it."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -33,7 +33,7 @@ SMOKE = frozenset(
 def running_deployment(
     shared_stack: Stack, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningDeployment]:
-    """A deployment with one running process of each kind, on its own Postgres and its own Redis."""
+    """Yields a deployment with one running process of each kind, on its own Postgres and its own Redis."""
     folder = tmp_path_factory.mktemp("operator")
     with stacks.own_stack() as own, pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
@@ -75,7 +75,7 @@ def _finish(simulation: Simulation) -> Mapping[str, str] | None:
     except StopIteration as ended:
         environ: Mapping[str, str] | None = ended.value
         return environ
-    raise AssertionError("a simulation yields one time")
+    raise AssertionError("a simulation must yield only one time")
 
 
 def test_every_situation_has_a_simulation() -> None:

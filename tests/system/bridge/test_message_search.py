@@ -1,4 +1,4 @@
-"""The bridge finds a message on the Redis list, or held by a connected worker, or not at all."""
+"""The bridge finds out where a message is: on a list in Redis, held by a connected worker, or nowhere."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +27,9 @@ def redis(redis_url: str) -> Iterator[PrefixedRedis]:
         yield client
 
 
-def test_a_message_is_found_until_its_holder_is_gone(redis: PrefixedRedis, redis_url: str) -> None:
+def test_a_held_message_is_found_until_its_holder_has_disconnected(
+    redis: PrefixedRedis, redis_url: str
+) -> None:
     publisher = RedisPublisher(TaskSender(redis, NO_KEYS))
 
     def find() -> Whereabouts:
@@ -40,7 +42,7 @@ def test_a_message_is_found_until_its_holder_is_gone(redis: PrefixedRedis, redis
     holder = Holder(redis_url, PREFIX, QUEUE)
     wait_until(lambda: holder.turn().held, timeout_seconds=30, what="a message is taken")
     taken = Whereabouts(frozenset({"second"}), frozenset({"first"}))
-    # The holder's event loop also starts to listen in these turns.
+    # In these turns, the holder's event loop also starts to listen to remote control.
     wait_until(lambda: holder.turn() and find() == taken, timeout_seconds=30, what="the message is held")
     assert publisher.probe([OTHER], [OTHER]).found[OTHER].on_list == {"other"}
     holder.vanish()

@@ -1,4 +1,4 @@
-"""Partitions that are added while the only bridge restarts. Kafka assigns them only at a rebalance."""
+"""Partitions are added while the only bridge restarts. Kafka assigns new partitions only at a rebalance."""
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]

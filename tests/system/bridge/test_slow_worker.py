@@ -1,4 +1,7 @@
-"""The bridge waits while a running worker holds a message, and publishes it again after the worker's end."""
+"""While a running worker holds a message, the bridge waits. After the end of the worker, the bridge
+
+publishes the message again.
+"""
 
 from typing import Any
 
@@ -27,7 +30,9 @@ def test_a_held_message_is_found_until_its_worker_is_killed(make_deployment: Mak
     deployment.produce(mixed_events(EVENTS, seed=1))
     deployment.wait_until(lambda: len(in_hand()) == 1, timeout_seconds=60, what="a message is held")
     worker.kill()
-    deployment.wait_until(lambda: not in_hand(), timeout_seconds=60, what="no running worker holds it")
+    deployment.wait_until(
+        lambda: not in_hand(), timeout_seconds=60, what="no running worker holds the message"
+    )
     deployment.run.start_worker(queues, name="worker-2")
     # The bridge publishes the message again before the visibility timeout.
     deployment.wait_settled()

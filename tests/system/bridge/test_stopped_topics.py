@@ -1,4 +1,4 @@
-"""If reading on would skip records, the bridge stops the topic with a reason and reads the other topics."""
+"""If the bridge could only continue behind lost records, it stops the topic, and reads the other topics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def test_a_bridge_exits_when_its_only_topic_is_recreated(
 ) -> None:
     deployment, bridge, topic = _with_applied_payments(make_deployment, "tests.system.bridge.payments_app")
     _recreate(deployment, topic)
-    # So many events that the applied offsets of the old topic also exist in the new topic.
+    # The new topic needs so many events that it also has the offsets that were applied in the old topic.
     deployment.produce(generate("payments", count=4 * EVENTS, seed=2))
     deployment.wait_until(
         lambda: bridge.exit_code is not None, timeout_seconds=60, what="the bridge ends by itself"
@@ -104,7 +104,7 @@ def test_a_takeover_with_queued_messages_stops_no_topic(make_deployment: MakeDep
 def _with_applied_payments(
     make_deployment: MakeDeployment, base: str = "examples.shop.handlers"
 ) -> tuple[Deployment, RunningProcess, str]:
-    """Returns a deployment with applied payments, its bridge, and the topic's name."""
+    """Returns a deployment with applied payments, its bridge, and the name of the topic of payments."""
     deployment = make_deployment(base)
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker()

@@ -1,4 +1,4 @@
-"""Payments in one partition, and between them batches that no normal producer makes."""
+"""A deployment that reads payments from one partition. Tests add batches that no normal producer makes."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ PER_BATCH = 5
 
 
 def deploy(make_deployment: MakeDeployment, **environment: str) -> Deployment:
-    """Returns a deployment whose bridge and worker have applied ALREADY payments."""
+    """Returns a deployment. Its bridge and its worker run, and have applied ALREADY payments."""
     deployment = make_deployment(partitions=1, **environment)
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("payment"))
@@ -47,7 +47,7 @@ def payment_records(first: int, count: int) -> list[tuple[str, bytes]]:
 def produce_records(
     deployment: Deployment, records: Sequence[tuple[str, bytes]], *, codec: str = "none"
 ) -> int:
-    """Produces one batch. Returns its first offset."""
+    """Produces one batch. Returns the offset of its first record."""
     servers = deployment.urls.kafka_bootstrap_servers
     return produce_batch(servers, place_of(deployment), build_batch(records, codec=codec))
 
@@ -61,7 +61,7 @@ def skip_document(deployment: Deployment, offset: int, *words: str) -> Any:
 
 
 def assert_commands_read(make_deployment: MakeDeployment, **environment: str) -> None:
-    """Checks that the bridge, `verify`, `trace` and `status` read batches of every codec."""
+    """Asserts that the bridge, `verify`, `trace` and `status` read batches of every codec."""
     deployment = deploy(make_deployment, **environment)
     topic, _ = place_of(deployment)
     offsets = []

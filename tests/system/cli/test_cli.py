@@ -1,4 +1,4 @@
-"""The command line on real services. Each command runs as a process; the tests check its output."""
+"""The command line on real services. Each command runs as a process, and the tests check the output."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_equals_the_oracle
 
 WHY = ("--reason", "a test")
-DEAD = "127.0.0.1:1"  # no process listens at this port
+DEAD = "127.0.0.1:1"  # No process listens at this port.
 
 
 def sluice(
@@ -37,7 +37,7 @@ def document(done: subprocess.CompletedProcess[bytes]) -> Any:
 
 
 def errors(deployment: Deployment) -> list[str]:
-    """Returns the problems that `doctor` finds, and checks that its exit code agrees."""
+    """Returns the problems that `doctor` finds. Asserts that the exit code of `doctor` is right for them."""
     done = sluice(deployment, "doctor", "--json")
     found = [one["problem"] for one in document(done)["findings"] if one["severity"] == "error"]
     assert done.returncode == (1 if found else 0)
@@ -156,10 +156,11 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["rebuild", "status"],
         ["stack", "status"],
     )
-    # Other tests cover `new` and the commands that run until they are stopped.
+    # Other tests run `new`, and the commands that run until they are stopped.
     assert {words[0] for words in commands} == set(COMMANDS) - {*NAMES, "dev", "new"}
     ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
-    # `trace`, `accept` and `skip` fail without a bridge that has read the topic; `stack` without a stack.
+    # `trace`, `accept` and `skip` fail because no bridge has read the topic. `stack` fails because there is
+    # no stack.
     refused = {name for name, done in ended.items() if done.returncode}
     assert {name.split()[0] for name in refused} == {"trace", "accept", "skip", "stack"}, [
         ended[name] for name in refused
@@ -167,7 +168,7 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
     assert not [done for done in ended.values() if b"Traceback" in done.stderr]
 
 
-def test_an_event_typed_by_hand_is_applied(make_deployment: MakeDeployment) -> None:
+def test_an_event_from_the_command_line_is_applied(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())

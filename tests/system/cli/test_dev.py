@@ -43,7 +43,7 @@ STARTED = re.compile(r"^dev +\| (\S+) starts, pid (\d+)$", re.MULTILINE)
 
 
 class DevRun:
-    """A running `sluice dev` with its project folder."""
+    """A running `sluice dev`, and the project folder in which it runs."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], *words: str) -> None:
         self.folder, self.environ = folder, environ
@@ -100,7 +100,7 @@ def running_dev(folder: Path, environ: Mapping[str, str], *words: str) -> Iterat
     finally:
         dev.process.terminate()
         dev.process.wait()
-        print(dev.output)  # pytest shows it if the test fails
+        print(dev.output)  # pytest shows this output if the test fails.
 
 
 def notes(database_url: str) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_dev_with_its_own_servers_restarts_changed_and_killed_processes(tmp_path
 
         first = dev.pids()
         assert set(first) == set(NAMES)
-        # A process that has not imported the handlers yet would import the broken handlers and fail.
+        # If a process had not imported the handlers yet, it would import the broken handlers and fail.
         dev.wait_for("all processes are ready")
         dev.set_note("'first' +")
         dev.wait_for("SyntaxError")

@@ -86,7 +86,7 @@ def test_a_process_that_does_not_end_is_killed_at_the_second_signal(shown: Shown
     assert shown.lines == ["ready", "no"]
 
 
-def test_the_processes_of_a_killed_parent_end() -> None:
+def test_the_processes_end_if_their_parent_is_killed() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
@@ -96,7 +96,7 @@ def test_the_processes_of_a_killed_parent_end() -> None:
         wait_until(lambda: not child.is_running(), timeout_seconds=30, what="the child has ended")
 
 
-def test_a_process_that_keeps_failing_is_restarted_with_backoff(shown: Shown, tmp_path: Path) -> None:
+def test_a_process_that_fails_repeatedly_is_restarted_with_backoff(shown: Shown, tmp_path: Path) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
     loop.start(python("print('reason'); raise SystemExit(3)"))
@@ -120,7 +120,7 @@ def test_processes_are_ready_when_each_has_touched_its_health_file(
 ) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
-    (tmp_path / "python.alive").touch()  # left by an earlier run
+    (tmp_path / "python.alive").touch()  # An earlier run left this file.
     loop.start(python("import time; time.sleep(600)"))
     loop.start(Command("flower", ("-c", "import time; time.sleep(600)"), imports_handlers=False))
     loop.report_ready()
@@ -135,7 +135,9 @@ def test_processes_are_ready_when_each_has_touched_its_health_file(
     loop.end()
 
 
-def test_a_restarted_process_does_not_wait_for_the_end_of_others(shown: Shown, tmp_path: Path) -> None:
+def test_a_process_is_restarted_although_another_process_has_not_ended_yet(
+    shown: Shown, tmp_path: Path
+) -> None:
     reports: list[str] = []
     loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
     stubborn, quick = python(STUBBORN), Command("quick", ("-c", "import time; time.sleep(600)"))

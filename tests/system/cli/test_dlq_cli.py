@@ -20,13 +20,13 @@ from tests.system.faults.load import assert_equals_the_oracle
 
 WHY = ("--reason", "test")
 POISONED = "product-3"
-# The constraint's limit per product; the sums of the generated events stay far below.
+# The limit of the constraint for each product. The sums of the generated events stay far below this limit.
 SHELF = 1_000_000
 
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """A deployment with bridge, worker, relay and beat. Postgres refuses a stock of SHELF or more."""
+    """Returns a deployment with bridge, worker, relay and beat. Postgres refuses a stock of SHELF or more."""
     made = make_deployment()
     made.session.command(f"ALTER TABLE public.stock ADD CONSTRAINT shelf CHECK (on_hand < {SHELF})")
     made.run.start_bridge()
@@ -42,7 +42,7 @@ def received(key: str, quantity: int, number: int) -> OutgoingRecord:
 
 
 def poisoned_stock(count: int) -> list[OutgoingRecord]:
-    """Returns stock events. Postgres refuses the middle event; events of the same product follow it."""
+    """Returns stock events. Postgres refuses the middle event. Events of the same product follow later."""
     made = list(generate("stock", count=count, seed=7, keys=5))
     middle = count // 2
     return [*made[:middle], received(POISONED, SHELF, 1), *made[middle:]]
@@ -159,7 +159,7 @@ def test_a_conflict_is_resolved_and_a_dead_event_is_exported_and_sent_again(depl
     exported = {json.loads(line).get("key"): json.loads(line) for line in lines}
     assert exported["p"]["value"] == bad.value
     assert exported[None]["value_base64"] == "/3s="
-    # The cause is removed, so the redriven event is applied. The sent copy is a duplicate.
+    # The constraint was dropped, so the redriven event is applied. The copy that was sent is a duplicate.
     deployment.session.command("ALTER TABLE public.stock DROP CONSTRAINT shelf")
     redriven = document(sluice(deployment, "dlq", "redrive", dead, *WHY, "--yes", "--json"))
     assert redriven["redriven"][0]["outcomes"] == {"applied": 1}
@@ -174,7 +174,7 @@ def test_a_conflict_is_resolved_and_a_dead_event_is_exported_and_sent_again(depl
 
 def test_verify_finds_counters_that_were_changed_by_hand(deployment: Deployment) -> None:
     deployment.produce(mixed_events(600, seed=3))
-    # The counters must also agree with the log before all events are applied.
+    # `verify` must also find no difference while some events are not applied yet.
     assert verified(deployment)["ok"]
     deployment.wait_settled()
     found = verified(deployment)

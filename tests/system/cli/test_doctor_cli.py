@@ -43,7 +43,7 @@ def test_doctor_finds_no_problem_and_then_each_caused_problem(make_deployment: M
     narrower = "a text of more than 5 characters would make its event a dead letter"
     assert [one for one in errors(deployment) if narrower in one]
     made = sluice(deployment, "init")
-    assert made.returncode == 1, "init does not report the narrow column"
+    assert made.returncode == 1, "init must report the narrow column"
     assert narrower in made.stdout.decode()
     session.command("ALTER TABLE public.users ALTER COLUMN name TYPE text")
     done = sluice(deployment, "init", "--json")

@@ -1,4 +1,4 @@
-"""`sluice erase` on real services, followed by late and new records, a rebuild, `trace` and `audit`."""
+"""`sluice erase` on real services. Late and new records, a rebuild, `trace` and `audit` follow."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ WHY = ("--reason", f"request of {KEY}")
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """A deployment with ten applied payments. Bridge, relay, rebuilds and beat run, but no worker."""
+    """Returns a deployment with ten applied payments. All kinds of processes run, except a worker."""
     made = make_deployment(partitions=2)
     made.run.start_bridge()
     worker = made.run.start_worker(made.queues("payment"))
@@ -31,7 +31,7 @@ def deployment(make_deployment: MakeDeployment) -> Deployment:
 
 
 def paid(number: int) -> OutgoingRecord:
-    """Returns another payment event of the entity. The handler inserts its row only if none exists."""
+    """Returns another payment event of the entity. The handler inserts a row if the entity has no row."""
     data = {"account_id": "acc", "amount_cents": 1_000 + number}
     return OutgoingRecord(
         "payments", KEY, {"event_id": f"{number} of {KEY}", "type": "payment.received", "data": data}
@@ -43,7 +43,7 @@ def document(deployment: Deployment, *words: str) -> Any:
 
 
 def test_erased_events_are_not_applied_again_and_new_events_are_applied(deployment: Deployment) -> None:
-    # These records are in Kafka, but no worker has applied them.
+    # These records are in Kafka, but no worker applies them before the erasure.
     deployment.produce([paid(1), OutgoingRecord("payments", KEY, {"about": KEY})])
     planned = deployment.run.run_sluice("erase", "payment", KEY, *WHY, "--dry-run")
     assert "payment would be erased" in planned

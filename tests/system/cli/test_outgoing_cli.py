@@ -1,4 +1,4 @@
-"""`sluice outbox` and `sluice effects` on real services: an operator finds failed calls and records."""
+"""`sluice outbox` and `sluice effects` on real services: an operator settles failed calls and records."""
 
 import json
 import random
@@ -25,7 +25,7 @@ WHY = ("--reason", "test")
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment, providers: Providers) -> Deployment:
-    """A deployment on which bridge, worker, relay, beat and effects run."""
+    """Returns a deployment on which bridge, worker, relay, beat and effects worker run."""
     made = make_deployment(**providers.environ())
     made.run.start_bridge()
     made.run.start_worker(made.queues("payment", "order"))
@@ -128,7 +128,7 @@ def test_a_call_stays_uncertain_without_the_provider_until_an_operator_decides(
     }
     deployment.wait_called()
     assert deployment.calls() == {"succeeded": 2}
-    # The warning before the retry was right: the second e-mail was sent twice.
+    # The second e-mail was sent twice, as the warning before the retry said.
     assert received(providers) == {"cust-1@example.org": 1, "cust-2@example.org": 2}
     whole = document(sluice(deployment, "effects", "show", keys["order-1"], "--json"))
     assert whole["response"] == {"told": "by phone"}

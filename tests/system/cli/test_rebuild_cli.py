@@ -1,4 +1,4 @@
-"""`sluice rebuild` on the command line: what each command prints, changes and refuses."""
+"""The commands of `sluice rebuild`: their output, their changes and their refusals."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ WHY = ("--reason", "the tax was wrong")
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """A deployment with LINES rows with the wrong tax and the corrected code, on which no process runs."""
+    """Returns a deployment with corrected code and LINES rows that have the wrong tax. No process runs."""
     made = deploy_wrong(make_deployment, partitions=1)
     made.run.start_bridge()
     made.run.start_worker(made.queues("payment"))

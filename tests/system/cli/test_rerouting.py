@@ -1,4 +1,4 @@
-"""Accept, reshard and pause on real services lose and repeat no event and keep the order per entity."""
+"""`accept`, `reshard` and `pause` on real services lose and repeat no event. Entities keep their order."""
 
 import itertools
 import json
@@ -58,12 +58,12 @@ def test_a_recreated_topic_is_read_from_its_beginning_after_accept(
     assert done["topic_id"] != done["topic_id_before"]
     deployment.run.start_bridge()
     deployment.wait_settled()
-    # The events of the old topic that are sent again have the same event ids.
+    # The events of the old topic are sent again with their old event ids.
     assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS, "duplicate": len(again)}
     _assert_new_rows_equal_the_oracle(deployment)
 
 
-def test_accept_gives_up_records_that_were_deleted_before_they_were_applied(
+def test_after_accept_a_topic_continues_behind_records_that_kafka_has_deleted(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment, topic = _with_applied_payments(make_deployment)
@@ -79,7 +79,9 @@ def test_accept_gives_up_records_that_were_deleted_before_they_were_applied(
     assert again > 0
     deployment.run.start_bridge()
     deployment.wait_settled()
-    assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS - 10}, "a record counted twice"
+    assert dict(deployment.outcomes("payments")) == {"applied": 2 * EVENTS - 10}, (
+        "a record was counted two times"
+    )
     _assert_new_rows_equal_the_oracle(deployment)
 
 
@@ -123,7 +125,9 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
         done = _reshard(deployment, 4)
         assert done["unused_queues"] == [queue_name("stock", shard) for shard in range(4, 16)]
         deployment.wait_until(
-            lambda: _queues_with(deployment, epoch=3) == 4, timeout_seconds=60, what="the old queues work"
+            lambda: _queues_with(deployment, epoch=3) == 4,
+            timeout_seconds=60,
+            what="the old queues apply events",
         )
     deployment.wait_settled()
     deployment.wait_sent()
@@ -131,7 +135,7 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
     assert_equals_the_oracle(deployment)
 
 
-def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDeployment) -> None:
+def test_a_paused_topic_is_not_applied_while_other_topics_are(make_deployment: MakeDeployment) -> None:
     deployment, topic = _with_applied_payments(make_deployment)
     deployment.run.start_worker(deployment.queues("balance"), name="worker-balance")
     bridge = deployment.run.start_bridge()
@@ -139,7 +143,7 @@ def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDep
     _wait_logged(deployment, bridge, "topic paused by an operator")
     deployment.produce(_renamed(generate("payments", count=EVENTS, seed=2)))
     deployment.produce(generate("balances", count=100, seed=1))
-    # A bridge that starts during the pause must not read the topic either.
+    # A bridge that starts during the pause must not read the paused topic either.
     assert bridge.stop() == 0
     bridge = deployment.run.start_bridge()
     deployment.produce(generate("balances", count=100, seed=2))
@@ -157,7 +161,7 @@ def test_a_paused_topic_is_not_applied_while_others_are(make_deployment: MakeDep
 
 
 def _with_applied_payments(make_deployment: MakeDeployment) -> tuple[Deployment, str]:
-    """Returns a deployment with applied payments and a stopped bridge, and the topic's name."""
+    """Returns a deployment with applied payments and a stopped bridge, and the name of the topic."""
     deployment = make_deployment(partitions=PARTITIONS)
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("payment"))
@@ -234,7 +238,7 @@ def _admin(deployment: Deployment) -> Iterator[KafkaAdminClient]:
 
 @contextmanager
 def _load(deployment: Deployment, events: Iterator[OutgoingRecord]) -> Iterator[None]:
-    """Produces events, some of them twice, until the block ends."""
+    """Produces events until the block ends. Some events are produced twice."""
     stop = threading.Event()
 
     def produce() -> None:

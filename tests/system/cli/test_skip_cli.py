@@ -1,4 +1,4 @@
-"""`sluice skip` on real services: every reader of the log skips this batch and reads all other records."""
+"""`sluice skip` on real services: every reader of the log skips the batch and reads all other records."""
 
 import subprocess
 
@@ -19,7 +19,7 @@ from tests.system.conftest import MakeDeployment
 from tests.system.tasks import rebuilding
 from tests.system.tasks.rebuilding import PROJECTION, payments, wait_ready
 
-BOMB_BYTES = 110_000_000  # librdkafka does not decompress so large a zstd batch
+BOMB_BYTES = 110_000_000  # librdkafka does not decompress a zstd batch of this size.
 AFTER = 2
 
 
@@ -59,7 +59,7 @@ def test_only_the_batch_that_is_too_large_when_unpacked_is_skipped(make_deployme
     (audited,) = document(sluice(deployment, "audit", "ls", "--verb", "skip", "--json"))["audit"]
     assert audited["subject"] == f"{topic}:0:{bomb}"
     assert sluice(deployment, "dlq", "drop", str(letter.id), *WHY, "--yes").returncode == 0
-    # The bridge reports every few seconds.
+    # The bridge writes its report every few seconds.
     deployment.wait_until(
         lambda: not [one for one in errors(deployment) if topic in one],
         timeout_seconds=60,
@@ -67,7 +67,7 @@ def test_only_the_batch_that_is_too_large_when_unpacked_is_skipped(make_deployme
     )
 
 
-def test_a_bridge_and_a_rebuild_that_start_later_pass_the_skipped_batch(
+def test_a_bridge_and_a_rebuild_that_start_later_do_not_read_the_skipped_batch(
     make_deployment: MakeDeployment, kafka: Stack
 ) -> None:
     deployment = deploy(make_deployment)

@@ -23,7 +23,8 @@ def test_records_behind_an_open_transaction_are_counted_until_it_ends(
     producer.begin_transaction()
     producer.produce(users, b"v", partition=2)
     producer.flush(60)
-    # This record is not part of the transaction, but it is behind the open transaction in the log.
+    # This record is not part of the transaction, but in the log it is behind the start of the open
+    # transaction.
     deployment.producer.send(users, b"w", partition=2).get(60)
 
     def held() -> tuple[int, int, int]:

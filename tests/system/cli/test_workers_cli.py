@@ -54,6 +54,6 @@ def test_a_worker_is_shown_with_its_queues_and_last_batch(make_deployment: MakeD
     assert document(sluice(deployment, "doctor", "--json"))["findings"] == []
 
     worker.stop()
-    # The worker has removed itself at its regular end.
+    # At its regular end, the worker has deleted its row.
     after: Any = document(sluice(deployment, "workers", "--json"))
     assert (after["workers"], sorted(after["queues_without_worker"])) == ([], queues)

@@ -1,4 +1,4 @@
-"""`make demo FAST=1` as a process: its report, and the end of its processes."""
+"""`make demo FAST=1` as a process: its report, and the end of the processes that it started."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_an_interrupted_demo_reports_its_scenarios_and_leaves_no_process(tmp_pat
     started = psutil.Process(demo.pid).children(recursive=True)
     demo.send_signal(signal.SIGTERM)
     assert demo.wait() == 130
-    # Zombies do not count: init reaps them later.
+    # Zombies do not count, because process 1 reaps them later.
     _, left = psutil.wait_procs(started, timeout=0)
     assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []
     report = (tmp_path / "report").read_text()

@@ -1,4 +1,4 @@
-"""A shell into which a test types the blocks of a page."""
+"""A shell that runs the shell blocks of a page, as if a person typed them."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 from sluice.runtime.settings import PREFIX
 from tests.waiting import wait_until
 
-# At its end the shell ends all its background processes.
+# At its end, the shell ends all background processes that it started.
 PROLOGUE = "set -e; trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n"
 
 
@@ -45,7 +45,7 @@ class Shell:
         return printed.partition(end)[0]
 
     def interrupt(self) -> None:
-        """Sends SIGINT to the shell and its command, as Ctrl-C does, and waits for the end of both."""
+        """Sends SIGINT to the shell and to its running command, as Ctrl-C does. Waits for the end of both."""
         os.killpg(self._bash.pid, signal.SIGINT)
         assert self._bash.stdin is not None
         self._bash.stdin.close()
@@ -79,11 +79,11 @@ def shell(environ: Mapping[str, str], folder: Path, log: Path) -> Iterator[Shell
             yield started
         finally:
             if bash.poll() is None:
-                os.killpg(bash.pid, signal.SIGINT)  # after a failure, a command may still run
+                os.killpg(bash.pid, signal.SIGINT)  # If the test failed, a command may still run.
 
 
 def user_environ() -> dict[str, str]:
-    """Returns the environment of a person who has not set up Sluice."""
+    """Returns the environment of a user who has not set up Sluice."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL"):
         environ.pop(name, None)

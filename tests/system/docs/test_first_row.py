@@ -1,4 +1,4 @@
-"""The commands of README up to the first row, typed in a copy of the clone without a virtual environment."""
+"""The commands of README up to the first row, run in a copy of the clone without a virtual environment."""
 
 import os
 import shutil
@@ -14,11 +14,11 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.matrix
 
-# Files that a build, an environment or a run makes. A fresh clone does not have them.
+# Files that a fresh clone does not have: a build, a virtual environment or a run has made them.
 NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv", ".sluice", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
 )
-RUNS = "all processes are ready"  # README waits for this line
+RUNS = "all processes are ready"  # README requires to wait for this line.
 INSTALL_SECONDS = 600.0
 
 
@@ -28,7 +28,7 @@ def test_the_steps_of_readme_lead_to_rows(tmp_path: Path) -> None:
     readme = ROOT / "README.md"
     _demo, make_project, send = [block.text for block in blocks_in("sh", page=readme)]
     environ = user_environ()
-    own = Path(sys.executable).parent  # contains the `sluice` of this clone
+    own = Path(sys.executable).parent  # This folder contains the `sluice` of this clone.
     environ["PATH"] = os.pathsep.join(
         folder for folder in environ["PATH"].split(os.pathsep) if folder != str(own)
     )
@@ -39,22 +39,22 @@ def test_the_steps_of_readme_lead_to_rows(tmp_path: Path) -> None:
     ):
         first.type(make_project, until=RUNS, seconds=INSTALL_SECONDS)
         printed = second.type(send)
-        print(f"{time.monotonic() - begun:.0f} s until the commands of README have run")
+        print(f"{time.monotonic() - begun:.0f} s for the commands of README")
         if not has_rows(printed):
             wait_until(
                 lambda: has_rows(second.type("make show")), timeout_seconds=60, what="the rows are shown"
             )
-        print(f"{time.monotonic() - begun:.0f} s until the rows are shown")
+        print(f"{time.monotonic() - begun:.0f} s to the first rows")
         first.interrupt()
         assert "everything has ended" in first.printed
         assert_servers_have_ended(second)
 
 
 def has_rows(printed: str) -> bool:
-    """Returns True if both orders are printed, the first one as shipped."""
+    """Returns True if both orders are printed, and the first order has been shipped."""
     return "order_id=o-1 customer=ann status=SHIPPED" in printed and "order_id=o-2 customer=bob" in printed
 
 
 def assert_servers_have_ended(bash: Shell) -> None:
-    """Checks that Ctrl-C has ended the servers that `make dev` started."""
+    """Asserts that Ctrl-C has ended the servers that `make dev` started."""
     assert "running" not in bash.type(".venv/bin/sluice stack status || true")

@@ -1,4 +1,4 @@
-"""The shell blocks with the mark `servers` in the documents, typed into one shell on real servers."""
+"""The shell blocks of the documents that have the mark `servers`. They run in one shell, on real servers."""
 
 import os
 import sys
@@ -19,10 +19,10 @@ APPLIED = (
 )
 
 
-def test_the_sessions_of_the_documents_apply_their_events(
+def test_the_shell_blocks_of_the_documents_run_and_their_events_are_applied(
     kafka: Stack, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    # The folder is outside the clone, so the block that stops servers cannot stop those of a developer.
+    # The folder is outside the clone. So the block that stops servers cannot stop the servers of a developer.
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""A TCP proxy to Postgres that cuts a connection at a COMMIT: before or after the server receives it."""
+"""A TCP proxy to Postgres. It cuts connections before or after the server receives a COMMIT."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ When = Literal["before", "after"]
 
 
 class CuttingProxy:
-    """Forwards all data. While the proxy is armed, cuts each connection that sends a COMMIT."""
+    """Forwards all data. Cuts the connections that send the next COMMITs, as many as `arm` requests."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -38,7 +38,7 @@ class CuttingProxy:
         """Ends all connections and threads."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        # Ends the accepting thread first, so that no further socket is added.
+        # Ends the accepting thread first, because it adds sockets.
         self._threads[0].join(patient(30))
         for one in self._sockets:
             _end(one)

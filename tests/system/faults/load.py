@@ -8,11 +8,11 @@ from dataclasses import replace
 from sluice.testing.servers.deployment import Deployment, Outgoing
 from tests.waiting import wait_until
 
-PAUSE_SECONDS = 0.1  # pause before the next batch of due events
+PAUSE_SECONDS = 0.1  # The pause before the next batch of due events.
 
 
 def assert_equals_the_oracle(deployment: Deployment) -> None:
-    """Checks that the tables and outcomes equal the oracle's, and that the outcomes add up to the records."""
+    """Asserts that tables and outcomes equal those of the oracle, and that every record has one outcome."""
     complaints = deployment.complaints(deployment.tables())
     assert not complaints, "\n".join(complaints[:20])
 
@@ -20,7 +20,7 @@ def assert_equals_the_oracle(deployment: Deployment) -> None:
 class SteadyLoad:
     """Produces `rate` events a second within a `with` block.
 
-    `records` is called with the number of events and the number of the first event.
+    `records` makes the events. Its arguments are the number of events and the number of the first event.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class SteadyLoad:
         self._thread.join()
 
     def wait_more(self, seconds: int) -> None:
-        """Waits until the load has sent further events for `seconds`."""
+        """Waits until further events were sent, as many as are due in `seconds`."""
         wanted = self.sent + seconds * self._rate
         wait_until(lambda: self.sent >= wanted, timeout_seconds=120, what=f"{wanted} events are sent")
 
     def look(self, deployment: Deployment) -> None:
-        """Hook that runs after each batch. `deployment` has the load's own connections."""
+        """Runs after each batch. Subclasses override it. `deployment` has its own connections."""
 
     def _send(self) -> None:
         # This thread has its own connections, because the test uses those of the deployment.

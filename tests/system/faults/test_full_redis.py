@@ -1,4 +1,4 @@
-"""While Redis refuses writes, publishers wait, workers apply the stored messages, and no process ends."""
+"""While Redis is full, publishers wait, workers apply the messages that Redis holds, and no process ends."""
 
 import pytest
 from redis import Redis

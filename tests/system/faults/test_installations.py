@@ -1,4 +1,4 @@
-"""Several installations with the same topics, Redis database and Kafka, whose processes are killed."""
+"""Several installations share topics, a Redis database and Kafka. Their processes are killed."""
 
 import os
 import random
@@ -44,7 +44,7 @@ class Processes:
 def run_installations(
     make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Callable[[int], bool]
 ) -> None:
-    """Runs `count` installations while processes are killed. Compares each with its own oracle at the end."""
+    """Runs `count` installations while processes are killed. Then compares each with its own oracle."""
     rng = random.Random(seed)
     first = make_deployment(shards=SHARDS[0])
     others = [make_deployment(beside=first, shards=shards) for shards in SHARDS[1:count]]
@@ -62,12 +62,15 @@ def run_installations(
         deployment.wait_settled(timeout_seconds=180)
         deployment.wait_sent()
         assert_equals_the_oracle(deployment)
-        # No process received a message of another installation, because it would log the drop.
+        # No process has received a message of another installation. It would have logged that it drops the
+        # message.
         logs = [process.log.read_text(errors="replace") for process in deployment.run.processes]
         assert not any("messages dropped" in log for log in logs)
 
 
-def test_two_installations_on_one_redis_and_one_kafka_do_not_mix(make_deployment: MakeDeployment) -> None:
+def test_two_installations_on_one_redis_and_one_kafka_do_not_read_each_others_messages(
+    make_deployment: MakeDeployment,
+) -> None:
     run_installations(make_deployment, 2, seed=1, keep_on=lambda turn: turn < TURNS)
 
 

@@ -42,12 +42,13 @@ def test_a_bridge_killed_at_any_point_loses_nothing(make_deployment: MakeDeploym
 
 
 @pytest.mark.matrix
-def test_a_worker_suspended_past_the_visibility_timeout_changes_no_result(
+def test_a_worker_that_is_suspended_longer_than_the_visibility_timeout_changes_no_result(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(SLUICE_VISIBILITY_TIMEOUT_SECONDS="5")
     deployment.run.start_bridge()
-    # The worker stops inside its transaction and holds the queue's lock until Postgres ends its session.
+    # The worker is suspended in its transaction. It holds the lock of the queue until Postgres ends its
+    # session.
     asleep = deployment.run.start_worker(
         deployment.queues(), name="asleep", faults="apply.before_commit:3:stop"
     )
@@ -92,7 +93,7 @@ def kill_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callabl
     deployment.run.start_worker(deployment.queues("payment", "balance"), name="worker-a")
     deployment.run.start_worker(deployment.queues("stock", "order", "user"), name="worker-b")
     for turn in takewhile(keep_on, count()):
-        # Counts before producing, because all events may be applied before `produce` returns.
+        # Reads the count before producing, because all events may be applied before `produce` returns.
         before = sum(deployment.outcomes().values())
         deployment.produce(mixed_events(2_000, seed=seed * 1_000 + turn))
         victim = rng.randrange(2)

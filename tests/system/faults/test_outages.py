@@ -1,4 +1,4 @@
-"""Outages, data loss and restores of Redis, Postgres and Kafka lose no event and apply no event twice."""
+"""After outages, lost data and restores of Redis, Postgres and Kafka, each event is applied one time."""
 
 import shutil
 import time
@@ -53,7 +53,7 @@ def test_nothing_is_lost_when_redis_is_wiped_with_waiting_batches(make_deploymen
     assert_equals_the_oracle(deployment)
 
 
-def test_a_removed_message_of_one_lane_is_published_again(make_deployment: MakeDeployment) -> None:
+def test_a_message_that_is_deleted_from_redis_is_published_again(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     queue = "payment.0"
@@ -131,7 +131,7 @@ def test_a_bridge_survives_a_kafka_outage_while_it_runs_and_when_it_starts(
     own_stack.start("kafka")
     deployment.produce(mixed_events(EVENTS, seed=10))
     deployment.wait_settled(timeout_seconds=120)
-    # The bridge that started without Kafka now works alone.
+    # Only the bridge that started without Kafka runs now.
     bridge.kill()
     deployment.produce(mixed_events(EVENTS, seed=11))
     deployment.wait_settled(timeout_seconds=120)

@@ -1,4 +1,4 @@
-"""Existing connections lose all packets without a reset, while new connections reach a server."""
+"""Existing connections to a server lose all packets without a reset. New connections reach the server."""
 
 import time
 

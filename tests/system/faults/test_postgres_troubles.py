@@ -28,7 +28,7 @@ EVENTS = 3_000
 
 @pytest.fixture
 def admin(database_url: str) -> Iterator[psycopg2.extensions.connection]:
-    """A connection of the test, which no Sluice process uses."""
+    """Yields a connection of the test. No process of Sluice uses this connection."""
     made = _connect(database_url)
     yield made
     made.close()
@@ -67,13 +67,13 @@ def cancel(admin: psycopg2.extensions.connection) -> None:
 
 
 def start_retries(deployment: Deployment) -> None:
-    """Starts the relay and the beat, which make idle queues retry the events that were set aside."""
+    """Starts the relay and the beat. With them, idle queues also retry the events that were set aside."""
     deployment.run.start_relay()
     deployment.run.start_beat()
 
 
 def run_with_trouble(deployment: Deployment, trouble: Callable[[], None], times: int) -> None:
-    """Produces events in turns and causes the trouble in each turn while workers apply the events."""
+    """Produces events in several turns. In each turn, causes the trouble while workers apply the events."""
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
     start_retries(deployment)
@@ -117,7 +117,7 @@ def test_a_killed_backend_restarts_postgres_and_makes_no_dead_letter(
         admin = _connect(database_url)
         for (pid,) in _ask(admin, f"SELECT pid FROM pg_stat_activity WHERE {WORKERS} LIMIT 1"):
             os.kill(int(str(pid)), signal.SIGKILL)
-        # The server ends all other backends and then recovers.
+        # After the kill of one backend, the server ends all other backends and recovers.
         wait_until(lambda: _is_broken(admin), timeout_seconds=30, what="Postgres ends the sessions")
         admin.close()
         deployment.session.close()

@@ -20,12 +20,12 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 SLOWER = 100
 RUN_SECONDS = 0.005
-"""The server's processes run for this time, and are then stopped for SLOWER - 1 times as long."""
-RATE = 20  # events a second; the events that the slow server does not apply in time are applied afterwards
+"""The server's processes run for this time. Then they are suspended for SLOWER - 1 times as long."""
+RATE = 20  # Events a second. What the slow server does not apply in time is applied after the slow period.
 
 
 class SlowedServer:
-    """Stops and continues the processes of one Postgres by signals; they run 1/SLOWER of the time."""
+    """Suspends and continues the processes of one Postgres. They run for 1/SLOWER of the time."""
 
     def __init__(self, postmaster: int) -> None:
         self._postmaster = postmaster

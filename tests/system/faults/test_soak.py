@@ -21,14 +21,16 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 EVENTS_PER_TURN = 1_000
-TURNS_PER_SEED = 40  # the same events repeat for 40 turns, because each new order makes a slow call
+TURNS_PER_SEED = (
+    40  # For so many turns, the same events are repeated, because each new order makes a slow call.
+)
 CAPTURES_PER_TURN = 5
-LIVE_RATE = 1_000  # events a second beside a rebuild
+LIVE_RATE = 1_000  # Events a second while a rebuild runs.
 
 
 @pytest.fixture
 def seed() -> int:
-    """The seed from SOAK_SEED, or a random one. It is printed, so that the run can be repeated."""
+    """Returns the seed from SOAK_SEED, or a random seed. Prints the seed, for a repetition of the run."""
     given = os.environ.get("SOAK_SEED", "random")
     chosen = random.randrange(10**6) if given == "random" else int(given)
     print(f"SOAK_SEED={chosen}")
@@ -37,7 +39,7 @@ def seed() -> int:
 
 @pytest.fixture
 def until() -> float:
-    """The end of the run on the monotonic clock, SOAK_MINUTES from now."""
+    """Returns the end of the run on the monotonic clock: SOAK_MINUTES from now."""
     return time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "10"))
 
 

@@ -1,4 +1,4 @@
-"""A forked process behaves as a new process: its environment, its exit code, and its end with the test."""
+"""A forked process has the same environment and exit code as a new process, and ends with the test run."""
 
 import json
 import os
@@ -37,7 +37,7 @@ signal.pause()
 
 @pytest.fixture(params=["new", "forked"])
 def start(request: pytest.FixtureRequest, zygote: Zygote) -> Start:
-    """Starts a process: as a new interpreter, or forked."""
+    """Returns a function that starts a process, either as a new interpreter or as a fork."""
     return start_new if request.param == "new" else zygote.start
 
 
@@ -66,7 +66,7 @@ def seen(start: Start, folder: Path) -> dict[str, Any]:
         assert child.wait(patient(END_SECONDS)) == 7
         output.seek(0)
         lines = output.read().decode().splitlines()
-    # Standard error is line-buffered; standard output is written at the end.
+    # The program writes each line of standard error immediately, but standard output only at its end.
     assert lines[0] == "an error"
     found: dict[str, Any] = json.loads(lines[1])
     return found
@@ -92,7 +92,7 @@ def test_a_signal_determines_the_exit_code(start: Start, tmp_path: Path, number:
         child.send_signal(number)
         assert child.wait(patient(END_SECONDS)) == child.poll() == -number
         assert start_time(child.pid) is None
-        child.send_signal(number)  # the process has ended, so this does nothing
+        child.send_signal(number)  # This has no effect, because the process has ended.
 
 
 @pytest.mark.parametrize("how", ["new", "forked"])

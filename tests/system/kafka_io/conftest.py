@@ -1,4 +1,4 @@
-"""Fixtures: a topic and a producer for one test."""
+"""Fixtures for a topic and a producer of one test."""
 
 import itertools
 import os

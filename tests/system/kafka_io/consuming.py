@@ -24,7 +24,7 @@ def produce(producer: KafkaProducer, topic: str, partition: int, count: int) -> 
 
 
 def poll_until(consumer: Consumer, got: dict[Place, list[Record]], place: Place, count: int) -> None:
-    """Polls into `got` until it has `count` records of the partition."""
+    """Polls until `got` contains `count` records of the partition. Adds the polled records to `got`."""
 
     def enough() -> bool:
         for found, records in consumer.poll(POLL_SECONDS).items():

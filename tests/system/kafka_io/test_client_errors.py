@@ -28,7 +28,7 @@ Denial = Callable[[ResourceType, str, AclOperation], Right]
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    """One broker with an authorizer."""
+    """Yields a cluster of one broker with an authorizer."""
     with kafka_cluster(tmp_path_factory.mktemp("guarded") / "kafka", 1, WITH_AUTHORIZER) as cluster:
         yield cluster
 
@@ -40,7 +40,7 @@ def admin(guarded: KafkaCluster) -> Any:
 
 @pytest.fixture
 def deny(admin: Any) -> Iterator[Denial]:
-    """Denies rights. Restores all of them afterwards."""
+    """Yields a function that denies a right. Restores all rights afterwards."""
     denied: list[Right] = []
 
     def make(kind: ResourceType, name: str, operation: AclOperation) -> Right:
@@ -195,9 +195,10 @@ def test_a_partition_without_a_leader_is_reported_and_the_others_are_read(
 
 
 def read_on(consumer: Consumer, place: Place, count: int) -> None:
-    """Polls until `count` records were returned. Seeks again, as a bridge does, after a lost position.
+    """Polls until `count` records were returned.
 
-    A client that waits for the stopped broker has no topic metadata for a while.
+    If the client loses its position in the partition, seeks to the next record, as a bridge does. This
+    happens because a client that waits for the stopped broker has no topic metadata for a while.
     """
     came: list[Record] = []
 

@@ -1,4 +1,4 @@
-"""Behaviour that the bridge requires of each Kafka client, on a real broker."""
+"""Behaviour of Kafka clients on a real broker. The bridge relies on this behaviour."""
 
 import functools
 import threading
@@ -18,14 +18,14 @@ from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
 from tests.waiting import wait_until
 
-GONE_SECONDS = 3.0  # longer than a client delays a fetch after an error
-ROUNDS = 5  # one round does not always reach the race
-MANY = 3 * MAX_POLL_RECORDS  # one fetch returns more records than one poll
+GONE_SECONDS = 3.0  # This is longer than a client delays a fetch after an error.
+ROUNDS = 5  # The race does not occur in every round.
+MANY = 3 * MAX_POLL_RECORDS  # One fetch of the client returns more records than one poll.
 
 
 @pytest.fixture(params=CLIENTS)
 def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterator[Consumer]:
-    """A group member with both partitions, positioned at their beginnings."""
+    """Yields a group member that has both partitions and is positioned at their beginnings."""
     made: Consumer = request.param(
         kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=None, topics=[topic]
     )
@@ -43,7 +43,7 @@ def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterat
     made.close()
 
 
-def test_a_partition_paused_with_fetched_records_returns_them_after_resume(
+def test_records_that_were_fetched_before_a_pause_are_returned_after_resume(
     consumer: Consumer, producer: KafkaProducer, topic: str
 ) -> None:
     first, second = (topic, 0), (topic, 1)
@@ -51,7 +51,8 @@ def test_a_partition_paused_with_fetched_records_returns_them_after_resume(
     got: dict[Place, list[Record]] = {}
     poll_until(consumer, got, first, 1)
     consumer.pause_exactly([first])
-    # The client keeps the fetched records of the first partition and reads all records of the second.
+    # The client keeps the fetched records of the first partition, and reads all records of the second
+    # partition.
     produce(producer, topic, 1, 10)
     poll_until(consumer, got, second, 10)
     came = len(got[first])
@@ -131,13 +132,13 @@ def test_a_missing_partition_has_no_log_range(consumer: Consumer, topic: str) ->
 def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threading.Event | None) -> None:
     """Recreates the topic with 100 records, so that earlier positions are valid in the new topic.
 
-    With `missed`, waits for it, at most GONE_SECONDS, between deletion and creation.
+    With `missed`, waits for this event between deletion and creation, at most for GONE_SECONDS.
     """
     with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
         old = _topic_id(admin, topic)
         admin.delete_topics([topic])
         if missed is not None:
-            # Not every client notices the missing topic.
+            # Some clients do not detect that the topic is missing, so the wait has a limit.
             missed.wait(GONE_SECONDS)
         admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}})
         # The controller answers before the broker has the new topic. Until then, records go to the old topic.
@@ -162,7 +163,7 @@ def _is_reported(consumer: Consumer, place: Place, old: str, missed: threading.E
     """
     polled = consumer.poll(POLL_SECONDS)
     if place in consumer.take_truncated():
-        return True  # a truncation also stops the topic
+        return True  # The bridge also stops a topic after a truncation.
     facts = consumer.topics().get(place[0])
     if facts is None and missed is not None:
         missed.set()
@@ -193,7 +194,7 @@ def test_a_recreated_topic_is_reported_before_its_records(
 def test_a_topic_recreated_while_paused_is_reported_before_its_records(
     consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str
 ) -> None:
-    """Only the fetch of the other partition fails, and the client then uses the new topic."""
+    """Only the fetch of the other partition fails. After this error, the client reads the new topic."""
     place = (topic, 0)
     for _ in range(ROUNDS):
         old = consumer.topics()[topic].topic_id
@@ -211,7 +212,7 @@ def test_a_topic_recreated_while_paused_is_reported_before_its_records(
 
 
 def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None:
-    """An operator can therefore change the client of a deployment bridge by bridge."""
+    """An operator can therefore change the client of one bridge after the other."""
     members: list[Consumer] = [
         client(kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=f"m-{n}", topics=[topic])
         for n, client in enumerate(CLIENTS)
@@ -229,6 +230,6 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_consumer_without_a_broker_raises(client: type[AnyConsumer]) -> None:
+def test_a_consumer_without_a_broker_raises_an_error(client: type[AnyConsumer]) -> None:
     with pytest.raises(ConsumerBroken):
         client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"])

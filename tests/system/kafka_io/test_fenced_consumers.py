@@ -1,4 +1,4 @@
-"""A consumer raises after a second member with the same instance id has fenced it. On a real broker."""
+"""A consumer raises an error if another member with its instance id has fenced it, on a real broker."""
 
 from contextlib import closing
 
@@ -12,7 +12,8 @@ from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
 from tests.waiting import wait_until
 
-# A heartbeat reports the fencing, and a session has three heartbeats. Five sessions allow for a busy machine.
+# A heartbeat reports the fencing to the fenced member. There are three heartbeats in a session timeout. The
+# limit is five session timeouts, because a busy machine is slow.
 FENCED_SECONDS = 5 * SESSION_TIMEOUT_MS / 1_000
 
 
@@ -26,10 +27,14 @@ def _is_broken(consumer: Consumer) -> bool:
 
 @pytest.mark.parametrize("reported_by", ["heartbeat", "commit"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_every_poll_of_a_fenced_member_raises(
+def test_every_poll_of_a_fenced_member_raises_an_error(
     kafka: Stack, producer: KafkaProducer, topic: str, client: type[AnyConsumer], reported_by: str
 ) -> None:
-    """The client library reports the fatal error at most one time. Later polls return no records."""
+    """The client library reports the fatal error at most one time.
+
+    After that, polls of the library return no records and raise no error, so the consumer must raise the
+    error.
+    """
     places = {(topic, 0), (topic, 1)}
 
     def join() -> Consumer:
@@ -52,7 +57,7 @@ def test_every_poll_of_a_fenced_member_raises(
     with closing(join()) as second:
         wait_until(lambda: has_joined(second), timeout_seconds=30, what="the second member has joined")
         wait_until(is_fenced, timeout_seconds=FENCED_SECONDS, what="the first member raises")
-        assert _is_broken(fenced), "a later poll does not raise"
+        assert _is_broken(fenced), "a later poll must raise the error, too"
         fenced.close()
         for place in places:
             second.seek(place, 0)
@@ -61,5 +66,8 @@ def test_every_poll_of_a_fenced_member_raises(
 
 
 def is_rejoining(member: Consumer) -> bool:
-    """Returns True if a kafka-python client is about to send a join request, whose answer is an error."""
+    """Returns True if a kafka-python client must send another join request.
+
+    If the member was fenced now, the answer to this request would report it, not a heartbeat or a commit.
+    """
     return isinstance(member, KafkaPythonConsumer) and member._consumer._coordinator.need_rejoin()

@@ -36,7 +36,7 @@ def produce(kafka: Stack, topic: str) -> list[Record]:
     """
     expected = []
     with closing(KafkaProducer(bootstrap_servers=kafka.kafka_bootstrap_servers(), linger_ms=100)) as producer:
-        # ROUNDS repetitions, so that the interpreter specialises the code for each kind of record.
+        # After ROUNDS repetitions, the interpreter has specialised the code for each kind of record.
         for number, headers in enumerate(HEADERS * ROUNDS):
             producer.send(topic, key=b"k", value=b"v", partition=0, headers=headers, timestamp_ms=1)
             readable: Headers = [

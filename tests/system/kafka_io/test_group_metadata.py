@@ -1,4 +1,4 @@
-"""The metadata that a bridge commits with its offsets can be read back, with both clients."""
+"""The metadata that a bridge commits with its offsets can be read by `GroupMetadataReader`."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""The commands read ranges, times and records of logs, also of logs with an unreadable record."""
+"""The log reader of the commands returns ranges, times and records, even if a record cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,7 +29,7 @@ RECORDS = [("k", b"x" * 99)] * 3
 
 @pytest.fixture
 def reader(kafka: Stack) -> Iterator[LogReader]:
-    """A reader of the test's Kafka."""
+    """Yields a log reader on the Kafka of the test."""
     with closing(LogReader(kafka.kafka_bootstrap_servers())) as made:
         yield made
 
@@ -92,7 +92,7 @@ def test_an_unreadable_record_does_not_hide_other_records(
     servers = kafka.kafka_bootstrap_servers()
     skipped = [SkippedRange(bad, bad + 2)]
     assert read_all(PartitionReader(servers, place, 0, skipped=skipped), bad + 4) == [0, 1, bad + 3]
-    # The reader starts within the batch; the skipped range contains a readable record.
+    # The reader starts within the batch. The range that it skips also contains a record that can be read.
     assert read_all(PartitionReader(servers, place, bad + 1, skipped=skipped), bad + 4) == [bad + 3]
     assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(1, 1)]), 2) == [0]
 

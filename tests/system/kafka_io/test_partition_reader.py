@@ -53,9 +53,7 @@ def test_every_record_is_read_one_time_while_others_are_produced(kafka: Stack, t
     deadline = time.monotonic() + 60
     while len(found) < MANY and time.monotonic() < deadline:
         found += [record.offset for record in reader.read(0.2)]
-        assert reader.read_through == (found[-1] if found else -1), (
-            "read_through differs from the last offset"
-        )
+        assert reader.read_through == (found[-1] if found else -1), "read_through must be the last offset"
     producing.join()
     reader.close()
     assert found == list(range(MANY))
