@@ -1,4 +1,4 @@
-"""Starts the other processes of a deployment, and waits until `doctor` finds them alive."""
+"""Starts the other processes of a deployment, and waits until `doctor` would report them as alive."""
 
 from sluice.db.admin.server_facts import read_beat_silence
 from sluice.db.delivery.living_processes import read_living
@@ -15,7 +15,7 @@ def start_beside(deployment: Deployment) -> dict[str, RunningProcess]:
 
 
 def wait_alive(deployment: Deployment, *processes: RunningProcess) -> None:
-    """Waits until the processes have a heartbeat and a beat has scheduled a task."""
+    """Waits until the processes have a heartbeat, and until a beat has scheduled a task."""
     pids = {process.pid for process in processes}
 
     def alive() -> bool:

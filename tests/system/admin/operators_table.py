@@ -135,7 +135,7 @@ class RunningDeployment:
             admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}})
 
     def assert_printed(self, row: Row) -> None:
-        """Waits until `status` prints its line of the table, and `doctor` prints its line with the cure below."""
+        """Waits until `status` and `doctor` print their lines of the table, and `doctor` prints the cure."""
 
         def is_printed() -> bool:
             print(*(lines := self.status()), sep="\n")

@@ -1,4 +1,4 @@
-"""Events are applied while any process has a wrong clock, from its start or after a change."""
+"""Events are applied although a process has a wrong clock, at its start or after the clock was changed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Bridges with brokers that are down, restart or refuse. They read what they can and report the rest."""
+"""Bridges with brokers that are down, restart or refuse. Bridges read all they can and report the rest."""
 
 import time
 from collections.abc import Iterator, Set
@@ -27,24 +27,24 @@ pytestmark = [pytest.mark.matrix, pytest.mark.unforked, pytest.mark.timeout(1_80
 
 CLIENTS = ("confluent", "kafka-python")
 RATE = 100
-SETTLE_SECONDS = 5  # seconds of load between two restarts
+SETTLE_SECONDS = 5  # The seconds of load between two restarts.
 
 
 @pytest.fixture
 def brokers() -> tuple[int, dict[str, str]]:
-    """The number of brokers, and their settings."""
+    """Returns the number of brokers, and their settings."""
     return 3, REPLICATED
 
 
 @pytest.fixture
 def kafka(brokers: tuple[int, dict[str, str]], tmp_path: Path) -> Iterator[KafkaCluster]:
-    """A cluster that replaces the broker of the test run."""
+    """Yields a cluster that replaces the broker of the test run."""
     with kafka_cluster(tmp_path / "kafka", *brokers) as cluster:
         yield cluster
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_two_bridges_read_on_through_a_rolling_restart_of_three_brokers(
+def test_two_bridges_continue_during_a_rolling_restart_of_three_brokers(
     make_deployment: MakeDeployment, kafka: KafkaCluster, client: str
 ) -> None:
     deployment = make_deployment(replication=3, SLUICE_KAFKA_CLIENT=client)

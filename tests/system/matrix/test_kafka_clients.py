@@ -64,8 +64,11 @@ def test_a_bridge_of_one_client_takes_over_from_the_other(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_bridge_whose_member_was_fenced_reads_on(make_deployment: MakeDeployment, client: str) -> None:
-    """A second member joins with the bridge's instance id, which also happens after a broker's restart."""
+def test_a_bridge_continues_after_its_member_was_fenced(make_deployment: MakeDeployment, client: str) -> None:
+    """A second member joins with the bridge's instance id, so the broker fences the bridge's member.
+
+    The broker may also fence a member after a restart of the broker.
+    """
     deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker()

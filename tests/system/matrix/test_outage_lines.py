@@ -1,4 +1,4 @@
-"""During the outage of a server each process logs one line, in the configured format."""
+"""During the outage of a server, each process logs only one line about the outage, as JSON."""
 
 import json
 import time
@@ -16,8 +16,8 @@ from tests.system.conftest import MakeDeployment
 
 pytestmark = pytest.mark.matrix
 
-OUTAGE_SECONDS = 30.0  # below the minute after which a second line is due
-MOST_INFO_LINES = 8  # for changes of state: leases, the leading beat, partitions
+OUTAGE_SECONDS = 30.0  # This is less than a minute, because a second line is due after a minute.
+MOST_INFO_LINES = 8  # The lines at level info about changes of state: leases, the leading beat, partitions.
 PROCESSES_OF: dict[str, set[str]] = {
     "postgres": {"bridge", "celery-worker", "sluice-worker", "relay", "effects", "rebuild", "beat"},
     "redis": {"bridge", "celery-worker", "sluice-worker", "relay", "effects", "rebuild", "beat"},
@@ -70,7 +70,7 @@ def test_each_process_logs_one_line_for_an_outage(
         assert len(grave) == 1 or name not in PROCESSES_OF[server], name
         assert len(lines) <= MOST_INFO_LINES, (name, [line["event"] for line in lines])
     own_stack.start(server)
-    deployment.session.close()  # the outage has ended the test's own session
+    deployment.session.close()  # The outage has ended the session of the test itself.
     deployment.produce(generate("payments", count=100, seed=2))
     deployment.wait_settled()
 
@@ -82,6 +82,6 @@ def has_begun(process: RunningProcess) -> bool:
 
 
 def lines_of(process: RunningProcess, start: int) -> Iterator[dict[str, Any]]:
-    """Yields the log lines after this position. Each must be JSON."""
+    """Yields the log lines after this position. Raises an error if a line is not JSON."""
     for line in process.log.read_bytes()[start:].decode().splitlines():
         yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Commands on a standby and on a read-only server. Reading commands work; writing commands report why not."""
+"""Commands on a standby and on a read-only server. Reading commands work. Writing commands fail."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -38,7 +38,7 @@ READING = {
     "redis ls": (0,),
     "audit ls": (0,),
 }
-"""Command → the exit codes that are allowed."""
+"""Maps command → the exit codes that are allowed."""
 WRITING = (
     "init",
     "pause --topic TOPIC --reason test",

@@ -1,4 +1,4 @@
-"""All processes wait while Redis refuses every write, also BRPOP, and continue when Redis accepts writes."""
+"""All processes wait while Redis refuses every write, even BRPOP. They continue when Redis accepts writes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def become_a_replica(redis: Redis, _: Path) -> Callable[[], object]:
 
 
 def fail_to_save(redis: Redis, data: Path) -> Callable[[], object]:
-    """Makes the snapshot fail. Redis then also refuses PING."""
+    """Makes the snapshot of Redis fail. After that, Redis refuses writes, and even PING."""
     (data / "blocked.rdb").mkdir()
     redis.config_set("dbfilename", "blocked.rdb")
     redis.config_set("save", "3600 1000000")

@@ -1,4 +1,4 @@
-"""Every codec, and every damage that makes a batch unreadable, with each Kafka client of the bridge."""
+"""Batches of every codec, and batches that every kind of damage makes unreadable, with each client."""
 
 from collections.abc import Callable
 
@@ -26,13 +26,14 @@ from tests.system.tasks.rebuilding import payment
 
 pytestmark = pytest.mark.matrix
 
-# Codec, damage, and how many of the three records the client still returns.
+# Each case: the codec, the damage, and how many of the three records the client still returns.
 DAMAGES: tuple[tuple[str, Callable[[bytearray], None], int], ...] = (
     *((codec, damage_payload, 0) for codec in ("gzip", "snappy", "lz4", "zstd")),
     ("zstd", set_unknown_codec, 0),
     ("none", damage_second_record, 1),
 )
-# kafka-python reads every later format as format 2, and librdkafka does not check checksums.
+# The other cases are only for one client. kafka-python reads every later format as format 2, so it returns
+# such records. librdkafka does not check checksums.
 ONLY: dict[str, tuple[tuple[str, Callable[[bytearray], None], int], ...]] = {
     "confluent": (("none", set_unknown_format, 0),),
     "kafka-python": (("none", flip_last_byte, 0),),

@@ -1,4 +1,4 @@
-"""On a copied database no process starts until an operator decides. A promoted standby needs no decision."""
+"""On a copied database, no process starts before an operator decides. A promoted standby is no copy."""
 
 import shutil
 import subprocess
@@ -90,7 +90,7 @@ WAYS: dict[str, Callable[[URL, str], None]] = {"dump": dump_and_restore, "templa
 def copied(
     request: pytest.FixtureRequest, make_deployment: MakeDeployment, tmp_path: Path
 ) -> Iterator[Deployment]:
-    """A deployment on a copy of another deployment's database, with the same Redis and Kafka."""
+    """Yields a deployment on a copy of another deployment's database. Both use the same Redis and Kafka."""
     original = make_deployment(partitions=1)
     original.close()
     url = make_url(original.urls.database_url)
@@ -108,7 +108,7 @@ def copied(
 
 
 def require_all_refuse(run: LocalRun, sentence: str) -> None:
-    """Checks that every kind of process exits with the sentence in its log."""
+    """Asserts that processes exit and that commands fail, each with this sentence in its output."""
     processes = [run.start_bridge(), run.start_worker(), run.start_relay(), run.start_beat()]
     for process in processes:
         wait_until(
@@ -135,7 +135,7 @@ def test_no_process_starts_under_another_name(make_deployment: MakeDeployment) -
 
 
 @pytest.mark.parametrize("option", ["--moved", "--new-installation"])
-def test_a_copy_works_after_an_operator_has_decided(copied: Deployment, option: str) -> None:
+def test_a_copy_applies_events_after_an_operator_has_decided(copied: Deployment, option: str) -> None:
     run = copied.run
     before = copied.installation
     run.run_sluice("init", option, "--yes")
@@ -165,7 +165,7 @@ def test_a_promoted_standby_needs_no_decision(database_url: str, postgres: Stack
     give_to(user, folder)
     run_as(user, *backup, "-D", str(folder), "-X", "stream", "--write-recovery-conf", "--checkpoint=fast")
     port = choose_ports(("postgres",), {}, set())["postgres"]
-    # A standby requires the primary's limits.
+    # The limits of a standby must not be lower than the limits of its primary.
     options = [f"{name}={value}" for name, value in (SETTINGS | {"port": str(port)}).items()]
     server = subprocess.Popen(
         [str(programs.bin / "postgres"), "-D", str(folder), *(w for o in options for w in ("-c", o))],

@@ -51,9 +51,10 @@ def set_balance(event: Event[JsonObject]) -> Iterator[Effect]:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wheel and a source distribution, as `make wheel` builds them."""
+    """Returns a folder with a wheel and a source distribution, as `make wheel` builds them."""
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    # Builds in a copy: a build leaves files beside the code, and other tests may build at the same time.
+    # Builds in a copy of the code, because a build leaves files beside the code, and other tests may build,
+    # too.
     for name in ("LICENSE", "NOTICE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     for name in ("bridge", "db", "sluice", "tasks", "worker"):
@@ -64,12 +65,13 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_environment(folder: Path, distribution: Path) -> Path:
-    """Makes an environment with only Sluice from this distribution. Returns its folder of programs."""
-    # Without pip and setuptools, so that the environment contains only what is installed below.
+    """Makes an environment that contains only this distribution of Sluice. Returns its folder `bin`."""
+    # The environment has no pip and no setuptools. It contains only Sluice, which is installed below.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = str(folder / "bin/python")
     (site,) = folder.glob("lib/python*/site-packages")
-    # Makes the dependencies and the build backend importable, after the environment's own packages.
+    # With this file, Python also finds the dependencies and the build backend, after the environment's own
+    # packages.
     (site / "dependencies.pth").write_text(f"{SITE_PACKAGES}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
@@ -87,7 +89,7 @@ def make_environment(folder: Path, distribution: Path) -> Path:
     return folder / "bin"
 
 
-# All other tests run in the clone, so the layout `clone` is tested only in the matrix.
+# All other tests run in the clone, so this test uses the layout `clone` only in the matrix.
 @pytest.mark.parametrize(
     "layout",
     ["wheel", *(pytest.param(layout, marks=pytest.mark.matrix) for layout in ("clone", "image"))],
@@ -104,7 +106,7 @@ def test_an_event_is_applied_beside_modules_of_the_same_names(
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text('OF = "the user"\n')
     if layout == "image":
-        # In the working folder of the image, the examples are beside the user's modules.
+        # The working folder of the image contains the examples beside the user's modules.
         shutil.copytree(ROOT / "examples", project / "examples")
     suffix = f"{layout}-{os.getpid()}"
     (project / "accounting.py").write_text(HANDLERS.format(suffix=suffix))
@@ -146,7 +148,7 @@ def test_an_event_is_applied_beside_modules_of_the_same_names(
         for process in started:
             process.terminate()
         codes = [process.wait() for process in started]
-        print(log.read_text())  # pytest shows it if the test fails
+        print(log.read_text())  # pytest shows this output if the test fails.
     assert codes == [0, 0]
 
 
@@ -155,7 +157,7 @@ def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path:
     programs = make_environment(tmp_path / "environment", source)
     said = subprocess.run([programs / "sluice", "--help"], check=True, capture_output=True, text=True)
     assert "reshard" in said.stdout
-    # The fixtures are available without configuration.
+    # pytest finds the fixtures of Sluice without configuration.
     listing = [
         str(programs / "python"),
         "-m",

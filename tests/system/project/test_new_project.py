@@ -1,4 +1,4 @@
-"""A project that `sluice new` wrote: through its Makefile, its checks pass and its events become rows."""
+"""A project that `sluice new` wrote. The targets of its Makefile run its checks and apply its events."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ UNKNOWN_QUEUE = ("-A", "sluice.runtime.app", "worker", "-P", "solo", "-Q", "rela
 
 
 class Project:
-    """A project. Prints the duration of each command."""
+    """A project that `sluice new` wrote. Prints the duration of each command."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Project:
 
     @contextmanager
     def running(self, commands: Sequence[Sequence[str]]) -> Iterator[None]:
-        """Runs processes in the project, ends them by SIGTERM, and checks that they exit with 0."""
+        """Runs processes in the project. Ends them by SIGTERM, and asserts that they exit with 0."""
         log = self.folder / "processes.log"
         with log.open("w") as output:
             started = [
@@ -63,11 +63,11 @@ class Project:
             for process in started:
                 process.terminate()
             codes = [process.wait() for process in started]
-            print(log.read_text())  # pytest shows it if the test fails
+            print(log.read_text())  # pytest shows this output if the test fails.
         assert codes == [0] * len(codes)
 
     def note(self, what: str) -> None:
-        """Prints the time since the start."""
+        """Prints `what`, and the time since the start."""
         print(f"{time.monotonic() - self._begun:5.1f} s  since the start: {what}")
 
 
@@ -93,7 +93,10 @@ def rename_topics(project: Path) -> None:
 
 
 def make_environment(project: Path) -> None:
-    """Makes the environment as `make install` does, but installs only Sluice and uses these dependencies."""
+    """Makes the environment as `make install` does, but installs only Sluice.
+
+    The environment uses the dependencies of this Python.
+    """
     environment = project / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (site,) = environment.glob("lib/python*/site-packages")

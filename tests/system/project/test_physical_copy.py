@@ -1,4 +1,4 @@
-"""A physical copy of the database, used beside its original or instead of it."""
+"""A physical copy of the database. Processes use the copy, and some also use the original."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ LOUD_STOP_EXIT_CODE = 3
 REFUSED_EXIT_CODE = 2
 EVENTS = 200
 COPY_SECONDS = 120
-# Includes the 30 seconds for which a process watches claims that are not renewed.
+# This includes the 30 seconds for which a starting process watches claims that no bridge renews.
 TAKE_OVER_SECONDS = 90.0
 ADVICE = ("sluice init --new-installation", "sluice init --moved", "sluice init --original")
 
@@ -40,7 +40,10 @@ COUNT_CLAIMS = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 
 @contextmanager
 def physical_copy(postgres: Stack, *options: str) -> Iterator[Stack]:
-    """Yields a running base backup of a running Postgres. `options` are further options of pg_basebackup."""
+    """Yields a running server on a base backup of a running Postgres.
+
+    `options` are further options of pg_basebackup.
+    """
     with stacks.own_stack() as copy:
         copy.start("postgres")
         copy.stop("postgres")
@@ -119,7 +122,7 @@ def test_a_base_backup_beside_its_original_is_refused(
     apply_events(deployment, seed=1)
     servers = deployment.urls.kafka_bootstrap_servers
     with closing(GroupMetadataReader(servers, deployment.installation.group)) as reader:
-        wait_until(reader.read, timeout_seconds=30, what="Kafka has a claim")
+        wait_until(reader.read, timeout_seconds=30, what="Kafka contains a claim")
     other = "" if shares_redis else stacks.empty_redis(redis)
     with physical_copy(postgres) as copy, run_on(copy, deployment, other) as run:
         session = Session(run.urls.database_url, application_name="sluice check")
@@ -182,7 +185,8 @@ def test_forged_and_replayed_claims_do_not_delay_a_bridge(make_deployment: MakeD
     writer = uuid4()
     foreign = Claim(9, uuid4(), writer, 2**40)
     forged: dict[str, Any] = {
-        # In this order: replayed by another writer, altered, with a wrong key, for another installation.
+        # In this order: a claim that another writer repeats, an altered claim, a claim with a wrong key, a
+        # claim for another installation, and two texts that are no claims.
         uuid4().hex: text,
         field.decode(): text.replace(b"1.0.", b"1.9.", 1),
         writer.hex: seal_claim(bytes(32), deployment.installation.id, foreign),
@@ -212,7 +216,7 @@ def test_forged_and_replayed_claims_do_not_delay_a_bridge(make_deployment: MakeD
 
 @pytest.mark.matrix
 @pytest.mark.own("postgres")
-def test_the_original_displaces_a_copy_that_was_started_while_it_was_down(
+def test_the_original_displaces_a_copy_that_was_started_while_the_original_was_down(
     make_deployment: MakeDeployment, postgres: Stack
 ) -> None:
     deployment = make_deployment()
@@ -253,7 +257,7 @@ def test_a_running_original_continues_beside_a_copy_and_doctor_reports_it(
     writer = uuid4()
 
     def renew() -> bool:
-        # Renews a claim as a copy of the same rank would that was started by force.
+        # Renews a foreign claim, as a copy with the same rank would that was started by force.
         now = read_known_claims(deployment.session, []).now
         foreign = Claim(0, uuid4(), writer, now)
         deployment.redis.hset(CLAIMS_KEY, writer.hex, seal_claim(key, deployment.installation.id, foreign))

@@ -1,4 +1,4 @@
-"""A process exits with one sentence if a server refuses its settings. During an outage it waits."""
+"""If a server refuses its settings, a process exits with one sentence. During an outage, it waits."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ MakeRun = Callable[[str, str], LocalRun]
 
 @pytest.fixture
 def make_run(tmp_path: Path, start: Start) -> Iterator[MakeRun]:
-    """Makes runners with these addresses of Postgres and Redis and without Kafka."""
+    """Yields a function that makes runners with these addresses of Postgres and Redis, and without Kafka."""
     made: list[LocalRun] = []
 
     def make(database_url: str, redis_url: str) -> LocalRun:
@@ -44,7 +44,7 @@ def make_run(tmp_path: Path, start: Start) -> Iterator[MakeRun]:
 
 
 def end_of(process: RunningProcess) -> str:
-    """Waits for the end of a process. Returns its log."""
+    """Waits until a process has ended. Returns the log of the process."""
     wait_until(lambda: process.exit_code is not None, timeout_seconds=60, what=f"{process.name} ends")
     return process.log.read_text()
 
@@ -97,7 +97,9 @@ def test_a_process_with_a_wrong_redis_password_exits_with_one_sentence(
 
 
 @pytest.mark.parametrize("process", some(name for name in PROCESSES if name != "celery inspect"))
-def test_a_process_waits_for_an_unreachable_postgres_and_names_it(process: str, make_run: MakeRun) -> None:
+def test_a_process_waits_for_an_unreachable_postgres_and_logs_its_address(
+    process: str, make_run: MakeRun
+) -> None:
     run = make_run("postgresql+psycopg2://alice@127.0.0.1:1/shop", "redis://127.0.0.1:1/0")
     started = PROCESSES[process](run)
     waiting = "cannot connect to 127.0.0.1:1 (database shop, user alice): Connection refused"

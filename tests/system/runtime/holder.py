@@ -17,7 +17,7 @@ make_mailbox: Any = Mailbox
 
 
 class Holder:
-    """Takes one message at a time."""
+    """A simulated worker that takes one message at a time."""
 
     def __init__(self, url: str, prefix: str, queue: str) -> None:
         install_transport()
@@ -37,7 +37,7 @@ class Holder:
         return self
 
     def vanish(self) -> None:
-        """Closes the connections as kill -9 does, without restoring messages."""
+        """Closes the connections without restoring messages, as kill -9 does."""
         self._connection.transport.cycle.close()
         for channel in self._connection.connection.channels:
             channel.qos._on_collect.cancel()
@@ -45,5 +45,5 @@ class Holder:
 
     @property
     def qos(self) -> Any:
-        """The messages that the holder has taken and not acknowledged."""
+        """kombu's object for the messages that the holder has taken and not acknowledged."""
         return self._connection.default_channel.qos

@@ -1,4 +1,4 @@
-"""The commands that a Redis executes, from MONITOR, and the keys of each command, from COMMAND GETKEYS."""
+"""Reads the commands that a Redis executes, by MONITOR, and the keys of each command, by COMMAND GETKEYS."""
 
 import re
 import socket
@@ -35,7 +35,8 @@ KEYLESS = frozenset(
         "UNWATCH",
     ]
 )
-"""Commands that access no key. SCAN, KEYS, RANDOMKEY and FLUSHDB are missing: they access all keys."""
+"""Commands that access no key. SCAN, KEYS, RANDOMKEY and FLUSHDB are missing, because they access all keys.
+"""
 LONGEST_KEY = 300
 
 _LINE = re.compile(rb"\+?[\d.]+ \[\d+ (\S+)\] (.*)", re.DOTALL)
@@ -45,14 +46,14 @@ _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
 class Executed(NamedTuple):
-    """One command. The source is a client's address, or `lua` for a call from a script."""
+    """One command. The source is the address of the client, or `lua` if a script has called the command."""
 
     source: str
     words: tuple[bytes, ...]
 
 
 def read_line(line: bytes) -> Executed | None:
-    """Returns the command of a line of MONITOR, or None for the line OK."""
+    """Returns the command in a line of MONITOR. Returns None for the line OK."""
     found = _LINE.fullmatch(line)
     if found is None:
         return None
@@ -80,7 +81,7 @@ class RedisMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # When this ECHO is in the list, all earlier commands are in the list.
+        # When this ECHO is in the list, the list also contains all earlier commands.
         last = uuid4().hex.encode()
         with Redis.from_url(self._url) as client:
             client.echo(last)
@@ -113,7 +114,7 @@ def read_keys(redis: Any, commands: Iterable[Executed]) -> dict[Executed, list[b
             asked.append(one)
     with redis.pipeline(transaction=False) as pipeline:
         for one in asked:
-            # Long values are cut, because the positions of the keys do not depend on them.
+            # Long values are shortened, because the positions of the keys do not depend on the values.
             pipeline.execute_command("COMMAND GETKEYS", *(word[:LONGEST_KEY] for word in one.words))
         answers: list[Any] = pipeline.execute(raise_on_error=False)
     for one, answer in zip(asked, answers, strict=True):
@@ -125,7 +126,7 @@ def read_keys(redis: Any, commands: Iterable[Executed]) -> dict[Executed, list[b
 
 
 def find_strays(redis: Any, commands: Iterable[Executed], prefix: str) -> set[tuple[str, bytes]]:
-    """Returns (command, key) for every key that does not begin with the prefix or contains it twice."""
+    """Returns (command, key) for every key that does not begin with the prefix, or contains it two times."""
     start = prefix.encode()
     return {
         (one.words[0].decode().upper(), key)

@@ -1,4 +1,4 @@
-"""On a full Redis a worker's connection takes and acknowledges messages and loses no held message."""
+"""While Redis is full, a worker's connection takes and acknowledges messages, and no message is lost."""
 
 import pytest
 
@@ -24,7 +24,8 @@ def test_a_worker_empties_a_full_redis(redis_url: str) -> None:
         redis.hset(UNACKED_KEY, tag, items["of a killed worker"])
         redis.zadd(UNACKED_INDEX_KEY, {tag: 1})
         redis.config_set("maxmemory", 1)
-        # The holder binds the remote control queue, takes the lock of a restore, and records held messages.
+        # While Redis is full, the holder binds the remote control queue, takes the lock of a restore, and
+        # tries to record the messages that it holds.
         holder = Holder(redis_url, PREFIX, QUEUE)
         for count in (1, 2):
             wait_until(
@@ -62,7 +63,7 @@ def test_messages_taken_before_redis_was_full_are_acknowledged(redis_url: str) -
 
 
 @pytest.mark.own("redis")
-def test_a_refused_acknowledgement_leaves_room_for_the_next_message(redis_url: str) -> None:
+def test_the_next_message_is_taken_although_an_acknowledgement_was_refused(redis_url: str) -> None:
     with build_redis(redis_url, PREFIX) as redis:
         redis.lpush(QUEUE, *(write_item("a task", bytes(HEAD_BYTES)) for _ in range(2)))
         holder = Holder(redis_url, PREFIX, QUEUE)

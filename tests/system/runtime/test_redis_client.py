@@ -20,14 +20,14 @@ KEY = f"{PREFIX}key"
 
 @pytest.fixture
 def raw(redis_url: str) -> Iterator[Any]:
-    """A client of the same database without a prefix."""
+    """Yields a client of the same database that adds no prefix."""
     with Redis.from_url(redis_url) as client:
         yield client
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Any]:
-    """The client under test."""
+    """Yields the client under test."""
     with build_redis(redis_url, PREFIX) as made:
         yield made
 
@@ -37,7 +37,7 @@ def differences(commands: dict[str, Any], module: ModuleType) -> list[str]:
     found = []
     for name, (start, end) in module._KEYS.items():
         if name in CHANNEL_COMMANDS:
-            continue  # Redis does not treat channels as keys
+            continue  # Redis does not return channels as keys.
         told = commands[name.lower()]
         server = (told["first_key_pos"], told["last_key_pos"], told["step_count"])
         last = -1 if end is None else end - 1 if end < 0 else end
@@ -86,7 +86,7 @@ def test_an_unknown_command_is_refused(client: Any, raw: Any, words: tuple[Any, 
     assert raw.get("other") == b"1"
 
 
-def test_bytes_and_numbers_are_prefixed_as_text() -> None:
+def test_keys_that_are_bytes_or_numbers_get_the_prefix() -> None:
     assert with_prefix("a:", ["del", "x", b"y", 3]) == ["del", "a:x", b"a:y", "a:3"]
     assert with_prefix("a:", ["EVALSHA", "sum", 2, "x", "y", "z"]) == ["EVALSHA", "sum", 2, "a:x", "a:y", "z"]
 
@@ -104,7 +104,7 @@ def test_a_transaction_watches_the_key_with_the_prefix(client: Any, raw: Any) ->
     def change(pipeline: Any) -> None:
         value = int(pipeline.get("key") or 0)
         if value == 0:
-            raw.set(KEY, 7)  # a concurrent write, so that the transaction runs again
+            raw.set(KEY, 7)  # This concurrent write makes the transaction run again.
         pipeline.multi()
         pipeline.set("key", value + 1)
 
@@ -118,7 +118,7 @@ def test_locks_and_scripts_add_the_prefix(client: Any, raw: Any) -> None:
         assert not client.lock("mutex", timeout=60).acquire(blocking=False)
     assert raw.keys() == []
     script = client.register_script("return redis.call('RPUSH', KEYS[1], KEYS[2], ARGV[1])")
-    raw.script_flush()  # as after a restart; redis-py loads the script again
+    raw.script_flush()  # Redis has no scripts after a restart, either. redis-py loads the script again.
     script(keys=["key", "second"], args=["key"])
     assert raw.lrange(KEY, 0, -1) == [f"{PREFIX}second".encode(), b"key"]
 
@@ -154,7 +154,7 @@ def test_pubsub_survives_the_loss_of_its_connection(client: Any, raw: Any) -> No
             wait_until(subscribed, timeout_seconds=10, what="both subscriptions are active")
             client.publish("plain", "1")
             client.publish("pattern.x", "2")
-            raw.publish("plain", "3")  # a message of another installation
+            raw.publish("plain", "3")  # This is a message of another installation.
             wait_until(listen, timeout_seconds=10, what="both messages are received")
             assert all(data != b"3" for _, _, data in heard)
         subscriber.unsubscribe()

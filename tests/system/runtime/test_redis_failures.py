@@ -1,4 +1,4 @@
-"""Errors of a real Redis: permanent refusals get advice, temporary errors do not."""
+"""Errors of a real Redis. Only the error for a permanent refusal contains advice."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ SECRET = "not-to-be-shown"
 
 @pytest.fixture
 def server(redis: Stack) -> Iterator[str]:
-    """Host, port and database of a Redis that requires a password. The user `limited` may only PING."""
+    """Yields the address of a Redis that requires a password. The user `limited` may only PING."""
     with Redis.from_url(redis.redis_url()) as admin:
         admin.acl_setuser("limited", enabled=True, passwords=["+right"], commands=["+ping"])
         admin.config_set("requirepass", "right")
@@ -25,7 +25,7 @@ def server(redis: Stack) -> Iterator[str]:
 
 
 @pytest.mark.own("redis")
-def test_a_permanent_refusal_of_redis_is_one_sentence(server: str) -> None:
+def test_a_permanent_refusal_of_redis_is_reported_in_one_sentence(server: str) -> None:
     refused = {
         f"redis://{server}": "the user or the password",
         f"redis://:{SECRET}@{server}": "the user or the password",
@@ -49,7 +49,7 @@ def test_a_password_that_redis_does_not_require_is_refused(redis: Stack) -> None
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis://no-such-host.invalid:6379/0"])
-def test_an_unreachable_redis_gets_no_advice(url: str) -> None:
+def test_the_error_for_an_unreachable_redis_contains_no_advice(url: str) -> None:
     error = _error_of(url)
     assert find_advice(error) is None
     assert describe_failure(error, url).startswith(f"cannot use {url.removeprefix('redis://')}: ")

@@ -35,7 +35,10 @@ INSPECTED = (
 
 
 def run_deployment(deployment: Deployment) -> None:
-    """Runs a deployment: start, load, kill -9 with held messages, takeover, operator commands, stop."""
+    """Runs all steps of a deployment: start, load, kill -9 of a worker with a held message, takeover,
+
+    commands of an operator, and stop.
+    """
     run = deployment.run
     first = run.start_worker(name="first", faults="apply.begun:1:stop")
     run.start_relay()
@@ -55,7 +58,9 @@ def run_deployment(deployment: Deployment) -> None:
     deployment.produce(generate("captures", count=200, seed=2))
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_until(
-        lambda: deployment.redis.hlen("unacked") == 0, timeout_seconds=60, what="its message is restored"
+        lambda: deployment.redis.hlen("unacked") == 0,
+        timeout_seconds=60,
+        what="the message of the killed worker is restored",
     )
     deployment.wait_sent()
     deployment.wait_called()
@@ -119,7 +124,7 @@ def test_every_key_begins_with_the_prefix(
         names = {one.words[0].decode().upper() for one in monitor.executed}
         strays = find_strays(raw, monitor.executed, prefix)
         left = {key for key in set(raw.keys()) if not key.startswith(prefix.encode())}
-    # Without these commands the monitor would have seen too little.
+    # If the monitor has not read these commands, the deployment has not done enough.
     assert names >= {
         "BRPOP",
         "LPUSH",
@@ -136,7 +141,9 @@ def test_every_key_begins_with_the_prefix(
 
 @pytest.mark.own("redis")
 @pytest.mark.parametrize("transport", [redis_transport.Transport, kombu_redis.Transport])
-def test_the_prefix_of_kombu_alone_leaves_keys_without_the_prefix(redis_url: str, transport: Any) -> None:
+def test_without_the_redis_client_of_sluice_kombu_uses_keys_without_the_prefix(
+    redis_url: str, transport: Any
+) -> None:
     options = {"global_keyprefix": "shop-0123abcd:", "visibility_timeout": 0}
     connect: Any = Connection
     with Redis.from_url(redis_url) as raw:

@@ -1,4 +1,4 @@
-"""The watchdog ends a process whose loop is stuck, also if Python cannot run a signal handler."""
+"""The watchdog ends a process whose loop is stuck, even if Python cannot run a signal handler."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ PROCESS = """
     print("ready", flush=True)
     {body}
 """
-# A blocking C call that releases the GIL, as a client library's call does.
+# A C function that blocks and has released the GIL, as in a call of a client library.
 FOREVER = "import ctypes; libc = ctypes.CDLL(None); [libc.sleep(1000) for _ in range(1000)]"
 
 

@@ -82,13 +82,13 @@ def test_up_restarts_killed_servers_and_down_ends_all_servers(own_stack: Stack) 
     assert states(own_stack) == {"running"}
     first = pids(own_stack)
     assert own_stack.up() == urls
-    assert pids(own_stack) == first, "up restarted a running server"
+    assert pids(own_stack) == first, "up must not restart a running server"
 
     put_marks(own_stack)
     for pid in first.values():
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-    assert own_stack.up() == urls, "the ports changed"
+    assert own_stack.up() == urls, "the ports must stay the same"
     second = pids(own_stack)
     assert states(own_stack) == {"running"}
     assert not set(first.values()) & set(second.values())
@@ -113,10 +113,10 @@ def test_services_outlive_the_process_that_started_them(own_stack: Stack) -> Non
     assert starter.returncode == 0
     pid = pids(own_stack)["redis"]
     assert pid is not None
-    assert os.getsid(pid) == pid, "the server is in the session of the process that started it"
+    assert os.getsid(pid) == pid, "the server must have its own session"
 
 
-def test_a_server_that_hangs_is_replaced(own_stack: Stack) -> None:
+def test_a_server_that_hangs_is_killed_and_started_again(own_stack: Stack) -> None:
     own_stack.start("redis")
     hanging = pids(own_stack)["redis"]
     assert hanging is not None
@@ -241,8 +241,9 @@ def test_stacks_share_the_jars_and_the_environment_sets_their_folder(
         fetch_jars(tmp_path / "elsewhere", lambda _: None)
 
 
-# Root becomes the user nobody with the right to read all files, because only root may be able to read the
-# clone and this interpreter. Without the secure bit, access(2) would ignore that right.
+# If the tests run as root, the stack runs as the user nobody, with the right to read all files. It needs this
+# right if only root may read the clone and this interpreter. Without the secure bit, access(2) would ignore
+# the right.
 AS_NOBODY = (
     *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--securebits=+no_setuid_fixup"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),

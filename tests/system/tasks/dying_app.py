@@ -20,5 +20,5 @@ topics = (Topic("dying-things", entity=Entity("dying", shards=1)),)
 
 @projects("thing.seen", into=counted, revision=1)
 def count_thing(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
-    """Counts the event."""
+    """Yields an increment for the thing."""
     yield Increment(counted, event.key, {"seen": 1})

@@ -1,4 +1,4 @@
-"""The next revision of the application. Its projection kills the process at the event of one key."""
+"""The next revision of the application. For one key, the handler of its projection kills the process."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from tests.system.tasks.dying_app import topics as topics
 
 @projects("thing.seen", into=counted, revision=2)
 def count_thing(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
-    """Counts the event, or kills the process if the key is `deadly`."""
+    """Yields an increment for the thing, or kills the process if the key is `deadly`."""
     if event.key == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     yield Increment(counted, event.key, {"seen": 1})

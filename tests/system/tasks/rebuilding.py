@@ -1,4 +1,4 @@
-"""Helpers for scenario 5 on real services: a wrong tax is corrected while readers query the view."""
+"""Helpers for a rebuild on real services: a wrong tax is corrected while readers query the view."""
 
 import json
 import sys
@@ -34,19 +34,19 @@ def payments(start: int, count: int) -> Iterator[OutgoingRecord]:
 
 
 def expected_line(number: int, tax_percent: int) -> dict[str, Any]:
-    """Returns the line of a payment with this tax."""
+    """Returns the row that a payment must have with this tax."""
     data = payment(number).value
     assert data is not None
     return dict(line_item(PaymentReceived(**data["data"]), tax_percent))
 
 
 def wrong_line(number: int) -> dict[str, Any]:
-    """Returns the line with the wrong tax."""
+    """Returns the row of a payment with the wrong tax."""
     return expected_line(number, WRONG_TAX_PERCENT)
 
 
 def right_line(number: int) -> dict[str, Any]:
-    """Returns the line with the right tax."""
+    """Returns the row of a payment with the right tax."""
     return expected_line(number, TAX_PERCENT)
 
 
@@ -72,12 +72,12 @@ def deploy_fix(deployment: Deployment) -> None:
 
 
 def sluice(deployment: Deployment, *words: str) -> Any:
-    """Runs `sluice rebuild … --json`. Returns the document."""
+    """Runs `sluice rebuild … --json`. Returns the JSON document."""
     return json.loads(deployment.run.run_sluice("rebuild", *words, "--json"))
 
 
 def sluice_fails(deployment: Deployment, *words: str, faults: str = "") -> tuple[int, str]:
-    """Runs `sluice rebuild …`, which must fail. Returns its exit code and error message."""
+    """Runs `sluice rebuild …`. Asserts that the command fails. Returns its exit code and error message."""
     done = deployment.run.sluice("rebuild", *words, faults=faults)
     assert done.returncode != 0, done.stdout
     return done.returncode, done.stderr.decode()
@@ -95,7 +95,7 @@ def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: floa
 
 
 def readers(deployment: Deployment, old_lines: int) -> Readers:
-    """Returns readers of the view, in which the oldest lines must be all wrong or all right."""
+    """Returns readers of the view. They require that the oldest lines are either all wrong or all right."""
     keys = ", ".join(f"'pay-{n}'" for n in range(old_lines))
     return Readers(
         deployment.urls.database_url,
@@ -124,7 +124,7 @@ def start_live(deployment: Deployment) -> None:
 
 
 def with_old_lines(make_deployment: MakeDeployment, count: int) -> Deployment:
-    """Makes a deployment with `count` lines with the wrong tax, and restarts it with the corrected code."""
+    """Makes a deployment with `count` lines that have the wrong tax. Restarts it with the corrected code."""
     deployment = deploy_wrong(make_deployment)
     start_live(deployment)
     deployment.produce(payments(0, count))

@@ -39,11 +39,11 @@ class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @handles("thing.set")
 def set_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """Writes a row if the version is higher."""
+    """Yields a row. It is written if the version of the event is higher."""
     yield Upsert(strict_things, event.key, msgspec.structs.asdict(event.data))
 
 
 @handles("thing.made")
 def make_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """Inserts a row if none exists. Needs no version."""
+    """Yields an Insert, which needs no version."""
     yield Insert(strict_things, event.key, msgspec.structs.asdict(event.data))

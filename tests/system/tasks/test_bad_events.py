@@ -70,7 +70,7 @@ def test_a_missing_table_or_column_halts_its_queues_until_it_exists(
     assert _halted(deployment) == 0
 
 
-def test_a_deployment_that_fails_every_event_halts_after_few_dead_letters(
+def test_a_deployment_in_which_every_event_fails_halts_after_few_dead_letters(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment()
@@ -87,7 +87,7 @@ def test_a_deployment_that_fails_every_event_halts_after_few_dead_letters(
         timeout_seconds=60,
         what="all queues of payments are halted, and orders are applied",
     )
-    # A queue halts before its failure window is full, and a full batch that fails stores no dead letters.
+    # A queue halts after few failures. The batch that halts a queue stores no dead letters.
     assert len(_dead_letters(deployment)) < 4 * 200
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE public.transactions DROP CONSTRAINT wrong"))
@@ -99,7 +99,7 @@ def test_a_deployment_that_fails_every_event_halts_after_few_dead_letters(
     assert _halted(deployment) == 0
 
 
-def test_later_events_show_that_only_one_event_causes_a_suppressed_write(
+def test_a_suppressed_write_halts_the_queue_until_later_events_show_that_only_one_event_fails(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment()

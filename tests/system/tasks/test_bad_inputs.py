@@ -1,4 +1,4 @@
-"""Bad inputs through real Kafka: each has its expected outcome and does not block or lose other events."""
+"""Bad inputs through a real Kafka. Each has its expected outcome, and no other event is blocked or lost."""
 
 import json
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ OWN_KEY = b"a key of the case's own"
 
 
 class Case(NamedTuple):
-    """One record with its expected outcome and, for a dead letter, the class of the error."""
+    """One record, its expected outcome, and, for a dead letter, the class of the error."""
 
     value: bytes | None
     outcome: str = "dead"
@@ -104,7 +104,7 @@ CASES: dict[str, Case] = {
     "unique": Case(written({"amount": 1, "name": "taken"}), error="UniqueViolation"),
     "check": Case(written({"amount": -1}), error="CheckViolation"),
 }
-NEIGHBOURS = 4  # good events before each bad event
+NEIGHBOURS = 4  # The number of good events before each bad event.
 
 
 def test_every_bad_input_has_its_outcome_and_good_events_are_applied(make_deployment: MakeDeployment) -> None:

@@ -1,4 +1,4 @@
-"""Calls to real provider processes: each payment is captured one time, and unknown outcomes are reported."""
+"""Calls to provider processes. Each payment is captured one time, and unknown outcomes are reported."""
 
 import signal
 from collections import Counter
@@ -18,7 +18,7 @@ PAYMENTS = 40
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment, providers: Providers) -> Deployment:
-    """A deployment on which all processes run except the worker that makes calls."""
+    """Returns a deployment on which all processes run, except the worker that makes calls."""
     made = make_deployment(**providers.environ())
     made.run.start_bridge()
     made.run.start_worker(made.queues("payment", "order"))
@@ -41,7 +41,7 @@ def assert_one_capture_each(providers: Providers, references: set[str]) -> None:
 
 
 def end_leases(deployment: Deployment) -> None:
-    """Ends all leases, which normally last 40 seconds."""
+    """Ends the leases of all running calls. A lease normally ends after 40 seconds."""
     deployment.session.command(
         "UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'"
     )
@@ -79,7 +79,7 @@ def test_each_payment_is_captured_one_time_if_the_worker_is_killed_at_any_point(
 def test_each_payment_is_captured_one_time_if_the_worker_is_killed_in_a_request(
     deployment: Deployment, providers: Providers
 ) -> None:
-    # The provider has captured the payment but has not answered when the worker is killed.
+    # When the worker is killed, the provider has captured the payment but has not answered yet.
     providers.payments.set_faults(Fault("after", "delay", seconds=3.0, times=1))
     doomed = deployment.run.start_effects(pool="solo")
     references = approve(deployment, 5)
@@ -104,7 +104,8 @@ def test_each_payment_is_captured_one_time_by_a_faulty_provider(
     )
     deployment.run.start_effects()
     references = approve(deployment)
-    # The provider repeats a stored answer 500 for its key, so the attempts of this call are used up.
+    # For one payment, the provider has stored the answer 500 and repeats it at every attempt. So this call
+    # fails.
     deployment.wait_until(
         lambda: deployment.calls()["succeeded"] >= PAYMENTS - 1,
         timeout_seconds=120,
@@ -113,7 +114,7 @@ def test_each_payment_is_captured_one_time_by_a_faulty_provider(
     assert_one_capture_each(providers, references)
 
 
-def test_each_payment_is_captured_one_time_if_redis_is_wiped(
+def test_each_payment_is_captured_one_time_although_redis_is_wiped(
     deployment: Deployment, providers: Providers
 ) -> None:
     references = approve(deployment)
@@ -121,7 +122,7 @@ def test_each_payment_is_captured_one_time_if_redis_is_wiped(
         lambda: deployment.redis.llen("effects") > 0, timeout_seconds=60, what="calls are dispatched"
     )
     deployment.wipe_redis()
-    # Makes the messages count as lost, which normally takes half a minute.
+    # With this change, the messages count as lost immediately, not only after half a minute.
     deployment.session.command("UPDATE sluice.executed_side_effects SET dispatched_at = NULL")
     deployment.run.start_effects()
     wait_called(deployment)
@@ -165,7 +166,7 @@ def test_paused_effects_make_no_call_until_they_are_resumed(
     assert_one_capture_each(providers, references)
 
 
-def test_a_call_whose_worker_is_suspended_past_its_lease_is_made_one_time(
+def test_a_call_is_made_one_time_if_its_worker_is_suspended_longer_than_the_lease(
     deployment: Deployment, providers: Providers
 ) -> None:
     asleep = deployment.run.start_effects(pool="solo", faults="effect.answered:3:stop")

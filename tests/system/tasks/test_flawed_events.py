@@ -1,4 +1,4 @@
-"""Records that do not fit into a message: other entities continue, and `dlq redrive` reads from Kafka."""
+"""Records that do not fit into a message. Other entities continue; `dlq redrive` reads from Kafka."""
 
 import json
 from contextlib import closing
@@ -16,7 +16,7 @@ from tests.system.tasks import strict_app
 from tests.system.tasks.test_bad_inputs import written
 
 LIMIT_KIB = 64
-HUGE = bytes(60 * 1024 * 1024)  # a few kB when compressed
+HUGE = bytes(60 * 1024 * 1024)  # This has only a few kB when it is compressed.
 WHY = ("--reason", "test", "--yes")
 
 

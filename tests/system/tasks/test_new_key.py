@@ -28,7 +28,7 @@ def test_a_new_key_loses_no_event_and_ends_the_old_key(make_deployment: MakeDepl
 
             deployment.wait_until(only_newest, timeout_seconds=60, what=f"only key {number} is left")
             load.wait_more(1)
-    # The running processes and a new worker all use the newest key.
+    # Now the running processes and a new worker all use the newest key.
     run.start_worker(name="later")
     deployment.wait_settled(timeout_seconds=120)
     deployment.wait_sent()

@@ -20,7 +20,7 @@ from tests.system.tasks.rebuilding import (
     wrong_line,
 )
 
-OLD = 2_000  # lines with the wrong tax
+OLD = 2_000  # The number of lines with the wrong tax.
 WHY = ("--reason", "the tax was wrong")
 
 
@@ -107,7 +107,8 @@ def test_bridges_and_workers_killed_during_a_rebuild_lose_nothing(make_deploymen
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     wait_ready(deployment, 2)
-    # From here on only one worker runs at a time and is killed, so no other worker takes its batches.
+    # From here on, only one worker runs at a time. If two ran, the other worker could take the batches of the
+    # worker that is to be killed.
     for worker in [process for process in deployment.run.processes if process.name == "worker"]:
         worker.stop()
     for turn, point in enumerate(("apply.before_commit:2", "apply.committed:2", "apply.begun:2")):
@@ -131,7 +132,7 @@ def wait_killed(deployment: Deployment, doomed: RunningProcess, point: str) -> N
 
 
 def assert_old_lines_are_wrong_and_new_lines_right(deployment: Deployment) -> None:
-    """Checks that the live generation has wrong lines from before the fix and right lines after it."""
+    """Asserts that old lines of the live generation have the wrong tax, and new lines the right tax."""
     lines = deployment.rows(billing_line_items)
     assert {n: line for n, line in lines.items() if int(n[4:]) >= OLD} == {
         f"pay-{n}": right_line(n) for n in range(OLD, OLD + 3_000)

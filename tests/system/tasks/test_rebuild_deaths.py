@@ -1,4 +1,4 @@
-"""A rebuild passes an event that kills the rebuild worker, and reports it as dead in the generation."""
+"""A rebuild skips an event that kills the rebuild worker, and reports the event as dead in the generation."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ def sluice(deployment: Deployment, *words: str) -> Any:
 @pytest.mark.matrix
 @pytest.mark.unforked
 @pytest.mark.parametrize("supervised", [True, False])
-def test_a_rebuild_passes_an_event_that_ends_its_process(
+def test_a_rebuild_skips_an_event_whose_handler_ends_its_process(
     make_deployment: MakeDeployment, supervised: bool
 ) -> None:
     deployment = make_deployment(CURRENT, partitions=1)

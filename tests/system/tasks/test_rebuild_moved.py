@@ -37,7 +37,7 @@ def recreate(deployment: Deployment, topic: str) -> None:
             lambda: topic not in admin.list_topics(), timeout_seconds=30, what="the topic is deleted"
         )
         admin.create_topics({topic: {"num_partitions": PARTITIONS, "replication_factor": 1}})
-    # Closes the producer, which would use its metadata of the old topic.
+    # Closes the producer, because it would still use the metadata of the old topic.
     deployment.close()
 
 
@@ -50,7 +50,7 @@ def test_a_rebuild_from_a_recreated_topic_equals_the_live_generation(
     start_live(deployment)
     deployment.produce(payments(0, OLD))
     deployment.wait_settled()
-    # The topic has no problem yet.
+    # Nothing has reported a problem of the topic yet.
     healthy = accept(deployment, topic)
     assert (healthy["accepted"], healthy["epoch"], healthy["reasons"]) == (False, None, [])
     recreate(deployment, topic)
@@ -77,7 +77,7 @@ def test_a_rebuild_from_a_recreated_topic_equals_the_live_generation(
     want = {f"pay-{n}": right_line(n) for n in range(OLD + NEW)}
     assert lines_of(deployment, 1) == want
     assert lines_of(deployment, 2) == want
-    # Repeated events while the generation is kept in sync.
+    # While the generation is kept in sync, events are repeated.
     deployment.produce(payments(0, OLD))
     deployment.wait_settled()
     assert sluice(deployment, "diff", PROJECTION)["rows"]["same"] == OLD + NEW

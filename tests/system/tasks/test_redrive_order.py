@@ -1,4 +1,4 @@
-"""A failed event among many events of an entity is redriven under load, and the redrive is killed."""
+"""One of many events of an entity fails. The redrive of this event is killed while further events arrive."""
 
 import json
 
@@ -36,7 +36,8 @@ def test_a_killed_redrive_keeps_the_order_of_an_entity(make_deployment: MakeDepl
     deployment.run.start_worker(deployment.queues())
     deployment.produce(things(range(1, 50)))
     deployment.wait_settled()
-    # Produced alone. In one batch with a later event of the row, its write would never reach Postgres.
+    # The bad event is produced alone. In one batch with a later event of the row, Postgres would not get the
+    # bad value.
     poison = {"event_id": "poison", "type": "thing.set", "version": 50, "data": {"amount": -1}}
     deployment.produce([OutgoingRecord("strict-things", KEY, poison)])
     deployment.wait_settled()
@@ -49,7 +50,7 @@ def test_a_killed_redrive_keeps_the_order_of_an_entity(make_deployment: MakeDepl
     deployment.produce(things(range(151, 201)))
     redrive(deployment)
     deployment.wait_settled()
-    # Redrives the events that arrived while the entity was parked again.
+    # This redrives the events that arrived while the entity was still parked.
     redrive(deployment)
     deployment.wait_settled()
     assert deployment.rows(strict_app.strict_things)[KEY]["amount"] == 200

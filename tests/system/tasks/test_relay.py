@@ -1,4 +1,4 @@
-"""Committed outgoing events are sent despite killed relays, several relays, a Kafka outage and refusals."""
+"""Committed outgoing events are sent, even if relays are killed, or Kafka is down or refuses records."""
 
 import time
 from collections.abc import Iterator
@@ -50,7 +50,8 @@ def test_a_relay_killed_at_any_point_loses_no_event(make_deployment: MakeDeploym
 
     def is_killed() -> bool:
         nonlocal produced
-        # Produces the next few orders when the last ones are sent, because all at once could be one page.
+        # Produces the next few orders when the outgoing events of the last ones are sent. Otherwise, the
+        # relay might send all of them as one page.
         if sum(deployment.outcomes().values()) >= produced and not read_outgoing(deployment.session):
             produced += deployment.produce(islice(orders, 50))
         return doomed.exit_code == -9
@@ -76,7 +77,7 @@ def test_three_relays_and_two_beats_send_every_event(make_deployment: MakeDeploy
     assert len(deployment.sent()) == ORDERS
     assert_equals_the_oracle(deployment)
     leaders = [beat for beat in beats if "this beat leads" in beat.log.read_text()]
-    assert len(leaders) == 1, "two beats lead, or no beat leads"
+    assert len(leaders) == 1, "exactly one beat must lead"
 
 
 def test_a_beat_takes_over_from_a_killed_beat(make_deployment: MakeDeployment) -> None:
@@ -96,7 +97,9 @@ def test_a_beat_takes_over_from_a_killed_beat(make_deployment: MakeDeployment) -
     )
 
 
-def test_events_are_sent_by_beat_without_a_wakeup(make_deployment: MakeDeployment, engine: Engine) -> None:
+def test_without_a_wakeup_events_are_sent_when_beat_starts_the_relay(
+    make_deployment: MakeDeployment, engine: Engine
+) -> None:
     deployment = make_deployment()
     deployment.run.start_relay()
     deployment.run.start_beat()
@@ -106,7 +109,7 @@ def test_events_are_sent_by_beat_without_a_wakeup(make_deployment: MakeDeploymen
     assert sorted(event_id for _, _, event_id in deployment.sent()) == sorted(ids)
 
 
-def test_events_are_sent_by_a_wakeup_without_beat(make_deployment: MakeDeployment) -> None:
+def test_without_beat_events_are_sent_after_a_wakeup(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     start_flow(deployment)
     deployment.run.start_relay()
@@ -181,7 +184,7 @@ def test_a_refused_record_holds_back_only_its_own_key(
     with engine.begin() as connection:
         refused = connection.exec_driver_sql("SELECT topic, key FROM sluice.outbox_refusals").all()
     assert [tuple(row) for row in refused] == [(topic, "held")]
-    # The operator raises the limit and deletes the refusal, so that the relay retries the record.
+    # The operator raises the limit and deletes the refusal. The relay then sends the record again.
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "100000"})])
     admin.close()
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""On real services, a projection with a broken table stops alone and later catches up from the log."""
+"""On real services, only the projection with a broken table stops. Later, it catches up from the log."""
 
 from examples.shop.tables import billing_line_items
 from sluice.db.connection import Statement

@@ -33,7 +33,7 @@ SHOP = [
 
 @pytest.fixture
 def servers(kafka: Stack, postgres: Stack, redis_url: str) -> Servers:
-    """The servers of the test run, with a Redis database for this test."""
+    """Returns the servers of the test run, with a Redis database for this test."""
     named = StackUrls(postgres.database_url("postgres"), redis_url, kafka.kafka_bootstrap_servers())
     return Servers(postgres, named.environ())
 
@@ -41,7 +41,7 @@ def servers(kafka: Stack, postgres: Stack, redis_url: str) -> Servers:
 @pytest.mark.parametrize(
     "points",
     [
-        # One point of each process, because each further kill takes as long again.
+        # One point of each process, because the time increases with each kill.
         ("bridge.before_progress", "apply.before_commit", "relay.handed", "effect.answered"),
         pytest.param(CRASH_POINTS, marks=pytest.mark.matrix),
     ],
@@ -53,7 +53,7 @@ def test_a_shop_with_killed_processes_is_crash_safe(
     report = assert_crash_safe("examples.shop.handlers", SHOP, points=points, servers=servers, start=start)
     assert set(report.killed) == set(points)
     assert report.not_reached == ()
-    # The run leaves nothing behind, because other programs may use these servers.
+    # The run deletes its keys and topics, because other programs may use these servers.
     with closing(open_redis(redis_url)) as client:
         assert read_prefixes(client) == []
     with closing(build_kafka_python_admin(KafkaAccess(kafka.kafka_bootstrap_servers()))) as admin:
@@ -67,7 +67,8 @@ def test_a_shop_with_killed_processes_is_crash_safe(
 
 @pytest.mark.matrix
 def test_a_handler_that_keeps_state_in_memory_is_not_crash_safe(servers: Servers, start: Start) -> None:
-    # More events than one batch, so that the restarted worker lacks the count of the first worker.
+    # There are more events than one batch has. So the restarted worker applies some of them, but does not
+    # have the count of the first worker.
     events = [
         Incoming("orders", key="o-1", type="order.set", data={}, version=1),
         *(Incoming("orders", key="o-1", type="order.remembered", data={}, version=n) for n in range(300)),

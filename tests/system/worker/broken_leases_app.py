@@ -1,4 +1,4 @@
-"""The application of `sharing_app` in workers with broken leases, so that each worker takes all queues."""
+"""The application of `sharing_app` in workers with broken leases: each worker takes all queues."""
 
 import os
 from typing import Any

@@ -1,4 +1,4 @@
-"""Starts processes with wrong clocks, and checks that they still work."""
+"""Starts processes with wrong clocks, and asserts that they still work."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ EFFECT = "capture_payment"
 
 
 def start_with_clocks(deployment: Deployment, offsets: Mapping[str, float]) -> dict[str, WallClock]:
-    """Starts a bridge, a worker, a relay and a beat. `offsets` are the seconds by which clocks are ahead."""
+    """Starts four processes. `offsets` maps process → the seconds by which its clock is ahead."""
     run = deployment.run
     starts = {
         "bridge": run.start_bridge,
@@ -35,7 +35,7 @@ def start_with_clocks(deployment: Deployment, offsets: Mapping[str, float]) -> d
 
 
 def assert_events_are_applied(deployment: Deployment, *, seed: int) -> None:
-    """Produces events and checks that they are applied and that their outgoing events are sent."""
+    """Produces events. Asserts that they are applied, and that their outgoing events are sent."""
     deployment.produce(generate("orders", count=100, seed=seed))
     deployment.wait_settled()
     deployment.wait_sent()
@@ -43,7 +43,7 @@ def assert_events_are_applied(deployment: Deployment, *, seed: int) -> None:
 
 
 def assert_beat_works(deployment: Deployment, *, number: int) -> None:
-    """Checks that beat runs the relay without a notification, and that maintenance ends an expired claim.
+    """Asserts that beat starts the relay without a wake-up, and that maintenance ends an expired claim.
 
     Afterwards the tables differ from the oracle, which has neither the event nor the claim.
     """

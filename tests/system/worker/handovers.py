@@ -1,4 +1,4 @@
-"""Times at which each worker popped from each queue, from the workers' logs and the times of kills."""
+"""Reads the periods in which each worker popped from each queue, from the logs and the times of kills."""
 
 import json
 from collections import defaultdict
@@ -22,14 +22,14 @@ class Span(NamedTuple):
 
 @dataclass
 class Handover:
-    """The seconds between the periods of two workers at one queue. Negative if the periods overlap."""
+    """The seconds between the spans of two workers at one queue. Negative if the spans overlap."""
 
     queue: str
     seconds: float
 
 
 def read_spans(worker: RunningProcess, *, ended_at: float) -> list[Span]:
-    """Reads the spans of a worker from its log. `ended_at` is the time of its kill, or now."""
+    """Reads the spans of a worker from its log. `ended_at` ends the spans for which the log has no end."""
     name = f"{worker.name}-{worker.pid}"
     return list(spans_of(worker.log.read_text().splitlines(), name, ended_at))
 

@@ -74,7 +74,7 @@ def exits_in_a_thread() -> None:
 
 
 def is_killed_twice() -> None:
-    """Kills the process in the first two attempts, which a file in the test's folder counts."""
+    """Kills the process in the first two attempts. A file in the folder of the test counts the attempts."""
     attempts = Path("attempts")
     with attempts.open("a") as file:
         file.write("x")
@@ -83,7 +83,7 @@ def is_killed_twice() -> None:
 
 
 def waits_for_the_test() -> None:
-    """Reports by one file that it runs, and waits until the test makes the other file."""
+    """Creates one file, which shows that it runs. Waits until the test creates the other file."""
     Path("handler-runs").touch()
     while not Path("handler-may-end").exists():
         time.sleep(0.01)
@@ -112,7 +112,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
 
 @handles("acted")
 def act(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Runs the action of the event; with `reads`, after it has read a row."""
+    """Runs the action of the event. With `reads`, reads a row before the action."""
     if event.data.get("reads"):
         yield Read(acted, event.key)
     if event.data["do"] == "yields":

@@ -1,4 +1,4 @@
-"""The code before the second message format was added."""
+"""Simulated older code, from before the second message format was added."""
 
 from sluice.tasks import task_messages
 from sluice.tasks.installation import formats

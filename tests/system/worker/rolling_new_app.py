@@ -17,7 +17,7 @@ topics = (
 
 @handles("news.told")
 def tell_news(event: Event[Thing]) -> Iterator[Effect]:
-    """Writes a row by version, and makes a call."""
+    """Yields a row with the version of the event, and a call."""
     yield Upsert(rolling_things, event.key, {"amount": event.data.amount})
     yield Call("greet", args={"amount": event.data.amount})
 

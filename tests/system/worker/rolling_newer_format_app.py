@@ -1,4 +1,4 @@
-"""Simulated later code, which also writes and reads a message format that the current code does not have."""
+"""Simulated later code. It also writes and reads a message format that the current code does not have."""
 
 from sluice.tasks import task_messages
 from sluice.tasks.installation import formats

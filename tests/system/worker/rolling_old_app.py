@@ -26,5 +26,5 @@ class Thing(msgspec.Struct, frozen=True):
 
 @handles("thing.counted")
 def count_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """Writes a row by version."""
+    """Yields a row with the version of the event."""
     yield Upsert(rolling_things, event.key, {"amount": event.data.amount})

@@ -35,7 +35,8 @@ def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeploym
     deployment.wait_until(
         lambda: _get(port, "/healthcheck") is not None, timeout_seconds=60, what="Flower answers"
     )
-    # One worker with a queue list and one without. Only the worker without a list has the payments' queues.
+    # One worker has a list of queues, the other worker has no list and serves all queues. So only the worker
+    # without a list applies payments.
     deployment.run.start_worker(deployment.queues("order"), name="listed")
     deployment.run.start_worker(name="sharing")
     deployment.run.start_bridge()
@@ -60,7 +61,7 @@ def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeploym
     )
 
 
-# Path and form of each button. `{}` stands for the worker's name.
+# The path and the form fields of each button. `{}` stands for the name of the worker.
 BUTTONS = {
     "restart pool": ("/api/worker/pool/restart/{}", {}),
     "grow pool": ("/api/worker/pool/grow/{}", {"n": "3"}),
@@ -80,7 +81,7 @@ WITHOUT_ANSWER = {
 
 
 @pytest.mark.unforked
-def test_flower_needs_no_right_on_the_keys_and_its_buttons_change_nothing(
+def test_flower_needs_no_right_to_read_keys_and_its_buttons_change_nothing(
     make_deployment: MakeDeployment, reader: Callable[[Deployment], str]
 ) -> None:
     deployment = make_deployment()
@@ -115,7 +116,7 @@ def test_flower_needs_no_right_on_the_keys_and_its_buttons_change_nothing(
         number = make_url(deployment.urls.redis_url).database
         for event in [*NO_EVENTS.values(), 5, None]:
             topic = f"{deployment.installation.redis_prefix}/{number}.celeryev/worker.heartbeat"
-            assert raw.publish(topic, packed(event)) == 1  # only Flower receives the event
+            assert raw.publish(topic, packed(event)) == 1  # Only Flower receives the event.
     for path, form in BUTTONS.values():
         filled = {field: value.format(name) for field, value in form.items()}
         code, said = _post(port, path.format(name), filled)
@@ -136,7 +137,7 @@ def test_flower_needs_no_right_on_the_keys_and_its_buttons_change_nothing(
 
 @pytest.fixture
 def reader() -> Iterator[Callable[[Deployment], str]]:
-    """Makes a role without special rights. Returns the database URL with this role."""
+    """Yields a function that creates a role without special rights and returns a URL with this role."""
     made: list[tuple[str, str]] = []
 
     def make(deployment: Deployment) -> str:

@@ -1,4 +1,4 @@
-"""On a real worker, a handler that runs too long or ends its process makes only one dead letter."""
+"""On a real worker, an event whose handler runs too long or ends its process becomes one dead letter."""
 
 import signal
 from collections import Counter
@@ -35,7 +35,7 @@ class Acting:
 
 
 def events(bad: dict[str, bool]) -> list[Acting]:
-    """Returns each bad event between two good events of other keys, and good events of another type."""
+    """Returns each bad event between two good events of other keys. Adds good events of another type."""
     found: list[Acting] = []
     for do, reads in bad.items():
         found.append(Acting(len(found), f"before {do}"))
@@ -61,7 +61,7 @@ def deaths_left(deployment: Deployment) -> int:
 
 
 def check_settled(deployment: Deployment, produced: list[Acting], expected: dict[str, str]) -> None:
-    """Checks that each bad event has a dead letter of its class and that every other event is applied."""
+    """Asserts that each bad event has a dead letter of its class, and that every other event is applied."""
     deployment.wait_settled(timeout_seconds=120)
     found = letters(deployment)
     assert {key: error_class for key, (error_class, _) in found.items()} == expected
@@ -140,7 +140,7 @@ def test_two_kills_in_one_handler_make_no_dead_letter(
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("reads", [False, True])
-def test_without_a_supervisor_the_fourth_worker_passes_the_event(
+def test_without_a_supervisor_the_fourth_worker_makes_a_dead_letter_of_the_event(
     make_deployment: MakeDeployment, reads: bool
 ) -> None:
     """The first three workers end in the handler of the event, and each leaves a note of the event."""
@@ -155,11 +155,11 @@ def test_without_a_supervisor_the_fourth_worker_passes_the_event(
 @pytest.mark.matrix
 @pytest.mark.parametrize("point", ["apply.begun", "apply.before_commit", "apply.committed"])
 def test_kills_outside_of_handlers_are_not_counted(make_deployment: MakeDeployment, point: str) -> None:
-    """Each of four workers is killed in its first batch, with the same events."""
+    """Each of four workers is killed in its first batch, which has the same events for all of them."""
     deployment = make(make_deployment)
     produced = events({"nothing": True})
     deployment.produce(produced)
-    # After a commit, the next worker does not get the same events.
+    # After the commit of the first worker, a next worker would not get the same events.
     for number in range(1 if point == "apply.committed" else 4):
         wait_for_end(
             deployment, deployment.run.start_worker(name=f"killed{number}", faults=f"{point}:1:kill")
@@ -175,7 +175,7 @@ def test_kills_outside_of_handlers_are_not_counted(make_deployment: MakeDeployme
 def test_a_stop_signal_in_a_handler_ends_the_worker_after_its_batch(
     make_deployment: MakeDeployment, is_supervised: bool, stop: signal.Signals, exit_code: int
 ) -> None:
-    """The exit codes are Celery's."""
+    """The exit codes are those of Celery."""
     deployment = make_deployment(APP, partitions=1)
     deployment.run.start_bridge()
     produced = events({"waits for the test": False})

@@ -27,7 +27,9 @@ from tests.system.worker.test_flower import consumed
 
 QUEUE = "payment.0"
 OFFSET = 1_000_000
-ITEMS_AT_ONCE = 4  # messages per check of the processes, because a check takes one or two seconds
+ITEMS_AT_ONCE = (
+    4  # The number of messages between two checks of the processes. A check takes one or two seconds.
+)
 SERVICES = ("relay", "maintenance", "effects", "rebuild")
 
 
@@ -45,7 +47,7 @@ class Attacker:
             self.redis.lpush(self.prefix + queue, item)
 
     def slice(self, *, topic_id: str | None = None, epoch: int = 1, shard: int = 0) -> Slice:
-        """Returns a slice that would skip all records up to OFFSET, with a key of this shard."""
+        """Returns a slice with a key of this shard. Applying it would skip all records up to OFFSET."""
         shards = self.deployment.registry.entities["payment"].shards
         key = next(key for key in map(b"%d".__mod__, range(1_000)) if shard_of(key, shards) == shard)
         if topic_id is None:
@@ -127,7 +129,7 @@ ITEMS: Mapping[str, Callable[[Attacker], bytes]] = {
     "truncated": lambda a: write_item(APPLY_TASK, a.signed(apply_call(a))[:-1]),
     "longer": lambda a: write_item(APPLY_TASK, a.signed(apply_call(a)) + b"\0"),
     "an empty frame": lambda _: of_kombu_form(b""),
-    # Signed with the right key, but refused by a later check.
+    # These are signed with the right key. A later check refuses them.
     "a newer format": lambda a: a.item(apply_call(a), version=NEWEST_FORMAT + 1),
     "another epoch": lambda a: a.item(apply_call(a, epoch=7)),
     "another topic id": lambda a: a.item(apply_call(a, topic_id="another")),
@@ -172,7 +174,7 @@ KEYS: Mapping[str, Callable[[Attacker], None]] = {
 
 @pytest.fixture
 def attacker(make_deployment: MakeDeployment) -> Attacker:
-    """An attacker of a running deployment with all kinds of processes."""
+    """Yields an attacker of a running deployment with all kinds of processes."""
     deployment = make_deployment()
     deployment.run.with_metrics = True
     deployment.run.start_bridge()
@@ -207,7 +209,7 @@ def test_malicious_data_in_redis_has_no_effect_and_ends_no_process(attacker: Att
                     attacker.push(ITEMS[name](attacker))
                 else:
                     KEYS[name](attacker)
-            # Valid events are still applied.
+            # After all attacks, valid events are still applied.
             deployment.produce(generate("payments", count=5, seed=seed))
             deployment.wait_settled()
             ended = [process.name for process in deployment.run.processes if process.exit_code is not None]

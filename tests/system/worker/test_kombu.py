@@ -1,4 +1,4 @@
-"""`queue_subscription` uses private attributes of kombu. These tests check them and the data in Redis."""
+"""`queue_subscription` uses private attributes of kombu. These tests check them, and the data in Redis."""
 
 import time
 from collections.abc import Iterator
@@ -31,7 +31,10 @@ make_consumer: Any = Consumer
 
 
 class Loop:
-    """Celery's consumer and its hub, as `QueueSubscription` uses them; acknowledges every message."""
+    """Celery's consumer and its hub, as `QueueSubscription` uses them.
+
+    Acknowledges every message, unless a test sets `acknowledges` to False.
+    """
 
     def __init__(self, url: str) -> None:
         install_transport()
@@ -85,7 +88,7 @@ class Loop:
         self._turns(given, f"{queue} is released")
 
     def waiting(self, queue: str) -> list[int]:
-        """Returns the messages in the list; the next message to pop is first."""
+        """Returns the messages in the list. The first one is popped next."""
         items = cast("list[bytes]", self.redis.lrange(queue, 0, -1))
         return [body_of(item) for item in reversed(items)]
 
@@ -193,13 +196,13 @@ def test_messages_of_a_killed_worker_return_to_the_head_in_order(loop: Loop, red
     )
     dead.publish("thing.0", 5)
     order = [body for body in dead.arrived if body != 4]
-    # As after kill -9, the worker does not restore its held messages.
+    # The worker does not restore the messages that it holds, as after kill -9.
     dead.channel.qos._delivered.clear()
     dead.channel.do_restore = False
     set_event_loop(loop.hub)
     loop.consuming.adjust({"thing.0"})
     assert loop.waiting("thing.0") == [*order, 5]
-    assert loop.waiting("thing.1") == [], "restored a message of a queue that this worker does not have"
+    assert loop.waiting("thing.1") == [], "a worker must not restore messages of queues that it does not have"
     dead.close()
 
 
@@ -224,7 +227,9 @@ def test_the_age_of_held_messages_is_measured_by_the_clock_of_redis(
     set_event_loop(loop.hub)
     judge.channel.qos.visibility_timeout = 60
     judge.channel.qos.restore_visible(num=100)
-    assert loop.waiting("thing.0") == [], "restored a message that was held for less than a minute"
+    assert loop.waiting("thing.0") == [], (
+        "a message that was held for less than a minute must not be restored"
+    )
     judge.channel.qos.visibility_timeout = 0
     judge.channel.qos.restore_visible(num=100)
     assert loop.waiting("thing.0") == [1]
@@ -240,7 +245,7 @@ def test_a_queue_that_is_not_declared_can_be_consumed(loop: Loop) -> None:
 def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
     """Simulates a lost connection of Celery's consumer with a held message on each of two channels."""
     loop.acknowledges = False
-    loop.channel.brpop_timeout = 60  # so that the BRPOP is still pending when Redis ends
+    loop.channel.brpop_timeout = 60  # The BRPOP must still be pending when Redis ends.
     loop.consuming.adjust(set(QUEUES))
     other, queue = loop.connection.channel(), cast("Any", apply_queue("other"))
     queue.bind(other).declare()
@@ -252,7 +257,7 @@ def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
     redis.stop("redis", signal="kill")
     consumer = consumer_class.__new__(consumer_class)
     consumer.app, consumer.connection = loop.app, loop.connection
-    # Skips the steps after the loss, which require a complete consumer.
+    # These settings skip steps that require a complete consumer.
     loop.app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
     loop.app.conf.worker_enable_prefetch_count_reduction = False
     consumer.on_connection_error_after_connected(ConnectionError("simulated"))
@@ -265,6 +270,6 @@ def test_a_lost_broker_with_held_messages_does_not_end_the_worker(loop: Loop, re
 
 
 @pytest.mark.own("redis")
-def test_a_lost_broker_ends_celery_s_own_consumer(loop: Loop, redis: Stack) -> None:
+def test_a_lost_broker_with_held_messages_ends_the_consumer_of_celery(loop: Loop, redis: Stack) -> None:
     with pytest.raises(AttributeError, match="hostname"):
         lose_broker(CeleryConsumer, loop, redis)

@@ -1,4 +1,4 @@
-"""Workers that share queues: events are applied although workers start, stop, are killed or disconnected."""
+"""Workers that share queues. Events are applied although workers start, stop, are killed or disconnected."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ EVENTS = 2_000
 
 
 def things(count: int, *, first: int = 0) -> list[OutgoingRecord]:
-    """Returns events of fifty keys. The version increases, so that a wrong order changes the rows."""
+    """Returns events of fifty keys. Their version increases, so a wrong order would change the rows."""
     return [
         OutgoingRecord(
             "shared-things",
@@ -47,7 +47,7 @@ def held(deployment: Deployment) -> Counter[str]:
 
 
 def wait_held(deployment: Deployment, *counts: int) -> None:
-    """Waits until the numbers of queues that `held` returns are these, in any order."""
+    """Waits until `held` returns these numbers of queues, in any order."""
     deployment.wait_until(
         lambda: sorted(held(deployment).values()) == sorted(counts),
         timeout_seconds=60,
@@ -59,7 +59,7 @@ def start_workers(deployment: Deployment, count: int) -> list[RunningProcess]:
     return [deployment.run.start_worker(name=f"worker-{number}") for number in range(count)]
 
 
-def test_workers_share_the_queues_and_take_over_those_of_ended_workers(
+def test_workers_share_the_queues_and_take_over_the_queues_of_ended_workers(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = make_deployment(APP)

@@ -1,4 +1,4 @@
-"""Kills and starts workers for minutes, from a printed seed, and then checks the logs and the data."""
+"""Kills and starts workers for minutes, then checks the logs and the data. The seed of the run is printed."""
 
 import os
 import random
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 LEAST, MOST = 3, 6
 KILLS, STOPS = 12, 6
-RATE = 500  # events a second
+RATE = 500  # The number of events a second.
 
 
 class Crew:
@@ -44,7 +44,7 @@ class Crew:
         began = time.monotonic()
         code = worker.stop()
         took = time.monotonic() - began
-        # A worker that is stopped during its start has no spans and may exit with another code.
+        # A worker that was stopped during its start has no spans, and may exit with a code other than 0.
         if self._account(worker):
             assert code == 0
             self.stop_seconds.append(took)
@@ -57,7 +57,7 @@ class Crew:
 
 
 def changes(rng: random.Random) -> Iterator[str]:
-    """Yields kills, stops and joins in random order, with LEAST to MOST workers at any time."""
+    """Yields kills, stops and joins in random order. There are always LEAST to MOST workers."""
     left = {"kill": KILLS, "stop": STOPS, "join": KILLS + STOPS}
     count = LEAST
     while any(left.values()):

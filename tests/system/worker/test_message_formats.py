@@ -1,4 +1,4 @@
-"""With workers of two message formats, publishers write a format that every running worker can read."""
+"""If workers read different message formats, publishers write a format that every running worker can read."""
 
 import pytest
 
@@ -43,17 +43,19 @@ def test_a_newer_format_is_written_when_no_old_worker_is_left(
     def written() -> bool:
         formats = waiting_formats(deployment)
         if formats == {2}:
-            # The bridge still counts the old worker. After the wipe it publishes the messages again.
+            # The bridge still takes the old worker into account. After the wipe, it publishes the messages
+            # again.
             deployment.wipe_redis()
         return formats == {3}
 
-    # Without a worker the bridge writes its newest format.
+    # When no worker is left, the bridge writes its newest format.
     deployment.wait_until(written, timeout_seconds=60, what="messages of the newer format wait")
-    # A returning old worker does not apply these messages, and the bridge publishes them in its format.
+    # An old worker that starts again does not apply these messages. The bridge publishes them again in the
+    # old format.
     returned = old.start_worker(name="returned")
     deployment.wait_settled(timeout_seconds=180)
     assert "newer format" in returned.log.read_text()
-    # With a worker of each format, events are applied.
+    # With a worker of each format, events are also applied.
     newer.start_worker(name="newer")
     deployment.produce(things(EVENTS, first=EVENTS + 10))
     deployment.wait_settled(timeout_seconds=180)

@@ -20,7 +20,7 @@ UP_SECONDS = 60.0
 
 
 def shown(process: RunningProcess) -> Samples:
-    """Waits until the process serves metrics. Returns its samples."""
+    """Waits until the process serves metrics. Returns the samples of the metrics."""
     return wait_for(process, lambda _: True, "serves metrics")
 
 
@@ -31,7 +31,7 @@ def total(samples: Samples, name: str) -> float:
 def wait_for(
     process: RunningProcess, condition: Callable[[Samples], bool], what: str, seconds: float = UP_SECONDS
 ) -> Samples:
-    """Returns the first samples for which the condition is true."""
+    """Waits until the condition is true for the samples of a process. Returns these samples."""
 
     def look() -> Samples | None:
         samples = scrape(process.metrics_port)
@@ -64,7 +64,7 @@ def test_the_counters_add_up_to_the_produced_events(
     assert total(read, "sluice_bridge_read_records_total") == ORDERS
     assert total(read, "sluice_bridge_published_records_total") >= ORDERS
     assert 0 < total(read, "sluice_bridge_published_messages_total") <= ORDERS
-    read = wait_for(bridge, lambda s: not s["sluice_bridge_held_bytes", ()], "nothing is held")
+    read = wait_for(bridge, lambda s: not s["sluice_bridge_held_bytes", ()], "the bridge holds no records")
     assert read["sluice_bridge_span_records", ()] == 0
     assert read["sluice_bridge_partitions", ()] == 4 * len(deployment.registry.topics)
     assert read["sluice_bridge_postgres_up", ()] == read["sluice_bridge_redis_up", ()] == 1
@@ -95,7 +95,7 @@ def test_the_counters_add_up_to_the_produced_events(
         assert samples["process_resident_memory_bytes", ()] > 0
 
 
-def test_the_leading_beat_shows_the_lag_and_then_its_successor_does(
+def test_the_leading_beat_and_then_its_successor_show_the_lag(
     make_deployment: MakeDeployment,
 ) -> None:
     deployment = with_metrics(make_deployment)
@@ -158,7 +158,8 @@ def test_a_prefork_worker_shows_only_its_own_metrics_and_its_children_close_the_
     def successors() -> list[psutil.Process]:
         return [child for child in parent.children() if child.pid not in first]
 
-    # The successor is forked while the endpoint is open, unlike the first children.
+    # The first children were forked before the endpoint was opened. Their successor is forked while it is
+    # open.
     [successor] = wait_until(successors, timeout_seconds=UP_SECONDS, what="a new child runs")
     wait_until(
         lambda: not listens(successor, effects.metrics_port),

@@ -1,4 +1,4 @@
-"""Workers with a pool in which time limits do not work are refused before they connect to a server."""
+"""A worker with a pool in which time limits do not work is refused before it connects to a server."""
 
 import os
 import subprocess

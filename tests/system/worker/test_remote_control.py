@@ -1,4 +1,4 @@
-"""Workers answer queries that any client of Redis broadcasts, but no broadcast changes a worker."""
+"""Workers answer queries that any client of Redis can broadcast. No broadcast changes a worker."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def deployment(make_deployment: MakeDeployment) -> Deployment:
-    """A deployment with a bridge, a worker, a relay, an effects worker and a beat."""
+    """Returns a deployment with a bridge, a worker, a relay, an effects worker and a beat."""
     made = make_deployment()
     made.run.start_worker(name="sharing")
     made.run.start_relay()
@@ -69,21 +69,21 @@ def deployment(make_deployment: MakeDeployment) -> Deployment:
 
 @pytest.fixture
 def app(deployment: Deployment) -> Iterator[Celery]:
-    """A Celery application as Flower and `celery inspect` use it."""
+    """Yields a Celery application, as Flower and `celery inspect` use it."""
     settings = read_settings(deployment.run.environ())
     with make_celery(settings, lambda: deployment.installation) as made:
         yield made
 
 
 def works(deployment: Deployment, seed: int) -> None:
-    """Checks that events are applied and that the relay sends their outgoing events."""
+    """Waits until events are applied and the relay has sent their outgoing events."""
     deployment.produce(generate("orders", count=100, seed=seed))
     deployment.wait_settled()
     deployment.wait_sent()
 
 
 def state(app: Celery, deployment: Deployment) -> dict[str, Any]:
-    """Returns the properties of all three workers that a command could change."""
+    """Returns, for all three workers, the properties that a remote command could change."""
     found: dict[str, Any] = {}
 
     def all_answer() -> bool:

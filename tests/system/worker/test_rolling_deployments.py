@@ -1,4 +1,4 @@
-"""With workers of old and new code no queue halts, and events that only new code handles wait for it."""
+"""While workers with old and new code run, no queue halts. Events that only new code handles wait for it."""
 
 import json
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from tests.system.faults.load import assert_equals_the_oracle
 APPS = "tests.system.worker.rolling_"
 OLD, NEW, NEWS = f"{APPS}old_app", f"{APPS}new_app", f"{APPS}news_app"
 EVENTS = 100
-# More than the bridge may have in flight: 8 messages of 200 records per queue, for 4 queues.
+# This is more than the bridge may have in flight, which is 8 messages of 200 records for each of 4 queues.
 MANY = 8_000
 
 _APP = """\
@@ -31,7 +31,7 @@ topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.to
 
 
 def events(topic: str, kind: str, count: int, *, first: int = 0) -> Iterable[OutgoingRecord]:
-    """Yields events of forty keys. The version increases, so that a wrong order changes the rows."""
+    """Yields events of forty keys. Their version increases, so a wrong order would change the rows."""
     for number in range(first, first + count):
         value = {"type": kind, "event_id": f"{topic}-{number}", "version": number, "data": {"amount": number}}
         yield OutgoingRecord(f"rolling-{topic}", f"{topic}-{number % 40}", value)
@@ -79,7 +79,8 @@ def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_hal
     deployment = make_deployment(NEW)
     new, old = deployment.run, of(deployment, OLD)
     queues = deployment.queues()
-    # Only the bridge and the beat have new code. -Q also names queues that the old code does not declare.
+    # Only the bridge and the beat have new code. If queues are named, -Q also contains queues that the old
+    # code does not declare.
     old_worker = old.start_worker(queues if named else None, name="old")
     old.start_relay(name="old-relay")
     old.start_effects(name="old-effects", pool="solo")
@@ -95,7 +96,8 @@ def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_hal
         assert holders(deployment) == dict.fromkeys(deployment.queues("thing"), "old")
     new.start_worker(queues if named else None, name="new")
     if named:
-        # Both workers pop from the same lists, and the bridge resends the old worker's messages with backoff.
+        # If both workers ran, both would pop from the same lists. The bridge sends messages again that the
+        # old worker leaves, but with growing pauses.
         old_worker.stop()
     deployment.produce(things(EVENTS, first=EVENTS))
     deployment.wait_settled(timeout_seconds=180)
@@ -114,7 +116,9 @@ def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_hal
     assert_equals_the_oracle(deployment)
 
 
-def test_two_workers_that_each_lack_a_topic_apply_both_topics(make_deployment: MakeDeployment) -> None:
+def test_two_workers_that_each_declare_only_one_of_two_topics_apply_both_topics(
+    make_deployment: MakeDeployment,
+) -> None:
     deployment = make_deployment(NEW)
     of(deployment, OLD).start_worker(name="old")
     of(deployment, NEWS).start_worker(name="news")
@@ -127,7 +131,9 @@ def test_two_workers_that_each_lack_a_topic_apply_both_topics(make_deployment: M
 
 
 @pytest.mark.matrix
-def test_a_topic_without_a_worker_blocks_no_other_topic_and_is_shown(make_deployment: MakeDeployment) -> None:
+def test_a_topic_without_a_worker_blocks_no_other_topic_and_is_reported(
+    make_deployment: MakeDeployment,
+) -> None:
     deployment = make_deployment(NEW)
     new, old = deployment.run, of(deployment, OLD)
     old.start_worker(name="old")
@@ -164,7 +170,7 @@ def test_a_topic_without_a_worker_blocks_no_other_topic_and_is_shown(make_deploy
 
 
 def waiting(deployment: Deployment) -> dict[str, float]:
-    """Returns topic → seconds for which it has waited."""
+    """Returns topic → seconds for which the topic has waited for a worker."""
     with deployment.session.connection.cursor() as cursor:
         cursor.execute("SELECT name, waited_seconds FROM sluice.undeclared")
         return dict(cursor.fetchall())

@@ -1,4 +1,4 @@
-"""A supervisor and its worker as processes: the supervisor stores the event that ended the worker.
+"""A supervisor and its worker as processes: the supervisor stores which event ended the worker.
 
 A death is the end of a worker within a handler.
 """
@@ -34,7 +34,8 @@ SUPERVISOR = """
     command = [sys.executable, "-c", {worker!r}]
     sys.exit(Supervisor(command, environ=os.environ, handler_seconds=0.2, store_death=store).run())
 """
-# `attempt` counts the workers of the test, from 1. The module is loaded without its package for a fast start.
+# `attempt` is 1 in the first worker of the test, 2 in the second, and so on. The module is loaded without its
+# package, because this is faster.
 WORKER = """
     import ctypes, importlib.util, os, pathlib, signal, sys, time
 
@@ -92,7 +93,8 @@ def attempts(folder: Path) -> int:
 
 
 RUNS = [
-    # case, worker, exit code of the supervisor, number of started workers, deaths
+    # Name of the case, code of the worker, exit code of the supervisor, number of started workers, stored
+    # deaths.
     ("refuses to start", "sys.exit('Worker refused: no')", 1, 1, []),
     ("exits with a usage error", "sys.exit(2)", 2, 1, []),
     ("fails one time, then stops", "ready()\nif attempt == 1: sys.exit(1)\nend()", 0, 2, []),
@@ -173,7 +175,7 @@ def test_the_next_worker_starts_after_the_death_is_stored(tmp_path: Path) -> Non
     with supervised(tmp_path, worker, failures=1) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "no answer\n"
-        # The next attempt follows after a pause. Until then no worker starts.
+        # The supervisor tries again after a pause. It starts no worker before the death is stored.
         assert attempts(tmp_path) == 1
         assert process.stdout.readline().strip() == DEATH.format(False, "exit code 0")
         assert process.wait(patient(60)) == 0
@@ -182,7 +184,7 @@ def test_the_next_worker_starts_after_the_death_is_stored(tmp_path: Path) -> Non
 
 @pytest.mark.matrix
 def test_a_series_of_short_handlers_is_not_killed(tmp_path: Path) -> None:
-    """Ten handlers, each shorter than the limit, together take longer than the limit."""
+    """Ten handlers run, each for less than the limit. Together they run for longer than the limit."""
     worker = "ready()\nfor offset in range(10): run(offset); time.sleep(0.1); leave()\nend()"
     with supervised(tmp_path, worker) as process:
         output, _ = process.communicate(timeout=patient(60))
@@ -218,9 +220,10 @@ def test_a_stop_signal_is_forwarded_and_no_other_worker_starts(
 
 
 @pytest.mark.matrix
-def test_a_stop_signal_ends_the_pause_before_the_next_worker(tmp_path: Path) -> None:
+def test_a_stop_signal_in_the_pause_before_the_next_worker_ends_the_supervisor(tmp_path: Path) -> None:
     with supervised(tmp_path, "ready()\nsys.exit(1)") as process:
-        # The pauses increase to 30 seconds. The signal arrives in a pause or shortly before.
+        # The pauses between two workers increase to 30 seconds. The signal arrives in a pause or shortly
+        # before one.
         wait_until(
             lambda: (tmp_path / "attempts").exists() and attempts(tmp_path) == 3,
             timeout_seconds=30,

@@ -1,4 +1,4 @@
-"""Sluice's application with a pool of threads as the configured default."""
+"""The Celery application of Sluice, with a pool of threads as the configured default."""
 
 from sluice.runtime.app import app
 
