@@ -61,7 +61,9 @@ def test_waiting_events_are_counted_per_queue_and_behind_each_refused_event(sess
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     insert_event(session, 3, key="other")
-    insert_event(session, 4, queue="order.1")  # same topic and key, but another queue: not held back
+    insert_event(
+        session, 4, queue="order.1"
+    )  # Event 1 is in another queue, so it does not hold back event 4.
     insert_event(session, 5, queue="order.1", topic="more", key=None, refused="bad")
     insert_event(session, 6, queue="order.1", topic="more", key=None)
     waiting = [one._replace(oldest_seconds=0.0) for one in read_waiting(session, None)]
@@ -223,7 +225,7 @@ def test_a_drop_waits_for_the_relay_that_holds_the_queue(
             timeout_seconds=5,
             what="the drop waits",
         )
-        # The broker has acknowledged the record, and the relay deletes its row.
+        # The broker has acknowledged the record. The relay now deletes the row of the record.
         relay.command("DELETE FROM sluice.outbox_events WHERE id = 1")
     thread.join()
     assert dropped == [False]

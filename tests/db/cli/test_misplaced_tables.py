@@ -20,7 +20,7 @@ from sluice.kafka_io.config import build_kafka_python_admin
 from tests.harness.stacks import install
 
 DECLARED = {"users": frozenset({"id"}), "queues": frozenset[str](), "gone": frozenset[str]()}
-TABLE = "users"  # a table of the shop
+TABLE = "users"  # This is a table of the shop.
 
 
 def found(session: Session) -> list[tuple[Severity, str, str]]:

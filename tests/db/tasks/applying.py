@@ -103,7 +103,7 @@ def create_tables(database_url: str) -> None:
 
 
 def made(offset: int, kind: str, key: str = "k", *, event_id: str | None = None, **fields: Any) -> Record:
-    """Returns a record; its version is its offset unless `version` is given."""
+    """Returns a record. Its version is `version`; the default is its offset."""
     version = fields.pop("version", offset)
     value = {"event_id": event_id or f"e{offset}", "type": kind, "version": version, "data": fields}
     return Record(offset, 1_700_000_000_000, key.encode(), json.dumps(value).encode(), [])

@@ -75,9 +75,11 @@ def keyless(offset: int) -> Record:
 
 
 def fill(bench: Bench) -> None:
-    """Makes letter 1 dead (k), 2 and 3 waiting (k), 4 dead (other), 5 a conflict, 6 dead without an entity.
+    """Makes six letters.
 
-    The row of letter 2 is valid. The row of letter 3 has a negative amount, so Postgres would refuse it.
+    Letter 1 (key `k`) is dead, and letters 2 and 3 (`k`) wait behind it. Letter 4 (`other`) is dead, 5 is
+    a conflict, and 6 is dead and names no entity. The row of letter 2 is valid. The row of letter 3 has a
+    negative amount, so Postgres would refuse it.
     """
     bench.apply(slice_of([refused(0)]))
     bench.apply(slice_of([thing_set(1, amount=5), thing_set(2, amount=-2)], prev=0))

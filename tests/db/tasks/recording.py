@@ -23,7 +23,8 @@ class RecordingSession(Session):
         places = f"({', '.join(['%s'] * len(values))})" if values else ""
         self.command("BEGIN")
         with self.connection.cursor() as cursor:
-            # The batch has written its rows already, so its writes have no effect but use the same plan.
+            # The batch has already written these rows. A second execution changes nothing, but uses the same
+            # plan.
             cursor.execute("SET CONSTRAINTS ALL DEFERRED")
             cursor.execute(
                 f'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "{statement.name}" {places}', values or None

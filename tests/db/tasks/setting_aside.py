@@ -172,7 +172,7 @@ def others(count: int = KEYS) -> list[Record]:
 
 
 def apply_held(bench: AsideBench, hold: Hold, keys: int = KEYS) -> None:
-    """Applies two batches while `hold` is held.
+    """Applies two batches. Call it while another session holds the lock of `hold`.
 
     The first batch has `keys` events, each with another key. One of them, of key `k`, needs the held
     lock. The second batch has three more events of `k`, and one event of another key.

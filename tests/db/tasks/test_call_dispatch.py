@@ -160,7 +160,9 @@ def test_only_workers_of_the_effects_queue_count_if_there_are_such_workers(bench
     assert dispatching.run() == [], "the one worker that makes calls does not declare pay"
 
 
-def test_a_relay_without_the_declaration_of_an_effect_leaves_its_order_to_the_executor(bench: Bench) -> None:
+def test_a_relay_that_does_not_declare_an_effect_leaves_the_order_of_calls_to_the_executor(
+    bench: Bench,
+) -> None:
     bench.add("a", "behind", effect="strict")
     bench.run("a", REFUSED)
     add_process(bench.looking, effects=["strict"])

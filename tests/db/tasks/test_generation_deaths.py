@@ -1,4 +1,4 @@
-"""A handler that ends the process of a rebuild. The event is then skipped and reported."""
+"""If a handler ends the process of a rebuild several times, the rebuild skips and reports the event."""
 
 from typing import Any
 

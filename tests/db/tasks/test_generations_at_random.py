@@ -28,7 +28,8 @@ POINTS = ("rebuild.before_commit", "rebuild.committed", "apply.before_commit", "
 @pytest.fixture
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     create(database_url)
-    # Small sizes give a partition many chunks, many of which contain the offset of the live generation.
+    # With these small sizes, a partition has many chunks. Many of them contain the offset of the live
+    # generation.
     monkeypatch.setattr("sluice.tasks.rebuild.rebuild_lane.CHUNK_RECORDS", 3)
     monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
     monkeypatch.setattr(RebuildLane, "__init__", _small(RebuildLane.__init__))

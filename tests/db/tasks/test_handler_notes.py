@@ -43,7 +43,7 @@ def end_inside(notes: HandlerNotes, place: EventPlace, queue: str = QUEUE) -> No
     batch = notes.batch(queue)
     batch.__enter__()
     notes.begin(queue, place)
-    # The garbage collection of the context manager would end the batch normally, so it is kept.
+    # The context manager is kept, because its garbage collection would end the batch normally.
     never_left.append(batch)
 
 

@@ -142,7 +142,9 @@ def test_a_dropped_letter_is_skipped_and_later_letters_are_applied(bench: Bench)
     assert bench.amounts() == {"a": 3, "b": 5}
 
 
-def test_no_event_waits_behind_a_letter_of_a_topic_that_skips(bench: Bench, opened: Any) -> None:
+def test_no_event_waits_behind_a_letter_of_a_topic_that_skips_failed_events(
+    bench: Bench, opened: Any
+) -> None:
     topic = Topic(TOPIC, entity=Entity("thing", 1), on_failure="skip")
     code = opened(bench.with_code(registry(raising, topic=topic)))
     code.live(*stream())
@@ -224,7 +226,7 @@ def test_a_dropped_event_is_skipped_even_if_only_its_repeat_is_left(bench: Bench
     assert bench.drop_letter("a")
     assert bench.redrive_letters("a") is None
     bench.live(stream()[2]._replace(offset=5))
-    del bench.log[2]  # compaction
+    del bench.log[2]  # Compaction does this.
     mended = opened(bench.with_code(registry(revision=2)))
     number = mended.begin()
     assert mended.rebuild(number)

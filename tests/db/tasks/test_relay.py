@@ -83,7 +83,7 @@ def test_a_refused_record_holds_only_its_key_in_its_queue(bench: Bench) -> None:
     bench.add((7, "a"), topic="u")
     bench.add((8, "a"), (9, "c"), queue="e.1")
     bench.broker.answer = lambda number, *_: REFUSED if number in (2, 4) else ACKNOWLEDGED
-    # If one page has events of several queues with the same topic and key, they are sent in one order. So
+    # In one page, an event also waits for a refused event of the same topic and key in another queue. So
     # event 8 stays, too.
     assert bench.run() == Relayed(sent=5, refused=2, left=2)
     assert bench.left() == [2, 4, 6, 8]

@@ -1,4 +1,4 @@
-"""A hint stores up to which id all events of a queue are sent. With hints, queries do not read dead rows."""
+"""A hint is an id: all events of a queue up to this id are sent. With hints, queries read no dead rows."""
 
 from collections.abc import Iterator
 from typing import Any

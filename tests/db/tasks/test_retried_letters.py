@@ -70,7 +70,9 @@ def test_later_events_stay_waiting_if_a_waiting_event_fails(bench: AsideBench) -
     assert bench.parked() == ["k"]
 
 
-def test_events_behind_a_dead_letter_are_applied_on_a_topic_that_skips(bench: AsideBench) -> None:
+def test_events_behind_a_dead_letter_are_applied_on_a_topic_that_skips_failed_events(
+    bench: AsideBench,
+) -> None:
     bench.registry.topics[TOPIC] = replace(bench.registry.topics[TOPIC], on_failure="skip")
     bench.restart()
     # The entity has an older dead letter. On this topic, no event waits behind a dead letter.

@@ -24,7 +24,7 @@ class Clock:
 
 @dataclass
 class Member:
-    """One worker. Its loop may pop the queues `consumed`; it does not release the queues `in_flight` yet."""
+    """One worker. Its loop may pop the queues `consumed`, and does not release the queues `in_flight` yet."""
 
     lease_thread: LeaseThread
     clock: Clock

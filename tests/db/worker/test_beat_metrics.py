@@ -264,7 +264,8 @@ def test_a_locked_table_delays_a_reading_only_until_the_statement_timeout(
     operator = make_session()
     with operator.transaction():
         operator.command("LOCK TABLE sluice.dead_letters")
-        # The lock is held until the reading has ended: without a time limit, the reading would not end.
+        # The test holds the lock until the reading has ended. So without a time limit, the reading would
+        # never end.
         assert beat.look()[(metrics.POSTGRES_UP.name,)] == 0
     assert beat.look()[(metrics.POSTGRES_UP.name,)] == 1
 

@@ -242,7 +242,7 @@ def test_mutants_that_let_two_workers_pop_one_queue_are_detected(
 
 
 def run_random_steps(workers: Workers, session: Session, rng: Random) -> list[str]:
-    """Runs random steps; returns queues that two loops popped at the same time, and queues without a worker.
+    """Runs random steps. Returns queues that two loops popped at the same time, and queues without a worker.
 
     No step ends the session of a running worker, because such a worker may pop until its next tick.
     """

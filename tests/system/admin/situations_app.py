@@ -52,7 +52,7 @@ def is_wrong(what: str) -> bool:
 
 @handles("thing.set")
 def set_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes a row, unless an active fault concerns the event."""
+    """Yields a row, unless an active fault concerns the event."""
     if event.data.get("crashes") and is_wrong("crashing"):
         os._exit(7)
     if is_wrong("dying"):

@@ -1,4 +1,4 @@
-"""`status` and `doctor` print each situation of the operator's table. The cure of the table ends it."""
+"""`status` and `doctor` print each situation of the operator's table, and its cure ends the situation."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

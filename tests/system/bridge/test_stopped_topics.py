@@ -1,4 +1,4 @@
-"""If the bridge could only continue behind lost records, it stops the topic, and reads the other topics."""
+"""If a bridge would skip records of a topic, it stops the topic with a reason, and reads the other topics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

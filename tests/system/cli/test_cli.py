@@ -37,7 +37,7 @@ def document(done: subprocess.CompletedProcess[bytes]) -> Any:
 
 
 def errors(deployment: Deployment) -> list[str]:
-    """Returns the problems that `doctor` finds. Asserts that the exit code of `doctor` is right for them."""
+    """Returns the problems that `doctor` finds. Asserts the exit code: 1 with problems, else 0."""
     done = sluice(deployment, "doctor", "--json")
     found = [one["problem"] for one in document(done)["findings"] if one["severity"] == "error"]
     assert done.returncode == (1 if found else 0)

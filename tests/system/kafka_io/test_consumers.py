@@ -130,7 +130,7 @@ def test_a_missing_partition_has_no_log_range(consumer: Consumer, topic: str) ->
 
 
 def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threading.Event | None) -> None:
-    """Recreates the topic with 100 records, so that earlier positions are valid in the new topic.
+    """Recreates the topic with 100 records. Earlier positions are therefore also valid in the new topic.
 
     With `missed`, waits for this event between deletion and creation, at most for GONE_SECONDS.
     """

@@ -1,4 +1,4 @@
-"""A physical copy of the database. Processes use the copy, and some also use the original."""
+"""A physical copy of the database. Processes use the copy while the original runs, or instead of it."""
 
 import shutil
 import subprocess

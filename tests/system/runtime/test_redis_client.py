@@ -118,7 +118,7 @@ def test_locks_and_scripts_add_the_prefix(client: Any, raw: Any) -> None:
         assert not client.lock("mutex", timeout=60).acquire(blocking=False)
     assert raw.keys() == []
     script = client.register_script("return redis.call('RPUSH', KEYS[1], KEYS[2], ARGV[1])")
-    raw.script_flush()  # Redis has no scripts after a restart, either. redis-py loads the script again.
+    raw.script_flush()  # After a restart, Redis also has no scripts. redis-py then loads the script again.
     script(keys=["key", "second"], args=["key"])
     assert raw.lrange(KEY, 0, -1) == [f"{PREFIX}second".encode(), b"key"]
 

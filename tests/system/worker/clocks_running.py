@@ -18,7 +18,7 @@ EFFECT = "capture_payment"
 
 
 def start_with_clocks(deployment: Deployment, offsets: Mapping[str, float]) -> dict[str, WallClock]:
-    """Starts four processes. `offsets` maps process → the seconds by which its clock is ahead."""
+    """Starts bridge, worker, relay and beat. `offsets` maps process → seconds by which its clock is ahead."""
     run = deployment.run
     starts = {
         "bridge": run.start_bridge,
