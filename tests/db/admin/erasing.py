@@ -70,7 +70,7 @@ def registry(revision: int = 1, *, mended: bool = False) -> Registry:
 
 
 def erase_key(bench: Bench, key: str = KEY, *, until: int | None = None, **more: Any) -> Erased:
-    """Erases a thing. The Kafka log ends at offset `until`; the default is the end of the bench's log."""
+    """Erases a thing. The log in Kafka ends at offset `until`; by default, behind the last record."""
     end = until if until is not None else max((record.offset for record in bench.log), default=-1) + 1
 
     def read_ends(topics: Sequence[str]) -> LogEnds:

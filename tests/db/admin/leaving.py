@@ -41,7 +41,7 @@ def insert_call(
     attempt: int = 0,
     **more: Any,
 ) -> None:
-    """Inserts a call of entity type `order`; `more` are further columns."""
+    """Inserts a call of entity type `order`. `more` are further columns."""
     columns = {
         "effect_key": effect_key,
         "effect": effect,

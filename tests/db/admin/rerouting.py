@@ -20,7 +20,7 @@ OTHER = "other-things"
 
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
-    """Yields a bench with two topics of entity type `thing` and one topic of another entity type."""
+    """Yields a test bench with two topics of entity type `thing` and one topic of another entity type."""
     create_tables(database_url)
     topics = {TOPIC: replace(registry().topics[TOPIC], ignores=("thing.viewed",))}
     bench = Bench(database_url, replace(registry(), topics=topics))

@@ -1,4 +1,4 @@
-"""Accepting a topic on a real Postgres. Only this topic restarts, and all its queues are locked meanwhile."""
+"""Accepting a topic on a real Postgres. Only this topic restarts. All its queues are locked meanwhile."""
 
 import json
 from typing import Any

@@ -21,7 +21,7 @@ STEPS = 25
 
 
 class RandomRun:
-    """A bench, and steps that are drawn with a seed."""
+    """A test bench, and steps that are drawn with a seed."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self.random = random.Random(seed)

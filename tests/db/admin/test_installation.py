@@ -242,7 +242,7 @@ def test_a_copy_gets_no_new_key(session: Session) -> None:
 
 @pytest.fixture
 def restricted(session: Session, database_url: str) -> Iterator[Session]:
-    """A session of a role that may read neither the system identifier nor the keys."""
+    """Yields a session of a role that has no right to read the system identifier or the keys."""
     role = f"restricted_{uuid4().hex}"
     session.command(f"CREATE ROLE {role} LOGIN")
     session.command("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")

@@ -51,7 +51,7 @@ WRITTEN = {OLD_EVENT: "outbox_events", OLD_CALL: "executed_side_effects", OLD_LE
 
 @pytest.fixture
 def at_first_revision(database_url: str, connection: Connection) -> str:
-    """A database at the first revision, with rows of the previous version."""
+    """Returns a database at the first revision of the migrations, with rows of the previous version."""
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.execute(text("CREATE SCHEMA sluice"))
     config = migrate._config()

@@ -25,7 +25,7 @@ COUNT = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 def settings(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: Session
 ) -> Settings:
-    """The settings of a process that cannot reach Kafka."""
+    """Returns the settings of a process that cannot reach Kafka."""
     monkeypatch.setattr(group_metadata, "TIMEOUT_SECONDS", 0.05)
     create_installation(session, "sluice")
     return Settings.model_validate(

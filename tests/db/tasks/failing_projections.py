@@ -40,7 +40,7 @@ def as_it_is(event: Event[Thing]) -> int:
 
 
 def raising(event: Event[Thing]) -> int:
-    """Returns the amount of the event; raises an error if the amount is BAD."""
+    """Returns the amount of the event. Raises an error if the amount is BAD."""
     if event.data.amount == BAD:
         raise ValueError("thirteen")
     return event.data.amount
@@ -134,7 +134,7 @@ def shown(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Record:
 
 
 def stream(kind: Callable[..., Record] = thing_set) -> list[Record]:
-    """Returns five events of two keys; the second event of `a` is bad.
+    """Returns five events of two keys. The second event of `a` is bad.
 
     If Postgres is to refuse the row of the bad event, apply the third event of `a` in a later batch. In the
     same batch, the third event would overwrite the bad row before Postgres checks the row.

@@ -53,7 +53,7 @@ def open_reader(bench: Bench) -> Iterator[Callable[..., Reader]]:
 
 
 def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
-    """Builds another generation for a swap. Returns the bench with its code, and its number."""
+    """Builds another generation for a swap. Returns the test bench with its code, and its number."""
     fixed = opened(bench.with_code(registry(2, 10)))
     number = fixed.begin()
     assert fixed.rebuild(number)

@@ -21,7 +21,7 @@ LOCK_TIMEOUT = "50ms"
 SOON = RetryLimits(first_pause_seconds=0.01, longest_pause_seconds=0.05, share=0.9)
 KEYS = 200
 HELD = 2
-"""The offset of the event that cannot be applied; its key is `k`."""
+"""The offset of the event that cannot be applied. The key of this event is `k`."""
 
 
 @handles("thing.named")
@@ -36,7 +36,7 @@ def thing_named(offset: int, thing_id: str, name: str) -> Record:
 
 
 class AsideBench(Bench):
-    """A bench whose applier retries after short pauses."""
+    """A test bench whose applier retries after short pauses."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

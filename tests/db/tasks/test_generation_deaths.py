@@ -1,4 +1,4 @@
-"""If a handler ends the process of a rebuild several times, the rebuild skips and reports the event."""
+"""A rebuild skips and reports an event whose handler repeatedly ends its process or times out."""
 
 from typing import Any
 

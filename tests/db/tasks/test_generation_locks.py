@@ -1,4 +1,4 @@
-"""Locks keep rebuilds and swaps correct while workers apply events; mutants without the locks are caught."""
+"""Locks keep rebuilds and swaps correct while workers apply events. Mutants without the locks are caught."""
 
 import threading
 from collections.abc import Sequence

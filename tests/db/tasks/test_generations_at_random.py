@@ -105,7 +105,7 @@ class Course:
         who.catch_up(self.random.choices(self.queues, k=self.random.randint(1, 3)))
 
     def event(self) -> Record:
-        """Returns the next event; the caller sets its offset."""
+        """Returns the next event. The caller sets its offset."""
         key = self.random.choice(KEYS)
         self.events += 1
         if self.random.random() < 0.1:

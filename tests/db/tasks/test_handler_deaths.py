@@ -23,7 +23,8 @@ def died(bench: Bench, times: int, *, place: EventPlace = SUSPECT, timed_out: bo
 
 
 CASES = [
-    # The number of deaths; True for a timeout; the class of the letter; the records of each transaction.
+    # Each case: the number of deaths, True for a timeout, the class of the letter, the offsets of each
+    # transaction.
     (0, False, None, [[0, 1, 2, 3]]),
     (1, False, None, [[0], [1], [2, 3]]),
     (2, False, None, [[0], [1], [2, 3]]),

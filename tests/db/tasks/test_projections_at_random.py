@@ -20,7 +20,7 @@ SEEDS = [*FEW, *(pytest.param(n, marks=pytest.mark.soak) for n in range(20) if n
 
 
 def fussy(event: object) -> int:
-    """Returns the amount of the event; raises an error for every multiple of five."""
+    """Returns the amount of the event. Raises an error for every multiple of five."""
     amount: int = event.data.amount  # type: ignore[attr-defined]
     if amount % 5 == 0:
         raise ValueError("five")
@@ -63,7 +63,7 @@ class Course:
                     self.right.redrive_letters(key, number)
 
     def who(self) -> Bench:
-        """Returns, at random, the bench of the failing code or of the right code."""
+        """Returns, at random, the test bench of the failing code or of the right code."""
         return self.random.choice([self.failing, self.right])
 
     def batch(self) -> None:

@@ -123,7 +123,7 @@ def pages(bench: Bench, statement: Statement, hints: dict[str, int]) -> int:
         is_newer = path[-1].get("Index Name") == "outbox_events_newer_idx"
         if path[-1].get("Relation Name") == "outbox_events" and not is_newer:
             assert path[-1]["Node Type"] in ("Index Scan", "Index Only Scan"), statement.name
-            # A sort above the LIMIT sorts one page; a sort below it would sort the whole queue.
+            # A sort above the LIMIT sorts only one page. A sort below the LIMIT would sort the whole queue.
             limits = [n for n, node in enumerate(path) if node["Node Type"] == "Limit"]
             assert not [node for node in path[limits[-1] if limits else 0 :] if "Sort" in node["Node Type"]]
     return touched_pages(plan)

@@ -25,7 +25,7 @@ OpenBench = Callable[..., Bench]
 
 @pytest.fixture
 def open_bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenBench]:
-    """Yields a function that opens a bench with short timeouts on the application's database."""
+    """Yields a function that opens a test bench with short timeouts on the application's database."""
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
     create_tables(database_url)

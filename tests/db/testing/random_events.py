@@ -15,7 +15,7 @@ Action = Callable[[AnyWorld], object]
 
 
 def actions(rng: random.Random, count: int) -> Iterator[tuple[str, Action]]:
-    """Yields random actions with their names; most actions send an event."""
+    """Yields random actions with their names. Most actions send an event."""
     for number in range(count):
         yield _action(rng, number)
 

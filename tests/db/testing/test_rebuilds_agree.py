@@ -20,7 +20,7 @@ KEYS = ("a", "b", "c", "d")
 
 
 def random_log(rng: random.Random) -> list[Record]:
-    """Returns events of four entities; some events fail, and some are sent again."""
+    """Returns events of four entities. Some events fail, and some are sent again."""
     log: list[Record] = []
     for offset in range(RECORDS):
         key, amount = rng.choice(KEYS), rng.randint(1, 9)

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def process(bench: AsideBench, database_url: str, redis_url: str) -> Iterator[WorkerProcess]:
-    """The process object of a worker on queue `maintenance`."""
+    """Yields the process object of a worker on queue `maintenance`."""
     with closing(Session(database_url, application_name="test")) as session:
         create_installation(session, "sluice")
     settings = read_settings(

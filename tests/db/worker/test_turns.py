@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def process(database_url: str) -> Iterator[WorkerProcess]:
-    """The process object of a worker on queues `relay` and `maintenance`."""
+    """Yields the process object of a worker on queues `relay` and `maintenance`."""
     environ = {
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://nowhere",

@@ -143,7 +143,7 @@ def test_pubsub_survives_the_loss_of_its_connection(client: Any, raw: Any) -> No
 
         def subscribed() -> bool:
             with suppress(ConnectionError):
-                # This call detects the lost connection; the next call connects and subscribes again.
+                # This call detects the lost connection. The next call connects and subscribes again.
                 subscriber.get_message(timeout=0.1)
             return raw.pubsub_channels() == [f"{PREFIX}plain".encode()] and bool(raw.pubsub_numpat())
 

@@ -141,7 +141,7 @@ def test_every_key_begins_with_the_prefix(
 
 @pytest.mark.own("redis")
 @pytest.mark.parametrize("transport", [redis_transport.Transport, kombu_redis.Transport])
-def test_without_the_redis_client_of_sluice_kombu_uses_keys_without_the_prefix(
+def test_kombu_sends_some_keys_without_the_prefix_but_the_transport_of_sluice_sends_none(
     redis_url: str, transport: Any
 ) -> None:
     options = {"global_keyprefix": "shop-0123abcd:", "visibility_timeout": 0}

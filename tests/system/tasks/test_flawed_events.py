@@ -1,4 +1,4 @@
-"""Records that do not fit into a message. Other entities continue; `dlq redrive` reads from Kafka."""
+"""Records that do not fit into a message. Other entities continue. `dlq redrive` reads from Kafka."""
 
 import json
 from contextlib import closing
