@@ -61,9 +61,8 @@ def test_waiting_events_are_counted_per_queue_and_behind_each_refused_event(sess
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     insert_event(session, 3, key="other")
-    insert_event(
-        session, 4, queue="order.1"
-    )  # Event 1 is in another queue, so it does not hold back event 4.
+    # Event 1 is in another queue, so it does not hold back event 4.
+    insert_event(session, 4, queue="order.1")
     insert_event(session, 5, queue="order.1", topic="more", key=None, refused="bad")
     insert_event(session, 6, queue="order.1", topic="more", key=None)
     waiting = [one._replace(oldest_seconds=0.0) for one in read_waiting(session, None)]

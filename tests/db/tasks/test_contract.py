@@ -265,11 +265,11 @@ def test_values_that_postgres_would_alter_are_stored_unchanged(session: Session,
         for write in (
             Insert(EVERY_TYPE, key, {name: value}),
             Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),
-            Upsert(
-                EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5
-            ),  # A duplicate: its version is equal.
+            # A duplicate: its version is equal.
+            Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),
             Merge(EVERY_TYPE, key, {name: value}, 6),
-            Insert(EVERY_TYPE, key, {name: value}),  # A duplicate: its hash is equal.
+            # A duplicate: its hash is equal.
+            Insert(EVERY_TYPE, key, {name: value}),
             Read(EVERY_TYPE, key),
         ):
             log.append(scripted(len(log), write))

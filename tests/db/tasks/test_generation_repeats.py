@@ -168,9 +168,8 @@ def test_a_letter_of_the_live_generation_keeps_its_state_at_another_offset(
     bench: Bench, opened: Any, dropped: bool
 ) -> None:
     code = opened(bench.with_code(registry(1, 1_000)))
-    refused = thing_set(
-        1, "b", 5_000
-    )  # The code stores 1,000 times this amount, which violates the check of the table.
+    # The code stores 1,000 times this amount, which violates the check of the table.
+    refused = thing_set(1, "b", 5_000)
     code.live(thing_set(0, "a", 5), refused)
     if dropped:
         bench.looking.command("UPDATE sluice.projection_letters SET state = 'dropped'")

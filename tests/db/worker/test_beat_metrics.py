@@ -264,8 +264,7 @@ def test_a_locked_table_delays_a_reading_only_until_the_statement_timeout(
     operator = make_session()
     with operator.transaction():
         operator.command("LOCK TABLE sluice.dead_letters")
-        # The test holds the lock until the reading has ended. So without a time limit, the reading would
-        # never end.
+        # The test holds the lock until the reading ends. Without a time limit, the reading would not end.
         assert beat.look()[(metrics.POSTGRES_UP.name,)] == 0
     assert beat.look()[(metrics.POSTGRES_UP.name,)] == 1
 

@@ -21,9 +21,8 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 EVENTS_PER_TURN = 1_000
-TURNS_PER_SEED = (
-    40  # For so many turns, the same events are repeated, because each new order makes a slow call.
-)
+# For so many turns, the same events are repeated, because each new order makes a slow call.
+TURNS_PER_SEED = 40
 CAPTURES_PER_TURN = 5
 LIVE_RATE = 1_000  # Events a second while a rebuild runs.
 

@@ -27,9 +27,8 @@ from tests.system.worker.test_flower import consumed
 
 QUEUE = "payment.0"
 OFFSET = 1_000_000
-ITEMS_AT_ONCE = (
-    4  # The number of messages between two checks of the processes. A check takes one or two seconds.
-)
+# The number of messages between two checks of the processes. A check takes one or two seconds.
+ITEMS_AT_ONCE = 4
 SERVICES = ("relay", "maintenance", "effects", "rebuild")
 
 
