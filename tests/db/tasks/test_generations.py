@@ -65,11 +65,11 @@ def test_old_code_never_writes_the_new_generation(bench: Bench, opened: Any) -> 
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
     assert fixed.rebuild(number)
-    bench.live(thing_set(1, "a", 2))  # This worker runs the old code.
+    # This worker runs the old code.
+    bench.live(thing_set(1, "a", 2))
     assert (bench.rows(1), bench.rows(number)) == ({"a": (2, 2)}, {"a": (10, 1)})
-    fixed.live(
-        thing_set(2, "a", 3)
-    )  # This worker runs the new code. The generation lags, so it does not change.
+    # This worker runs the new code. The generation lags, so it does not change.
+    fixed.live(thing_set(2, "a", 3))
     assert (bench.rows(1), bench.rows(number)) == ({"a": (30, 3)}, {"a": (10, 1)})
     with pytest.raises(Behind, match="1 lane of generation 2 is behind the live generation"):
         fixed.swap(number)
