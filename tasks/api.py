@@ -15,7 +15,7 @@ D = TypeVar("D")
 JsonObject: TypeAlias = dict[str, Any]
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[Any, Any]
-"""Column → value. A column is its name, the column itself (`orders.c.status`), or an Enum member."""
+"""Column → value. A column is given as its name, as `orders.c.status`, or as an Enum member."""
 Text: TypeAlias = str | Enum
 """A string, or an Enum member whose value is a string."""
 Version: TypeAlias = int | datetime
@@ -30,13 +30,13 @@ class EventVersion:
 
 
 EVENT = EventVersion()
-"""Default of `version=`: the event's own version; the event is rejected if it has none."""
+"""Default of `version=`: the version of the event. An event without a version is rejected."""
 
 WriteVersion: TypeAlias = Version | EventVersion | None
 
 
 class Event(msgspec.Struct, Generic[D], frozen=True):
-    """One decoded event. `headers` are the headers of the record, without those of CloudEvents."""
+    """One decoded event. `headers` are the headers of the record, without the CloudEvents headers."""
 
     id: str | None
     type: str
@@ -51,7 +51,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True):
 
 
 class Insert(msgspec.Struct, frozen=True):
-    """Inserts a row. If the row exists, the outcome is duplicate for equal values, conflict for others."""
+    """Inserts a row. If it exists: outcome duplicate for equal values, conflict for others."""
 
     table: Table
     key: Text | None
@@ -59,7 +59,7 @@ class Insert(msgspec.Struct, frozen=True):
 
 
 class Upsert(msgspec.Struct, frozen=True):
-    """Writes a whole row. The newest version wins, in any order of arrival. `values` holds every column."""
+    """Writes a whole row. The newest version wins, even if it arrives first. `values` holds every column."""
 
     table: Table
     key: Text | None
@@ -68,7 +68,7 @@ class Upsert(msgspec.Struct, frozen=True):
 
 
 class Merge(msgspec.Struct, frozen=True):
-    """Writes some fields. The newest version wins per field: events for different fields never conflict."""
+    """Writes some fields. The newest version wins per field. Events for different fields never conflict."""
 
     table: Table
     key: Text | None
@@ -77,7 +77,7 @@ class Merge(msgspec.Struct, frozen=True):
 
 
 class Increment(msgspec.Struct, frozen=True):
-    """Adds to counter columns. A result below `floor` applies `otherwise` instead and ends the handler."""
+    """Adds to counters. If a sum would be below `floor`, applies `otherwise` instead and ends the handler."""
 
     table: Table
     key: Text | None
@@ -87,9 +87,9 @@ class Increment(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Deletes a row. Its version is kept, so that a late older event cannot restore the row.
+    """Deletes a row. Keeps the version of the Delete, so that a late older event cannot restore the row.
 
-    With `version=None`, the row's own version is kept; a row without a version leaves no tombstone.
+    With `version=None`, the version of the row is kept instead. If the row has none either, none is kept.
     """
 
     table: Table
@@ -98,14 +98,14 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """`row = yield Read(table, key)`: the current row, locked; None (and no lock) if there is no row."""
+    """`row = yield Read(table, key)` locks and returns the current row. Without a row, it returns None."""
 
     table: Table
     key: Text | None
 
 
 class Emit(msgspec.Struct, frozen=True):
-    """An outgoing event. The same transaction writes it to the outbox. A repeated event emits the same id."""
+    """An outgoing event, stored in the incoming event's transaction. The id is derived from that event."""
 
     topic: Text
     key: Text | None
@@ -116,7 +116,7 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A side effect, by name or function. The same transaction stores one ledger row per value of `once`."""
+    """A side effect, given by name or function. Only one call is stored per value of `once`."""
 
     effect: "Text | EffectFunction"
     once: Text | None = None
@@ -129,11 +129,11 @@ ProjectionEffect: TypeAlias = Write | Read
 
 
 class Rejected(Exception):
-    """Raised by a handler: the event can never be applied. It becomes a dead letter."""
+    """Raised by a handler if its event can never be applied. The event becomes a dead letter."""
 
 
 class EffectRefused(Exception):
-    """Raised where a handler yields an effect that can never be applied. The event becomes a dead letter."""
+    """Raised at the `yield` of an effect that can never be applied. The event becomes a dead letter."""
 
     frames: tuple[tuple[str, int, str], ...] = ()
     """File, line and function of the `yield`. For `yield from`, the outer frames come first."""
@@ -141,7 +141,7 @@ class EffectRefused(Exception):
 
 @dataclass(frozen=True)
 class Entity:
-    """A type of object that events are about. `shards` counts for a new type; later use `sluice reshard`."""
+    """A type of object that events are about. `shards` is for a new type; later, use `sluice reshard`."""
 
     name: str
     shards: int = 4
@@ -149,7 +149,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class FieldNames:
-    """Fields of plain JSON that replace CloudEvents headers. Without a `data` field, data is the object."""
+    """Field names of plain JSON. Without a field `data`, the data is the whole object."""
 
     event_id: str = "event_id"
     type: str = "type"
@@ -162,9 +162,9 @@ class FieldNames:
 class Topic:
     """A Kafka topic whose record keys are keys of `entity`.
 
-    `dedup` sets how a repeated event is recognized. "id": by its event id; a record without an id is a dead
-    letter, except for null values. "position": by topic, partition and offset, so every record counts, even
-    if a producer sends an event twice.
+    `dedup` sets how a repeated event is recognized. "id": by its event id. A record with a value but no id
+    becomes a dead letter. "position": by topic, partition and offset. Every record then counts, even if a
+    producer sends an event twice.
     """
 
     name: str
@@ -192,8 +192,8 @@ class EffectCall(msgspec.Struct, frozen=True):
 class NotSent(Exception):
     """Raised by an effect function: the call was certainly not made and is retried.
 
-    `retry_after` is the pause that the provider requires: seconds, or a timedelta. Such an attempt does not
-    count towards `attempts`.
+    `retry_after` is the pause that the provider requires: seconds, or a timedelta. An attempt with
+    `retry_after` does not count towards `attempts`.
     """
 
     retry_after: float | timedelta | None = None
@@ -210,7 +210,7 @@ class Refused(Exception):
 Handler: TypeAlias = Callable[[Event[Any]], Iterator[Effect]]
 """A generator function that takes one event and yields effects. A Read returns the row or None."""
 ProjectionHandler: TypeAlias = Callable[[Event[Any]], Iterator[ProjectionEffect]]
-"""Yields neither Emit nor Call, so that a type checker reports them before a rebuild does."""
+"""Yields neither Emit nor Call. A type checker reports them before a rebuild refuses them."""
 EffectFunction: TypeAlias = Callable[[EffectCall], JsonObject | None]
 """Makes one call outside of every transaction. Returns the provider's answer, or None if there is none."""
 H = TypeVar("H", bound=Handler)
@@ -220,7 +220,7 @@ E = TypeVar("E", bound=EffectFunction)
 
 @dataclass(frozen=True)
 class Handles:
-    """Attached to a function by `handles`; collected at start, never at import."""
+    """The declaration that `handles` attaches to a function. It is collected at start, never at import."""
 
     types: tuple[Text, ...]
     topic: TopicChoice = None
@@ -228,7 +228,7 @@ class Handles:
 
 @dataclass(frozen=True)
 class Projects:
-    """Attached to a function by `projects`."""
+    """The declaration that `projects` attaches to a function."""
 
     types: tuple[Text, ...]
     into: Table
@@ -245,7 +245,7 @@ Raises if the result cannot be determined.
 
 @dataclass(frozen=True)
 class EffectDeclaration:
-    """Attached to a function by `effect`: how calls are attempted, and what follows an unknown outcome."""
+    """The declaration that `effect` attaches to a function: rules for attempts and unknown outcomes."""
 
     name: str
     on_unknown: Literal["retry", "ask"]
@@ -275,9 +275,9 @@ def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
 
 
 def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
-    """Declares a projection handler. It may only write to and Read the table `into`. `topic`: see `handles`.
+    """Declares a projection handler, which may only write and Read the table `into`. `topic`: see `handles`.
 
-    Increase `revision` if a change of code changes the rows that the handlers write for an event.
+    Increase `revision` if the changed code writes other rows for the same events.
     """
     return lambda function: _mark(function, Projects(types, into, revision, topic))
 
@@ -292,10 +292,10 @@ def effect(
     holds: bool = False,
     reconcile: Reconcile | None = None,
 ) -> Callable[[E], E]:
-    """Declares an effect function. "retry" requires `key_lifetime`: the time in seconds that a key is valid.
+    """Declares an effect function. "retry" requires `key_lifetime`: for how many seconds a key is valid.
 
     `reconcile` asks the provider for the result of a call whose outcome is unknown (`sluice effects
-    reconcile`). `holds`: a call that failed or is uncertain holds back later calls of its entity.
+    reconcile`). `holds`: a failed or uncertain call holds back later calls of its entity.
     """
     if on_unknown == "retry" and key_lifetime is None:
         raise ValueError(f"effect {name}: on_unknown='retry' requires key_lifetime= in seconds")

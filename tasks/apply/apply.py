@@ -45,7 +45,7 @@ _SUCCEEDED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The result of a batch: records per outcome, and slices per judgement under the lock."""
+    """The result of a batch: the number of records per outcome, and of slices per judgement of the guard."""
 
     outcomes: Counter[str]
     judgements: Counter[str]
@@ -58,7 +58,7 @@ class Applied:
     without_id: Counter[str] = field(default_factory=Counter)
     """Topic → number of events without an id. Topics without such events are omitted."""
     retries: Mapping[str, int] = field(default_factory=dict)
-    """Attempts at events that were set aside, by result."""
+    """Result → number of attempts at events that were set aside."""
 
     def plus(self, later: "Applied") -> "Applied":
         """Returns the sum of this result and that of a later chunk of the same message."""
@@ -76,7 +76,7 @@ class Applier:
     """Applies batches over one session, one at a time. `apply` is idempotent per batch."""
 
     def __init__(self, session: Session, registry: Registry, limits: RetryLimits = RetryLimits()) -> None:
-        """`limits` bound the retries of events that the surroundings (servers, locks) hold up."""
+        """`limits` are for the retries of events that cannot be applied because of servers or locks."""
         self._session = session
         self._registry = registry
         self._set_aside = partial(set_aside, limits=limits)
@@ -88,11 +88,11 @@ class Applier:
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
-        """Applies as much of the slices as the time allows, in chunks, usually one.
+        """Applies the slices in chunks (usually one), as many as the time allows.
 
-        Then retries events of the queue that were set aside; without slices, it only retries. Returns None
-        if it stopped or halted the queue before an event was applied; the bridge sends the batch again.
-        Raises only for a bug in Sluice, so a message may always be acknowledged.
+        Then retries events of the queue that were set aside. Without slices, it only retries. Returns None if
+        it gave up or halted the queue before it applied an event. The bridge then sends the batch again.
+        Raises only if Sluice has a bug, so the caller may always acknowledge the message.
         """
         message = MessageEvents(self._registry, slices)
         total = self._apply_chunks(queue, message)
@@ -123,9 +123,9 @@ class Applier:
         def attempt() -> Applied:
             nonlocal chunk
             if chunk is None:
-                # Read without the lock, so that many repeats cost no decoding.
+                # Read without the lock, only to avoid decoding records that were applied before.
                 chunk = message.next_chunk(guard.read_lanes(self._session, queue))
-            # Idempotent: after a lost COMMIT the guard shows what was applied.
+            # Idempotent: if a COMMIT took effect and its answer was lost, the guard skips the records.
             return self._attempt(queue, message, chunk, singly=tries.singly)
 
         def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
@@ -146,7 +146,7 @@ class Applier:
                 self._halt(queue, error)
             else:
                 log.warning(
-                    "batch aborted; the bridge will resend it",
+                    "batch aborted; the bridge will send the batch again",
                     queue=queue,
                     error=error,
                     attempts=tries.attempts,
@@ -224,7 +224,7 @@ class Applier:
         *,
         singly: bool,
     ) -> list[EventResult]:
-        """Settles the first of the events, usually all of them, and advances their lanes."""
+        """Settles the events from the first on, usually all of them, and advances their lanes."""
         snapshot = self._generation_writer.read_projection_snapshot(queue)
         self._erasures.refresh(lanes.newest_erasure)
         limit = None if lanes.failures is None else lanes.failures.batch_limit
@@ -284,7 +284,7 @@ class Applier:
         except Exception as second:
             # The queue is not marked as halted, so the bridge sends the batch again without a delay.
             log.error("queue could not be halted", queue=queue, reason=reason, error=second)
-        # Prepared plans may be older than a repair (of a rule, for example). A new connection has none.
+        # Prepared plans may ignore a later repair, for example of a rule. A new connection has no such plans.
         self._session.close()
 
 

@@ -6,11 +6,11 @@ from sluice.kafka_io.record_types import Record
 
 
 class Slice(NamedTuple):
-    """Claims that the lane's records in (prev, last] are exactly these.
+    """A slice of a lane. It claims that the lane's records in (prev, last] are exactly `records`.
 
-    The claim is a fact about the log, so any process may send it any number of times. `records` is never
-    empty and is sorted by offset. `prev` is the offset of the record before `records` that the sender read in
-    the lane.
+    The claim is a fact about the log, so any process may send the slice any number of times. `records` is
+    never empty and is sorted by offset. `prev` is the offset of the record that the sender read in the lane
+    before `records`.
     """
 
     topic: str

@@ -31,7 +31,7 @@ from sluice.tasks.fold.plan import Planned
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # so that deferred constraints fail before COMMIT
 
-# After an event was held up, the other events of the pass have shorter limits.
+# Limits for the remaining events of a transaction after a lock or a time-out held up one event.
 SHORT_LIMITS = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '100ms'"
 USUAL_LIMITS = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT"
 
@@ -39,16 +39,16 @@ T = TypeVar("T")
 
 
 class SetAside(Protocol):
-    """Stores an event that the surroundings keep from being applied, so that its lane continues."""
+    """Stores an event that cannot be applied because of servers or locks, so that its lane continues."""
 
     def __call__(
         self, session: Session, store: FoldIO, queue: str, planned: Planned, error: Exception
     ) -> EventResult:
-        """Writes the event as waiting for a retry, under the queue's lock. Returns its result."""
+        """Writes the event as waiting for a retry, under the queue's lock. Returns the event's result."""
 
 
 class _TakenBack(Exception):
-    """Rolls back an attempt that was made only to see its error."""
+    """Raised to roll back an attempt that only tests if Postgres refuses it."""
 
 
 class BatchWriter:
@@ -66,12 +66,12 @@ class BatchWriter:
         set_aside: SetAside | None = None,
         limit: int | None = None,
     ) -> None:
-        """`snapshot` holds the generations as read under the lock. Live generations are written here.
-        `erasures` were read at the same moment.
+        """`snapshot` and `erasures` must be read under the lock. Writes the live generations of `snapshot`.
 
-        `redriving`: the events are letters of one entity. They are applied although they are known and the
-        entity is parked; the caller updates letters and identities. If `set_aside` is None, errors of the
-        surroundings are raised. `limit`: the most events that one transaction settles event by event.
+        `redriving`: the events are letters of one entity. They are applied although their identities are
+        known and the entity is parked. The caller updates letters and identities. If `set_aside` is
+        None, errors of servers and locks are raised. `limit`: the most events that one transaction settles
+        event by event.
         """
         self._session = session
         self._queue = queue
@@ -79,20 +79,19 @@ class BatchWriter:
         self._snapshot = snapshot
         self._erasures = erasures
         self._held: dict[str, set[str]] = {}
-        """Projection → keys whose events began to wait for it in this transaction."""
+        """Projection → keys of entities whose events wait for it because of this transaction."""
         self._redriving = redriving
         self._set_aside = set_aside
         self._limit = limit
         self._locks = AbsentKeyLocks()
-        # Tables whose rows changed, and tables that events wrote, or tried to write, under a key other than
-        # the event's.
         self._changed_tables: set[Table] = set()
+        # Tables that events wrote, or tried to write, under a key other than the event's key.
         self._other_tables: set[Table] = set()
 
     def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
         """Settles the events, or only the first of them. Writes and returns the results.
 
-        Raises errors of Postgres. With `singly`, raises only errors that no event causes.
+        Raises errors of Postgres; with `singly`, only errors that no single event causes.
         """
         settled = self._settle_singly(events) if singly else self._settle(self._store(), events)
         self._erasures.tables.note(self._entity, self._changed_tables, self._other_tables)
@@ -100,7 +99,7 @@ class BatchWriter:
 
     def _settle(self, store: FoldIO, events: Sequence[Planned]) -> list[EventResult]:
         memory = store.load(events)
-        # The budget starts here: the time to load the rows does not count.
+        # The time to load the rows does not count towards the budget of the handlers.
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
         folded = fold(events, memory, lambda: time.monotonic() >= until)
         store.write_back(self._queue, memory, folded)
@@ -143,12 +142,12 @@ class BatchWriter:
                 faults |= found
 
     def _settle_refused(self, event: Planned, error: Exception, done: SingleEvents) -> EventResult:
-        """Settles an event that Postgres refuses for a reason other than its projections."""
+        """Settles an event that Postgres refuses for a reason outside of its projections."""
         if isinstance(error, WriteSuppressed):
             done.suppressed.append((error, DeploymentBroken(str(error))))
         else:
             if self._redriving and done.settled and may_be_set_aside(error):
-                # The earlier events are applied. The next transaction begins here and raises this error.
+                # The earlier events stay applied. The next transaction raises the error at this event.
                 return EventResult(event, Outcome.WAITING)
             if self._set_aside is not None and may_be_set_aside(error):
                 one = self._put_aside(self._set_aside, event, error)
@@ -202,7 +201,7 @@ class BatchWriter:
 
     def _put_aside(self, set_aside: SetAside, event: Planned, error: Exception) -> EventResult:
         one = self._with_letter(lambda store: set_aside(self._session, store, self._queue, event, error))
-        # Further events that are held up must not use up the time of the others.
+        # If further events are held up, they must not use up the time of the other events.
         self._session.command(SHORT_LIMITS)
         return one
 
@@ -214,7 +213,7 @@ class BatchWriter:
         return dead.settled[0]
 
     def _with_letter(self, write: Callable[[FoldIO], T]) -> T:
-        """Stores one letter with `write`. If Postgres refuses it, stores it without the record's value."""
+        """Stores one letter with `write`. If Postgres cannot, leaves out the record's value."""
         try:
             return self._in_savepoint(lambda: write(self._store()))
         except LetterNotStored:
@@ -246,6 +245,6 @@ class BatchWriter:
 
 
 def _blocks(settled: EventResult) -> bool:
-    """Returns True if the later events of the entity must wait."""
+    """Returns True if the later events of the entity must wait for this event."""
     died = settled.outcome is Outcome.DEAD and settled.planned.parks
     return settled.outcome is Outcome.WAITING or died

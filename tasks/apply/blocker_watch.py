@@ -30,7 +30,7 @@ class BlockerWatch:
         self._thread.start()
 
     def end(self) -> str | None:
-        """Ends the thread and the connection. Returns the blockers as a JSON array, None if none was seen."""
+        """Ends the thread and the connection. Returns the blockers as a JSON array, None if it found none."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()

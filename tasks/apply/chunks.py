@@ -1,4 +1,4 @@
-"""Cuts a message into chunks, each of which one transaction applies."""
+"""Cuts a message into chunks. One transaction applies one chunk."""
 
 import time
 from collections import Counter
@@ -19,39 +19,39 @@ from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
 HANDLER_BUDGET_SECONDS = 1.0
-"""Time in handlers after which no further event is begun. The time before a transaction and the time within
-it are counted separately.
+"""After this time in handlers, no further event is begun. Handlers run before the transaction and within it;
+both runs have their own budget.
 """
 
 _MARGIN_SECONDS = 5.0  # for other work of a process between two statements, on a busy machine
 
 
 def session_settings(handler_seconds: float) -> dict[str, str]:
-    """Returns the settings of a session whose transactions wait for handlers up to `handler_seconds`."""
+    """Returns settings of a session whose transactions are idle while handlers run for `handler_seconds`."""
     idle_seconds = handler_seconds + HANDLER_BUDGET_SECONDS + _MARGIN_SECONDS
     return {"idle_in_transaction_session_timeout": f"{round(idle_seconds * 1000)}ms"}
 
 
 RecordPlace: TypeAlias = tuple[str, int, int]
-"""A record: (topic, partition, offset)."""
+"""The place of a record: (topic, partition, offset)."""
 
 
 @dataclass(slots=True)
 class Chunk:
-    """The next slices of a message. The last slice may be cut."""
+    """The next slices of a message. The last slice may be incomplete."""
 
     slices: list[Slice] = field(default_factory=list)
     is_cut: bool = False
     """True if the message holds more records."""
     first: RecordPlace | None = None
-    """Its first event; None if no record is known to be new."""
+    """The place of the first event that was planned for this chunk; None if no event was planned."""
     events: int = 0
     has_begun: bool = False
-    """True if its newest transaction held the queue's lock and had events to apply."""
+    """True if the newest transaction of this chunk held the queue's lock and had events to apply."""
     failures: QueueFailures | None = None
     """The failures of the queue, as that transaction read them."""
     is_alone: bool = False
-    """True if it holds a single event that may end the process, so that no other event runs with it."""
+    """True if the chunk holds only one event, because the handlers of this event may end the process."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Claims:
 
 
 class MessageEvents:
-    """The slices of a message and their events. Each record is decoded and planned once."""
+    """The slices of a message and their events. Each record is decoded and planned one time."""
 
     def __init__(
         self, registry: Registry, slices: Sequence[Slice], clock: Callable[[], float] = time.monotonic
@@ -81,7 +81,7 @@ class MessageEvents:
     def next_chunk(self, lanes: Lanes) -> Chunk:
         """Returns events that were not applied before, as many as the handlers' budget allows.
 
-        `lanes` may be read without the lock: an applied event is never applied again.
+        `lanes` may be read without the lock, because an event that they show as applied stays applied.
         """
         until = self._clock() + HANDLER_BUDGET_SECONDS
         chunk = Chunk()
@@ -106,9 +106,9 @@ class MessageEvents:
         return chunk
 
     def events_of(self, piece: Slice, applied: int) -> list[Planned]:
-        """Returns the events of a slice above an offset."""
+        """Returns the events of a slice whose offset is above `applied`."""
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
-        # A record is not planned yet only if a failover moved Postgres back or the type was re-routed.
+        # All are planned already, unless a failover moved Postgres back or the entity type was re-routed.
         return [self._plan(piece, record) for record in unapplied]
 
     def leave(self, pieces: Sequence[Slice]) -> None:
@@ -145,7 +145,7 @@ class MessageEvents:
         return planned
 
     def _in_order(self, lanes: Lanes) -> list[Slice]:
-        """Returns the slices, and last the slices of lanes whose next event may end the process."""
+        """Returns the slices. The slices of a lane whose next event may end the process are the last ones."""
         if not self._deaths:
             return self._slices
         late = set()
@@ -157,7 +157,7 @@ class MessageEvents:
         return sorted(self._slices, key=lambda piece: (piece.topic, piece.partition) in late)
 
     def _is_suspect(self, piece: Slice, record: Record) -> bool:
-        """Returns True for an event that may run again although a process ended in its handlers."""
+        """Returns True if a process ended in the handlers of this event, but the event may run again."""
         return self._deaths_of(piece, record) is not None and self._find_fault(piece, record) is None
 
     def _find_fault(self, piece: Slice, record: Record) -> EventFault | None:
@@ -169,7 +169,7 @@ class MessageEvents:
 
 
 def reached(claims: Sequence[tuple[Slice, Sequence[Planned]]], settled: int) -> dict[Place, int]:
-    """Returns the offset that each lane reaches with the first `settled` events of the slices."""
+    """Returns lane → the offset that the lane reaches with the first `settled` events of the slices."""
     offsets: dict[Place, int] = {}
     for piece, events in claims:
         if settled <= 0:

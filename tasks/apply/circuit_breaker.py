@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 SUCCEEDED, FAILED = ".", "x"
 WINDOW = 200  # number of recent tried events that count
-FEWEST_DEATHS = 20  # with fewer, some poison events after a quiet night would halt the queue
+FEWEST_DEATHS = 20  # with a lower limit, a few bad events after a quiet night would halt the queue
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """The queue's failure window after a batch, the deaths still accepted, and the decision to halt."""
+    """The queue's failure window after a batch, the deaths that remain accepted, and the decision to halt."""
 
     failure_window: str
     accepted_deaths: int
@@ -17,9 +17,9 @@ class BreakerState:
 
 
 def judge_batch(failure_window: str, batch: str, accepted_deaths: int) -> BreakerState:
-    """Judges a batch (one character per tried event) over the queue's last WINDOW tried events.
+    """Adds a batch (one character per tried event) to the queue's last WINDOW tried events, and judges them.
 
-    Deaths that an operator accepted beforehand leave no trace in the window.
+    Deaths that an operator accepted beforehand are not added to the window.
     """
     forgiven = min(accepted_deaths, batch.count(FAILED))
     window = (failure_window + batch.replace(FAILED, "", forgiven))[-WINDOW:]

@@ -18,13 +18,13 @@ MAX_ERROR_CHARACTERS = 200
 
 
 class DeathLog:
-    """Not thread-safe. The dead letters hold the details that a log line omits."""
+    """Logs failed events. Not thread-safe. The dead letters hold the details that a log line omits."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pace = LogPace(clock=clock)
 
     def note_committed(self, queue: str, settled: Sequence[EventResult]) -> None:
-        """Logs events of a committed batch that died, as a whole or for one projection, if a line is due."""
+        """Logs the events of a committed batch that failed, as a whole or for one projection."""
         for one in settled:
             if one.outcome is Outcome.DEAD and one.error is not None:
                 self._note("event died", queue, one)
@@ -65,7 +65,7 @@ def describe_place(died: EventResult) -> str:
 
 
 def _where(died: EventResult) -> dict[str, Any]:
-    """Returns handler, file and line; only the handlers' names if Postgres refused writes of several."""
+    """Returns handler, file and line; only names if Postgres refused writes of several handlers."""
     assert died.error is not None
     at, runs = died.error.at, died.planned.runs
     if at is None and len(runs) == 1:

@@ -1,4 +1,4 @@
-"""Notes the tables that events of an entity type write, and under which keys, for `sluice erase`."""
+"""Notes for `sluice erase` which tables events of an entity type write, and if under other keys."""
 
 from collections.abc import Iterable
 
@@ -16,13 +16,13 @@ class EntityTables:
         self._noted: dict[tuple[str, str], bool] = {}
 
     def note(self, entity: str, changed: Iterable[Table], other: Iterable[Table]) -> None:
-        """Notes tables that events changed or wrote under other keys, in the transaction of the events."""
+        """Notes tables that events changed, or wrote under other keys. Runs in the events' transaction."""
         seen = {table.name: False for table in changed} | {table.name: True for table in other}
         new = {
             name: otherwise
             for name, otherwise in seen.items()
             if otherwise > self._noted.get((entity, name), -1)
         }
-        # Remembers notes only if Postgres had them all: new ones may still be rolled back.
+        # Keeps notes in memory only if Postgres already had all of them. New notes may be rolled back.
         if new and not note_entity_tables(self._session, entity, new):
             self._noted |= {(entity, name): otherwise for name, otherwise in new.items()}

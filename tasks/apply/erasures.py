@@ -19,7 +19,7 @@ ERASED_CALL = "erased:"
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """One erasure of one entity: its time, and the ends that the logs of its topics had then."""
+    """One erasure of one entity: the time, and where the logs of the entity's topics ended at that time."""
 
     log_ends: Mapping[str, Mapping[int, int]]
     """Topic id → partition → the first offset that is not erased. A missing partition was empty."""
@@ -28,9 +28,9 @@ class Erasure:
     def covers(self, topic_id: str, partition: int, offset: int, milliseconds: float) -> bool:
         """Returns True for a record of the entity that was written before the erasure. Pure.
 
-        `milliseconds` is the time of the record, or the time at which its event was applied. It decides for
-        a topic whose log was not measured: it was deleted before, created later, or holds records that were
-        moved from another topic.
+        `milliseconds` is the time of the record, or the time at which its event was applied. This time
+        decides if the erasure did not measure the topic's log, because the topic was deleted before, was
+        created later, or holds records that were moved from another topic.
         """
         ends = self.log_ends.get(topic_id)
         if ends is None:
@@ -51,7 +51,7 @@ def _begin_hash(erasure_key: bytes, entity: str) -> blake2b:
 
 
 def erased_effect_key(erasure_key: bytes, effect_key: str) -> str:
-    """Returns the text that replaces the key of an erased call, so that it is not made a second time."""
+    """Returns the text that replaces the key of an erased call, so that the call is not made again."""
     text = blake2b(effect_key.encode(), digest_size=16, key=erasure_key, person=b"call").hexdigest()
     return f"{ERASED_CALL}{text}"
 
@@ -60,7 +60,7 @@ class Erasures:
     """The erased entities, kept in memory as hashes. A lookup costs nothing while no entity is erased.
 
     An erasure is committed under the lock of its entity's queue, so a batch that reads the newest id under
-    that lock sees it.
+    the same lock finds the erasure.
     """
 
     def __init__(self, session: Session) -> None:

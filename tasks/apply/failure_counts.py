@@ -21,7 +21,7 @@ class FailureCounts:
         self._pace = LogPace()
 
     def count(self, queue: str, chunk: Chunk, error: Exception) -> None:
-        """Counts a failed transaction, in a separate transaction. Best effort: it may miss a failure."""
+        """Counts a failed transaction, in a separate transaction. Best effort: a failure may be missed."""
         if chunk.first is None:
             return
         failures = after_failure(chunk.failures, chunk.first, chunk.events)
@@ -35,7 +35,7 @@ class FailureCounts:
             log.warning("batch narrowed", queue=queue, events=failures.batch_limit, error=text[:200])
 
     def note_success(self, queue: str, failures: QueueFailures) -> None:
-        """Widens the batch within the successful transaction, under the queue's lock."""
+        """Raises the batch limit again, within the successful transaction and under the queue's lock."""
         left = after_success(failures)
         if left is None:
             guard.clear_failures(self._session, queue)

@@ -26,7 +26,7 @@ from sluice.tasks.fold.plan import Planned, called_effects
 
 
 class LetterNotStored(Exception):
-    """Raised if Postgres runs out of time or resources at one dead letter.
+    """Raised if Postgres lacks the time or the resources to store one dead letter.
 
     The caller then stores the letter without the record's value.
     """
@@ -54,9 +54,10 @@ class FoldIO:
     ) -> None:
         """`entity` is the entity type of all events. For `snapshot` and `redriving` see `BatchWriter`.
 
-        `held`: projection → keys of entities whose events began to wait for it in this transaction. `faults`:
-        projection → the reason why Postgres refuses its writes for the only event. `locks` are the key locks
-        of the transaction. `cut_letters`: store letters without their values.
+        `held`: projection → keys of entities whose events began, in this transaction, to wait for the
+        projection. `faults`: projection → the reason why Postgres refuses the writes of the only event to the
+        projection. `locks` are the key locks of the transaction. `cut_letters`: store letters without the
+        values of their records.
         """
         self._erasures = erasures
         self._session = session
@@ -89,7 +90,7 @@ class FoldIO:
         own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
         for identity, *where, is_old in identities.load_identities(self._session, wanted):
             known = FirstSeen(*where)
-            # The identity row of a redriven letter marks it as dead or waiting; the redrive changes that row.
+            # A redriven letter has an identity row that marks it as dead or waiting. It is not a repeat.
             if own.get(identity) != known[1:]:
                 memory.identities[identity] = known
                 if is_old:
@@ -104,8 +105,8 @@ class FoldIO:
             if synced.has_letters:
                 found = load_held(self._session, name, synced.generation, self._entity, keys)
                 memory.held.setdefault(name, set()).update(found)
-        # Events of a parked entity wait in any case. Their rows are not needed, and another session may hold
-        # them.
+        # Events of a parked entity wait in any case. Their rows are not needed, and another session may have
+        # locked the rows.
         fresh = [
             planned
             for planned in events
@@ -129,7 +130,7 @@ class FoldIO:
     def write_back(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
         """Writes everything that a fold changed. Raises RowsChanged and errors of Postgres.
 
-        For redriven events, it writes no identities and only letters of projections.
+        For redriven events, it writes no identities, and no letters except those of projections.
         """
         self._rows.write(memory.rows)
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
@@ -170,7 +171,7 @@ class FoldIO:
         return self._load_known_effects([key]).get(key)
 
     def _load_known_effects(self, keys: Collection[str]) -> dict[str, UUID]:
-        """Returns the fingerprints of the keys that are taken, including those of erased calls."""
+        """Returns key → fingerprint for the keys that a call already has, even if the call was erased."""
         stand_ins = self._erasures.stand_ins(keys)
         found = outgoing.load_effects(self._session, sorted([*keys, *stand_ins]))
         return {stand_ins.get(key, key): fingerprint for key, fingerprint in found.items()}
@@ -193,7 +194,7 @@ def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
 
 @contextmanager
 def storing_letters(events: int, *, cut: bool) -> Iterator[None]:
-    """Raises LetterNotStored if Postgres cannot store the letters of a single event with its value."""
+    """Raises LetterNotStored if Postgres cannot store the letters of a single event whole."""
     try:
         yield
     except psycopg2.Error as error:

@@ -31,8 +31,8 @@ def apply_to_generation(
 ) -> list[EventResult]:
     """Folds events of one entity type into one generation only. Stores the generation's letters.
 
-    Raises DeploymentBroken for an effect that is not a write to it, RowsChanged, and errors of Postgres.
-    `singly`: each event has a savepoint, so that an event that Postgres refuses becomes a letter.
+    Raises DeploymentBroken for an effect other than a write to this generation. Also raises RowsChanged and
+    errors of Postgres. `singly`: each event has a savepoint; an event that Postgres refuses becomes a letter.
     """
     feed = GenerationFeed(session, synced, entity, refuse)
     if synced.has_letters:
@@ -52,7 +52,7 @@ class GenerationFeed:
         *,
         stores: bool = True,
     ) -> None:
-        """`stores`: the feed stores the letters; otherwise the caller does."""
+        """If `stores`, this object stores the letters; otherwise the caller stores them."""
         self._stores = stores
         self._session = session
         self._synced = synced
@@ -63,13 +63,13 @@ class GenerationFeed:
         """Keys whose events wait for this generation."""
 
     def load_held(self, events: Iterable[Planned]) -> None:
-        """Reads which keys of the events wait behind a letter."""
+        """Reads which entities of the events have a letter that their later events wait for."""
         keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
         place = (self._synced.projection, self._synced.generation, self._entity)
         self._held |= load_held(self._session, *place, keys)
 
     def take(self, events: Sequence[Planned], *, fault: EventFault | None = None) -> list[EventResult]:
-        """Folds the events and stores their letters. `fault`: the refusal of the only event by Postgres."""
+        """Folds the events and stores their letters. `fault`: why Postgres refused the only event."""
         settled = self._fold(events, fault=fault)
         self._store_letters(settled, cut=False)
         return settled

@@ -12,7 +12,7 @@ from sluice.runtime.place import Place
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen
 
-MOST_ACCEPTS = 1_000  # audited `accept`s of one topic that are read
+MOST_ACCEPTS = 1_000  # entries of `accept` in the audit log that are read per topic
 
 
 class Holding(Enum):
@@ -21,7 +21,7 @@ class Holding(Enum):
     HELD = "held"
     """The generation holds the event."""
     GONE = "gone"
-    """The generation's log no longer has the event where the live generation applied it."""
+    """The log no longer has the record from which the live generation applied the event."""
     AHEAD = "ahead"
     """The generation has not reached that record yet."""
 
@@ -31,12 +31,14 @@ def judge_holding(
 ) -> Holding:
     """Judges a repeated event. Pure.
 
-    `first` is where the live generation applied it. `applied` is the generation's offset in that lane.
+    `first` is the record from which the live generation applied the event. `applied` is the offset that
+    the generation has reached in the lane of that record.
     """
     if found.is_noted:
         return Holding.HELD
     if first.topic_id != repeat.topic_id:
-        # The event was applied before the topic was accepted. A copy is newer: accepting ends older copies.
+        # The event was applied before an operator accepted the topic. Accepting ends all copies, so an
+        # existing copy was made later and holds the event.
         return Holding.HELD if generation.is_copy else Holding.GONE
     if first.offset > applied:
         return Holding.AHEAD
@@ -44,7 +46,7 @@ def judge_holding(
 
 
 def is_displaced(session: Session, topic: str) -> bool:
-    """Returns True if the topic was ever accepted with the same id. Its offsets may hold other records."""
+    """Returns True if the topic was accepted with the same id: its offsets may hold other records."""
     accepts = read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS)
     told = [one.details or {} for one in accepts]
     return any(one.get("topic_id") == one.get("topic_id_before") for one in told)
@@ -75,9 +77,10 @@ def lagging_places(
 ) -> frozenset[Place]:
     """Returns the lanes with a repeat of an event that the generation may lack.
 
-    The worker passes over such a record. The generation must not: its lane lags, and the rebuild reads the
-    log and decides. The interleaving: a topic is created again and accepted; a generation catches up at the
-    first record; the worker passes over all other records, because it applied them from the old topic.
+    The worker passes over the repeat. The generation must not: its lane lags until the rebuild has read the
+    log and decided. The interleaving: A topic is created again and accepted. A generation catches up at the
+    first record of the new topic. The worker passes over the other records, because it applied their events
+    from the old topic.
     """
     if generation.state == GenerationState.RETIRED:
         return frozenset()  # a retired generation holds all events up to its swap
@@ -99,7 +102,7 @@ def lagging_places(
 
 
 def _is_of_this_batch(one: EventResult, applied: Mapping[Place, int]) -> bool:
-    """Returns True for a repeat of an event of this same batch, which the generation also receives."""
+    """Returns True if the event was first seen in this same batch, which the generation receives too."""
     decoded, first = one.planned.decoded, one.first
     assert first is not None
     same_lane = (first.topic_id, first.partition) == (decoded.topic_id, decoded.partition)

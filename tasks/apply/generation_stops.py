@@ -1,4 +1,4 @@
-"""Stops feeding a broken generation and keeps its offsets. The other tables continue without it."""
+"""Stops writing a broken generation and keeps its offsets. Workers still write the other tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ def reason_of(error: Exception) -> str:
 
 
 def end_feeding(session: Session, synced: SyncedGeneration, queue: str, reason: str) -> None:
-    """Stops a generation that has been live; fails any other. Runs within the transaction of a batch."""
+    """Marks a generation as stopped if it has been live, else as failed. Runs in a batch's transaction."""
     if not synced.has_been_live:
         generations.fail_generation(session, synced.projection, synced.generation, reason)
         log.error("generation failed", table=synced.table, queue=queue, reason=reason)
@@ -62,7 +62,7 @@ def count_failures(
     *,
     before: str,
 ) -> str | None:
-    """Counts the events that a generation tried. Returns the reason to stop its feeding; None without one.
+    """Counts the failures of a generation. Returns the reason to stop writing the generation, or None.
 
     Sends no statement while no event fails. `before` is the failure window of a generation without failures.
     """
@@ -101,7 +101,7 @@ def _failed(settled: EventResult, projection: str) -> bool:
 
 
 def _was_tried(settled: EventResult, projection: str, topics: Mapping[str, Topic]) -> bool:
-    """Returns True if the projection applied the event or the event counts as its failure."""
+    """Returns True if the projection applied the event, or if its failure to apply the event counts."""
     if not settled.is_taken:
         return False
     planned = settled.planned

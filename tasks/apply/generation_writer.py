@@ -1,4 +1,4 @@
-"""Keeps generations in sync: a batch's transaction applies its events to them last, in a savepoint."""
+"""Keeps generations in sync: a batch's transaction writes them last, each in a savepoint."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -29,13 +29,13 @@ log = structlog.get_logger("sluice.generation_writer")
 
 
 class GenerationWriter:
-    """Keeps generations in sync within a batch's transaction, under the lock of its queue."""
+    """Keeps generations in sync within a batch's transaction, under the lock of the queue."""
 
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
         self._no_failures = ""
-        """The failure window of a generation that has none stored."""
+        """The failure window of a generation without a stored failure window."""
 
     def read_projection_snapshot(self, queue: str) -> ProjectionSnapshot:
         """Returns the generations as of this transaction. The caller holds the queue's lock."""
@@ -56,9 +56,9 @@ class GenerationWriter:
     ) -> None:
         """Counts the failures of the live generations, and writes the other generations that do not lag.
 
-        `before` and `after` are the offsets of the lanes that the batch moved. `failure_window` is that of
-        the queue. A fault of a generation is not raised: it becomes a letter, ends the feeding, or makes the
-        generation lag. Raises errors that end the connection.
+        `before` and `after` are the offsets of the lanes that the batch moved. `failure_window` is the window
+        of the queue. Raises errors that end the connection. Any other fault of a generation is not raised: it
+        becomes a letter, ends the feeding, or makes the generation lag.
         """
         # A generation without failures counts all recent events of the queue as successes.
         self._no_failures = SUCCEEDED * len(failure_window)
@@ -95,7 +95,7 @@ class GenerationWriter:
         repeats = [s for s in settled if s.known and _lane(s.planned) in moved]
         held_up = lagging_places(self._session, synced, queue, own, repeats)
         if held_up:
-            # Without a row, a lane that was fed until now would count as not begun, or as still fed.
+            # A lane that was fed until now and has no row would count as not begun, or as still fed.
             self._keep_places(synced, queue, held_up, own, {})
             moved = {lane: offset for lane, offset in moved.items() if lane not in held_up}
         if not moved:
@@ -106,7 +106,7 @@ class GenerationWriter:
             counts[_lane(one.planned)][_what_became(one)] += 1
         steps = [GenerationStep(*lane, offset, counts[lane]) for lane, offset in moved.items()]
         if not self._sync_safely(synced, queue, steps, mine, may_lag=True):
-            # In a lane without a row nothing is applied, even after the feeding was stopped.
+            # Stores that nothing was applied in lanes without a row, even if the feeding has just ended.
             self._keep_places(synced, queue, moved, own, {})
 
     def _keep_places(
@@ -126,9 +126,9 @@ class GenerationWriter:
     ) -> None:
         """Writes redriven events to every generation that had passed them over.
 
-        Other generations read the events later and find them applied. Each event comes with its former
-        outcome. Raises NotThisRevision if this code must not write a generation that is kept in sync. Raises
-        transient errors too, because no process reads these records again.
+        Other generations read the events later and find them applied. Each event is given with the outcome
+        that it had before. Raises NotThisRevision if this code must not write a generation
+        that is kept in sync. Raises transient errors too, because no process reads these records again.
         """
         taken = [(one, was) for one, was in redriven if one.outcome in TAKEN and not one.known]
         places = sorted({_lane(one.planned) for one, _ in taken})
@@ -192,7 +192,7 @@ class GenerationWriter:
         *,
         may_lag: bool,
     ) -> bool:
-        """Writes one generation in a savepoint. Returns True if it was written or failed permanently."""
+        """Writes one generation in a savepoint. Returns True if it was written, or is now failed."""
         error = self._try_sync(synced, queue, steps, settled, singly=False)
         if error is not None and whose_fault(error) is Fault.EVENT:
             error = self._try_sync(synced, queue, steps, settled, singly=True)
@@ -255,7 +255,8 @@ class NotThisRevision(DeploymentBroken):
     def __init__(self, synced: SyncedGeneration, revision: int | None) -> None:
         super().__init__(
             f"generation {synced.generation} of {synced.projection} was made by revision {synced.revision},"
-            f" this code has revision {revision}; run the command with that code, or after the swap"
+            f" this code has revision {revision}; run the command with the code of revision"
+            f" {synced.revision}, or after the swap of the projection"
         )
 
 

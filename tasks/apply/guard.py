@@ -16,7 +16,7 @@ class Judgement(Enum):
     NEXT = "next"  # next in line; its first records may already be applied
     UNDECLARED = "undeclared"  # next in line, of a topic that only other processes declare
     GAP = "gap"  # an earlier slice is missing; the bridge will send it again
-    MISROUTED = "misrouted"  # of another topic with this name, or with a record of another queue
+    MISROUTED = "misrouted"  # from another topic with the same name, or with a record of another queue
 
 
 def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applied_offset: int) -> Judgement:
@@ -30,7 +30,7 @@ def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applie
         return Judgement.REROUTED
     if last <= applied_offset:
         return Judgement.REPEATED
-    # Without this line a lost message leaves a hole that no later check finds.
+    # This line detects a lost message. No later check would find the missing records.
     if prev > applied_offset:
         return Judgement.GAP
     return Judgement.NEXT
@@ -39,14 +39,14 @@ def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applie
 def belongs(keys: Iterable[bytes | None], queue: str, *, shards: int) -> bool:
     """Returns True if every record key belongs to the queue.
 
-    A record in the wrong queue would be applied concurrently with others of its entity, under another lock.
+    Otherwise, records of one entity would be applied concurrently, under the locks of two queues.
     """
     entity = queue.rpartition(".")[0]
     return all(queue_name(entity, shard_of(key, shards)) == queue for key in set(keys))
 
 
 def is_of_queue(piece: Slice, queue: str, lanes: Lanes) -> bool:
-    """Returns True if the slice has the topic id of the queue's lanes, and the records are the queue's."""
+    """Returns True if the slice has the topic id of the queue's lanes, and its records are the queue's."""
     if lanes.topic_ids.get(piece.topic) != piece.topic_id:
         return False
     return belongs((record.key for record in piece.records), queue, shards=lanes.shards)

@@ -1,9 +1,10 @@
-"""Notes in Postgres the event whose handlers run, in a worker without a supervisor.
+"""In a worker without a supervisor, notes in Postgres the event whose handlers run.
 
-A worker notes only the first slice of each lane, because the next holder of a queue begins with the slice
-whose event ended the previous worker. One note covers a whole batch and does not count as a death. A worker
-that finds another worker's note then notes each event while its handlers run. Such a note counts as a death
-if it remains. Notes are best effort: if one is missing, the next holder of the queue notes the events.
+A worker writes notes only for its first slice of each lane: if an event ends a worker, the next holder of the
+queue begins with the slice of this event. At first, one note covers a whole batch. If this note remains, it
+does not count as a death. A worker that finds a note of another worker notes each event while the handlers of
+the event run. If such a note remains, it counts as a death. Notes are best effort: if a note is missing, the
+next holder of the queue notes the events.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ log = structlog.get_logger("sluice.apply")
 # The end of this process loses no commit. A crash of the server loses at most a note.
 NOTE_SETTINGS = {"synchronous_commit": "off"}
 QUIET_BATCHES = 50
-"""Batches without a note before the connection is closed. A connection per batch slows a start by 10 %."""
+"""After so many batches without a note, the connection is closed. One connection per batch would slow a
+start by 10 %."""
 Lane = tuple[str, str, int]
 T = TypeVar("T")
 
@@ -54,7 +56,7 @@ class HandlerNotes:
 
     @contextmanager
     def batch(self, queue: str) -> Iterator[None]:
-        """Covers the application of a batch. Counts notes that former holders of the queue left as deaths."""
+        """Runs around a batch. Counts the notes that former holders of the queue left, as deaths."""
         self._queue = queue
         if queue not in self._counted:
             self._count(queue)
@@ -77,7 +79,7 @@ class HandlerNotes:
         self._known = {lane for lane in self._known if lane[0] != queue}
 
     def begin(self, queue: str, place: EventPlace) -> None:
-        """Notes the event, or the batch that begins with it, if its lane is new to this worker."""
+        """Notes the event, or the batch that begins with it, if the event's lane is new to this worker."""
         if not self._notes_handlers or queue != self._queue or self._failed:
             return
         lane = (queue, place.topic, place.partition)

@@ -12,7 +12,7 @@ from sluice.tasks.events.flaws import write_flaw
 from sluice.tasks.fold.fold_state import EventResult, ProjectionLetter
 from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
-KEPT_BYTES = 65_536  # of key and headers of a letter that is stored without its value
+KEPT_BYTES = 65_536  # limit for key and headers of a letter without the record's value
 NOT_WHOLE = " (Postgres did not store the value in time; a redrive reads it from Kafka)"
 
 

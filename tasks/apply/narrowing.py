@@ -4,13 +4,13 @@ from sluice.db.apply.guard import QueueFailures
 from sluice.tasks.apply.chunks import RecordPlace
 
 FAILURES = 5  # failures at one record; each further failure halves the batch
-WIDEST = 200  # events of a message of the usual size; a higher limit has no effect
+WIDEST = 200  # number of events of a usual message; a higher limit has no effect
 
 
 def after_failure(before: QueueFailures | None, place: RecordPlace, events: int) -> QueueFailures:
     """Counts a failed transaction of `events` events, the first of them at `place`.
 
-    While a limit is in force each failure halves it, wherever the transaction begins.
+    While a limit is in force, each failure halves the limit, even a failure at another record.
     """
     failures = before.failures + 1 if before is not None and before[:3] == place else 1
     limit = None if before is None else before.batch_limit

@@ -1,4 +1,4 @@
-"""Retries the events of a queue that were set aside, after its batches and within a share of its time."""
+"""Retries events that were set aside, after each batch of their queue and in a share of the queue's time."""
 
 import time
 from collections import Counter
@@ -28,10 +28,10 @@ from sluice.tasks.redrive import Redriver
 
 log = structlog.get_logger("sluice.retries")
 
-# The limit for locks on rows, keys and tables and for advisory locks. The attempt fails if one is held.
+# How long an attempt waits for a lock of any kind (row, key, table, advisory). Then the attempt fails.
 NO_WAIT_MILLISECONDS = 1
 BLOCKED_MILLISECONDS = 100  # long enough for another session to read the blockers
-BLOCKERS_EVERY = 8  # attempts between two searches, because blockers change
+BLOCKERS_EVERY = 8  # attempts between two searches for blockers, because blockers change
 
 READ_PID = Statement("read_pid", "SELECT pg_backend_pid()")
 
@@ -49,7 +49,7 @@ class Retried:
 
 
 class Retrier:
-    """Retries over the session of the worker's batches. Never waits for locks that other sessions hold."""
+    """Retries over the session of the worker's batches. Waits at most 0.1 s for a lock of another session."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class _Attempt:
         self.blockers: str | None = None
 
     def begin(self) -> None:
-        """Limits lock waits. Called when the queue is locked: only the event causes further waits."""
+        """Limits lock waits. Call it after the queue is locked, to limit only waits of the event."""
         self.has_begun = True
         wait = NO_WAIT_MILLISECONDS if self._watch is None else BLOCKED_MILLISECONDS
         self._session.defer(f"SET LOCAL lock_timeout = '{wait}ms'")
@@ -218,5 +218,5 @@ class _Attempt:
 
 
 def _read_nothing(place: Place, offset: int) -> Record | None:
-    """Fails: a retry reads no record from Kafka. A record that is not stored whole becomes a dead letter."""
+    """Fails: a retry uses the stored record. If it is not whole, the event becomes a dead letter."""
     raise AssertionError(f"{place}:{offset}: a retry reads no record from Kafka")

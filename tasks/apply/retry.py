@@ -15,7 +15,7 @@ log = structlog.get_logger("sluice.retry")
 T = TypeVar("T")
 
 PauseAfter = Callable[[Exception, float, float], float | None]
-"""(error, elapsed seconds, jitter) → pause in seconds before the next attempt, None for no further one."""
+"""(error, elapsed seconds, jitter) → pause in seconds before the next attempt, or None."""
 
 
 def retry(
@@ -30,7 +30,8 @@ def retry(
 ) -> T:
     """Returns what `attempt` returns. Raises its error if `pause_after` allows no further attempt.
 
-    `attempt` must be idempotent: after a lost COMMIT it runs again although it may have taken effect.
+    `attempt` must be idempotent: if the answer to a COMMIT is lost, it runs again although it may have taken
+    effect.
     `what` names the work in the log.
     """
     started = clock()

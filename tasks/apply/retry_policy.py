@@ -14,11 +14,13 @@ from sluice.db.errors import (
 )
 from sluice.runtime.backoff import backoff_seconds
 
-PATIENCE_SECONDS = 20.0  # then the task returns; the bridge still holds the batch and sends it again
+PATIENCE_SECONDS = 20.0  # then the task returns; the bridge keeps the batch and sends it again
 FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within one transaction
-LONGEST_PAUSE_SECONDS = 2.0  # short, to use a restarted Postgres at once
-MAX_ROWS_CHANGED = 5  # failures because of another writer, after which smaller steps collide less often
-MAX_HELD_UP = 2  # attempts held up by a time-out or a lock; a single event may be the cause
+LONGEST_PAUSE_SECONDS = 2.0  # short, so that a restarted Postgres is used soon
+# After so many failures because of another writer, events are applied one by one: small steps collide less.
+MAX_ROWS_CHANGED = 5
+# After so many failures because of a time-out or a lock, too: a single event may be the cause.
+MAX_HELD_UP = 2
 
 
 class Step(Enum):
@@ -31,7 +33,10 @@ class Step(Enum):
 
 
 def counts(error: Exception) -> bool:
-    """Returns True for a failure that a smaller batch may avoid: Postgres answered, or rows changed."""
+    """Returns True for a failure that a smaller batch may avoid.
+
+    The surroundings are at fault, and the error is RowsChanged or an answer of Postgres.
+    """
     answered = isinstance(error, RowsChanged) or sqlstate(error) is not None
     return answered and whose_fault(error) is Fault.SURROUNDINGS
 
@@ -41,7 +46,8 @@ class Tries:
     """Failed attempts at one batch."""
 
     contains: bool = False
-    """True if the batch writes projections. Retries event by event show if Postgres refuses a projection."""
+    """True if the code declares projections. A refused batch is then applied event by event, to find out if
+    Postgres refuses only a projection."""
     attempts: int = 0
     rows_changed: int = 0
     held_up: int = 0
@@ -51,7 +57,7 @@ class Tries:
     """The step after the newest failure."""
 
     def pause_after(self, error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
-        """Counts a failure. Returns the pause in seconds before the next attempt, None for no further one."""
+        """Counts a failure. Returns the pause in seconds before the next attempt, or None."""
         self.step = self.after(error, elapsed_seconds=elapsed_seconds)
         return self.pause_seconds(jitter) if self.step in (Step.AGAIN, Step.SINGLY) else None
 
@@ -71,7 +77,8 @@ class Tries:
         if elapsed_seconds > PATIENCE_SECONDS:
             return Step.GIVE_UP
         if fault is Fault.EVENT:
-            # Event by event, a refusal is caught at its event. A refusal that reaches this line has no event.
+            # If events are applied one by one, a refused event is handled in its savepoint. So a refusal that
+            # still arrives here belongs to no single event.
             step = Step.HALT if self.singly else Step.SINGLY
         elif self.rows_changed >= MAX_ROWS_CHANGED or self.held_up >= MAX_HELD_UP:
             step = Step.SINGLY

@@ -17,7 +17,7 @@ KEY_LOCKS = 256  # per table and transaction; the server's lock table has room f
 
 
 class AbsentKeyLocks:
-    """Locks keys without a row for one transaction: a few one by one, many by a lock on their table."""
+    """Locks keys that have no row, for one transaction: few keys one by one, many by a lock on the table."""
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}
@@ -41,7 +41,7 @@ class RowStore:
     def __init__(
         self, session: Session, generations: Mapping[str, int], locks: AbsentKeyLocks | None = None
     ) -> None:
-        """`generations`: projection → generation whose rows these are. `locks`: those of the transaction."""
+        """`generations`: projection → the generation to use. `locks`: the key locks of the transaction."""
         self.written_tables: set[str] = set()
         self.changed_tables: set[Table] = set()
         self._session = session

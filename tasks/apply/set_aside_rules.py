@@ -7,7 +7,7 @@ from sluice.db.errors import LOCK_NOT_AVAILABLE, QUERY_CANCELED, sqlstate
 from sluice.db.records import RetryKind
 from sluice.runtime.backoff import backoff_seconds
 
-# The server ends a session that is idle within a transaction: the handler, or a Read of it, takes too long.
+# 25P03 and 25P04: Postgres ended the session, because its transaction was idle or took too long.
 _TIME_OUTS = frozenset({QUERY_CANCELED, "25P03", "25P04"})
 _MAX_REMEMBERED = 10_000  # letters per process; the next time-out of a forgotten letter may not count
 
@@ -23,7 +23,7 @@ class RetryLimits:
     share: float = 0.1
     """The share of a queue's time that its retries may take."""
     run_seconds: float = 0.1
-    """Time after which no further retry begins behind one batch."""
+    """After this time of retries behind one batch, no further retry begins."""
 
     def pause_seconds(self, attempts: int) -> float:
         """Returns the pause after `attempts` failed attempts in a row."""
@@ -39,7 +39,7 @@ def kind_of(error: BaseException) -> RetryKind:
 
 
 class RetryBudget:
-    """Keeps the retries of one queue within their share of its time."""
+    """Keeps the retries of one queue within their share of the queue's time."""
 
     def __init__(self, share: float) -> None:
         self._rest = 1 / share - 1
@@ -50,7 +50,7 @@ class RetryBudget:
         return now >= self._closed_until
 
     def note(self, started: float, ended: float) -> None:
-        """Closes the budget until the time that the retries took is within their share."""
+        """Allows no retry until the time that the retries took is within their share."""
         self._closed_until = ended + (ended - started) * self._rest
 
 

@@ -15,7 +15,7 @@ from sluice.db.records import Outcome
 from sluice.tasks.fold.fold_state import EventResult
 
 PASS_SECONDS = 10.0  # then the events so far are committed
-LONGEST_SECONDS = 20.0  # the same, even if no other event has proved yet that the server works
+LONGEST_SECONDS = 20.0  # then the pass ends, even if no event has proved yet that the server works
 _SET_ASIDE_CODES = ("57014", "55P03")
 _SET_ASIDE_CLASSES = ("53", "58")
 
@@ -29,7 +29,7 @@ def may_be_set_aside(error: Exception) -> bool:
 
 @dataclass(slots=True)
 class SingleEvents:
-    """Results of a pass event by event. `limit` is in events; None: no limit."""
+    """The results of a pass: events that are settled one by one. `limit`: the most events; None: no limit."""
 
     limit: int | None = None
     clock: Callable[[], float] = time.monotonic
@@ -44,10 +44,9 @@ class SingleEvents:
         self._started = self.clock()
 
     def is_enough(self) -> bool:
-        """Returns True if the events so far must be committed before further events are tried.
+        """Returns True if the pass must end before further events are tried.
 
-        The pass continues longer while an event needs another event to prove that the server or the table
-        works.
+        The pass takes longer while an event needs another event to prove that the server or the table works.
         """
         seconds = self.clock() - self._started
         if seconds >= LONGEST_SECONDS:

@@ -8,11 +8,11 @@ from sluice.runtime.place import EventPlace, Place
 from sluice.tasks.events.event_fault import EventFault
 
 DEATHS_OF_LETTER = 3
-"""Random kills rarely hit one event three times before it is applied, which resets the count."""
+"""So many deaths make a dead letter. Random kills rarely hit one event so often before it is applied."""
 
 
 class HandlerEndedProcess(Exception):
-    """The class of a dead letter whose handlers ended the process repeatedly."""
+    """The error of a dead letter: the handlers of its event ended the process repeatedly."""
 
 
 def find_fault(deaths: HandlerDeaths) -> EventFault | None:
@@ -38,7 +38,7 @@ def find_fault(deaths: HandlerDeaths) -> EventFault | None:
 def passed(
     deaths: Iterable[EventPlace], topic_ids: Mapping[str, str], applied: Mapping[Place, int]
 ) -> list[EventPlace]:
-    """Returns the places that their lanes have passed, and the places in topics that were created again."""
+    """Returns the places that the lanes have passed, and places in topics that were created again."""
     return [
         place
         for place in deaths
