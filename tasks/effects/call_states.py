@@ -1,4 +1,4 @@
-"""Decides if an attempt at a call may begin, and which state follows from its ending. Pure.
+"""Decides if an attempt at a call may begin, and which state follows when the attempt ends. Pure.
 
 `pending → running → succeeded | failed | uncertain`; `uncertain → pending | succeeded | failed` by an
 operator who found out the result. A result of a provider is certain only if the provider reported it.
@@ -13,13 +13,14 @@ from sluice.runtime.backoff import backoff_seconds
 from sluice.tasks.api import EffectDeclaration
 
 FIRST_PAUSE_SECONDS = 2.0  # jitter removes up to half; short outages of providers end within a second or two
-LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
+LONGEST_PAUSE_SECONDS = 600.0  # in a long outage, a provider receives a few attempts per call and hour
 SHORTEST_RETRY_AFTER_SECONDS = 1.0  # an effect function that requests no pause must not keep a worker busy
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
-AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call is made one time even if it is dispatched twice
-# The same, after a worker that does not declare the effect got the message; another worker may declare it.
+# Then a due call is dispatched again, because its message may be lost. A second message makes no second call.
+AGAIN_AFTER_SECONDS = 30.0
+# The same if the worker that got the message does not declare the effect, because another worker may.
 LEFT_AFTER_SECONDS = 2.0
-CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease; time to store the answer
+CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its claim; time to store the answer
 
 
 class Ending(Enum):
@@ -44,7 +45,7 @@ class Tried:
 
     state: CallState
     tried: int
-    """Number of counted attempts after its last release, including one that runs now."""
+    """Number of counted attempts after an operator last released the call, including one that runs now."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     due_at: datetime
@@ -53,7 +54,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class NextState:
-    """The next state of a call; if it is pending, also when it is due again."""
+    """The next state of a call, and the time until a pending call is due."""
 
     state: CallState
     due_in_seconds: float = 0.0
@@ -75,8 +76,8 @@ def judge_claim(call: Tried, policy: EffectDeclaration, *, behind: bool, paused:
 def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
     """Returns True if the provider may forget the key before an attempt that begins now has ended.
 
-    A later repeat could make the call a second time. An attempt that was not sent leaves no key at the
-    provider, so the check applies only after an unknown ending.
+    The provider could then carry out the call a second time. The check applies only after an attempt with an
+    unknown result, because an attempt that was not sent leaves no key at the provider.
     """
     if policy.on_unknown == "ask" or policy.key_lifetime_seconds is None or call.first_attempt_at is None:
         return True
@@ -111,7 +112,7 @@ def judge_ending(
 def read_retry_after(given: object) -> float | None:
     """Returns the pause in seconds that `NotSent(retry_after=...)` requests, within its bounds.
 
-    None for everything that is not a duration: another type, a negative number, NaN.
+    Returns None for a value that is not a duration: another type, a negative number, NaN.
     """
     match given:
         case timedelta():
@@ -126,5 +127,5 @@ def read_retry_after(given: object) -> float | None:
 
 
 def pause_seconds(tried: int, jitter: float) -> float:
-    """Returns the pause before the attempt that follows `tried` others."""
+    """Returns the pause after `tried` attempts."""
     return backoff_seconds(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, tried, jitter)

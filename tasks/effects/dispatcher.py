@@ -1,4 +1,4 @@
-"""Publishes a task for each due call. Postgres stores what is due; a lost message is published again."""
+"""Publishes a task for each due call. Postgres stores the due calls, so a lost message is published again."""
 
 import time
 from collections.abc import Callable
@@ -22,10 +22,13 @@ SERVED_SECONDS = 1.0  # maximum age of the list of effects that workers declare
 
 
 class Dispatcher:
-    """Dispatches due calls. `publish` takes an effect key; `count_waiting` returns the length of the list.
+    """Dispatches due calls.
 
-    The dispatcher publishes calls of effects that active workers declare, even if this process does not. It
-    cannot read which of those effects hold back later calls; the executor checks that again.
+    `publish` takes an effect key. `count_waiting` returns the length of the Celery list.
+
+    The dispatcher publishes calls of all effects that active workers declare. If this process does not
+    declare an effect, the dispatcher cannot read if the effect holds back later calls. So the executor checks
+    again.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Dispatcher:
     def run_once(self) -> int:
         """Dispatches calls that are due and not held back. Returns their number. Idempotent.
 
-        Raises errors of the broker; calls that were not published are dispatched again after a while.
+        Raises errors of the broker. Calls that were not published are dispatched again later.
         """
         self._refresh_served()
         if not self._served:

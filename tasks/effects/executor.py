@@ -1,7 +1,7 @@
 """Makes one call of a side effect: claims it, calls the provider outside of transactions, stores the answer.
 
-If the process ends in between, the lease expires. The provider's result is then unknown; the effect's
-declaration decides if the call is repeated under its key or an operator is asked.
+If the process ends before it stores the answer, the claim expires. The provider's result is then unknown. The
+declaration of the effect decides if the call is repeated with the same key, or if an operator must decide.
 """
 
 import faulthandler
@@ -46,7 +46,7 @@ log = structlog.get_logger("sluice.effects")
 
 T = TypeVar("T")
 
-# Storing an answer is retried for this long. A success counts even after the lease has expired.
+# Storing an answer is retried for this long. A success counts even after the claim has expired.
 STORE_PATIENCE_SECONDS = 20.0
 STORE_PAUSE_SECONDS = 0.5  # each retry writes one row, so no backoff is needed
 # The call's own time-out cannot interrupt every C library. After this further time, the process is ended.
@@ -56,7 +56,7 @@ EXPIRED_ROWS = 100  # per transaction
 
 
 class CallTimedOut(BaseException):
-    """The effect's time is over. Not an Exception, so that a provider's client does not catch it."""
+    """Raised when a call's time is over. A BaseException, so that no client of a provider catches it."""
 
 
 class Executor:
@@ -71,7 +71,7 @@ class Executor:
     def run(self, effect_key: str) -> None:
         """Makes the call if it is due. Idempotent, even if several processes run it at the same time.
 
-        Raises errors of Postgres while it claims the call; then the call was not made.
+        Raises errors of Postgres if it cannot claim the call. The call is then not made.
         """
         row = self._claim(effect_key)
         if row is None:
@@ -210,7 +210,7 @@ def storable(answer: Any) -> str:
     try:
         return printable(msgspec.json.encode(answer).decode()).replace("\\u0000", "\\ufffd")
     except Exception:
-        # Also for values that are nested too deep, and objects whose methods raise; reprlib handles both.
+        # reprlib also handles values that are nested too deep, and objects whose methods raise.
         return msgspec.json.encode({"repr": printable(reprlib.repr(answer))}).decode()
 
 
@@ -229,9 +229,9 @@ def _call(entry: EffectEntry, row: CallRow) -> Any:
 def _hard_limit(seconds: float) -> Iterator[None]:
     """Ends this process if the block does not return before the claim of the call expires.
 
-    A C thread of the interpreter ends the process, so it needs no lock that a library call may hold. This
-    works with every pool. The limit comes from the declaration in this code; limits in the message are
-    ignored.
+    A C thread of the interpreter ends the process. So no lock is needed that a library call may hold, and
+    every Celery pool is supported. The limit comes from the declaration of the effect in this code; limits in
+    the message are ignored.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
     try:
@@ -242,7 +242,7 @@ def _hard_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupts the block after the time-out. The thread must be the main one.
+    """Interrupts the block after the time-out. Must run in the main thread.
 
     Celery's soft limit is not used, because it could interrupt the transaction that stores the answer.
     """

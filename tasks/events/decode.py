@@ -95,7 +95,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
 
 
 def former_identity(topic: Topic, decoded: Decoded) -> UUID | None:
-    """Returns the identity that an event had before the topic's `dedup` was changed, None without one."""
+    """Returns the identity of the event under the other value of `dedup`. None if the event has no id."""
     if decoded.event is None or decoded.event_id is None:
         return None
     if topic.dedup == "position":
@@ -117,7 +117,7 @@ def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelop
 
 
 def _read_id(topic: Topic, name: str, value: object) -> str | None:
-    """Returns the event id, None if missing, null or empty. Skips the check if `dedup` ignores ids."""
+    """Returns the event id, None if it is missing, null or empty. No checks if `dedup` ignores ids."""
     if topic.dedup == "position":
         return readable_text(value)
     return None if value == "" else optional_text(name, value)
@@ -224,8 +224,8 @@ def _header_text(attributes: Attributes, name: str) -> str | None:
 
 
 def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, error: DecodeError) -> Decoded:
-    # Identified by topic, partition and offset: an id from a damaged record must not make a good event a
-    # duplicate.
+    # The identity is topic, partition and offset. With an id from a damaged record, a good event that has the
+    # same id would count as a duplicate.
     identity = record_identity(topic_id, partition, record.offset)
     id_, type_, source = _peek(topic, record)
     return Decoded(

@@ -1,4 +1,4 @@
-"""Reads and checks the texts, versions and times of an envelope. Converts no other type to these."""
+"""Reads and checks the texts, versions and times of an envelope. Refuses values of another type."""
 
 import re
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ def optional_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str 
 
 
 def readable_text(value: object, limit: int = MAX_CHARACTERS) -> str | None:
-    """Returns the text if it is valid, else None. For listings of records that are refused."""
+    """Returns the text if it is valid, else None. For lists of refused records."""
     try:
         return optional_text("", value, limit)
     except DecodeError:
@@ -61,7 +61,7 @@ def parse_version(name: str, value: object) -> Version | None:
 
 
 def parse_version_text(name: str, value: object) -> Version | None:
-    """Like `parse_version`, but a text may hold an integer: CloudEvents attributes are sent as texts."""
+    """Like `parse_version`, but a text may hold an integer, as CloudEvents attributes do."""
     if type(value) is str and _INTEGER.fullmatch(value):
         number = int(value)
         if not MIN_INTEGER <= number <= MAX_INTEGER:

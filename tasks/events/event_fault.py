@@ -21,8 +21,8 @@ class HandlerPlace(NamedTuple):
 class EventFault:
     """Class and text of an error, and its line in a handler.
 
-    The exception itself is not kept: its traceback holds the frames of the handler, and an error of Postgres
-    holds its cursor, whose query holds every payload of the batch.
+    The exception itself is not kept. Its traceback holds the frames of the handler. An error of Postgres
+    holds a cursor, and the query of the cursor holds every payload of the batch.
     """
 
     error_class: str
@@ -37,7 +37,7 @@ class EventFault:
 
     @classmethod
     def of(cls, error: BaseException, at: HandlerPlace | None = None, traceback: str = "") -> "EventFault":
-        """Returns the fault of an error. Ignores exceptions of the error's own `str()`."""
+        """Returns the fault of an error, even if the `str()` of the error raises."""
         name = printable(type(error).__name__)[:MAX_CLASS_CHARACTERS]
         try:
             text = str(error)

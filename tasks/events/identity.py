@@ -1,4 +1,4 @@
-"""Defines when two records have the same event, content or entity: hashes, and the readable key."""
+"""Defines when two records have the same event, content or entity: by hashes and by the readable key."""
 
 from hashlib import blake2b
 from struct import Struct
@@ -31,15 +31,15 @@ def event_identity(topic: str, source: str | None, key: bytes | None, event_id: 
 
 
 def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
-    """Returns the identity of a record without a readable event id: topic, partition and offset.
+    """Returns the identity of a record whose event id is missing or ignored: topic, partition and offset.
 
-    Only a redelivery has the same identity.
+    Only a redelivery of the record has the same identity.
     """
     return _hash(_RECORD, topic_id.encode(), b"%d" % partition, b"%d" % offset)
 
 
 def hash_content(type_: str, version: Version | None, canonical_data: bytes) -> UUID:
-    """Hashes the content that repeats of an event share. Omits headers and times, which a retry changes."""
+    """Hashes the content that repeats of an event share. Omits headers and times, which may differ."""
     return _hash(_CONTENT, type_.encode(), None if version is None else str(version).encode(), canonical_data)
 
 

@@ -1,4 +1,4 @@
-"""Converts generic JSON data to exactly the type that a handler declares, or refuses it."""
+"""Converts generic JSON data to exactly the type that a handler declares, or refuses the data."""
 
 from collections.abc import Callable, Collection
 from decimal import Decimal
@@ -127,7 +127,7 @@ def _parts_of(info: msgspec.inspect.Type) -> Collection[Any]:
         if isinstance(part, tuple):
             waiting += part
         elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) and id(part) not in seen:
-            seen[id(part)] = part  # kept, so that no other part gets its id
+            seen[id(part)] = part  # keeps the part alive, so that no other part gets the same id()
             waiting += [getattr(part, name) for name in part.__struct_fields__]
     return seen.values()
 
@@ -140,7 +140,7 @@ def _refuse_floats(place: str, data: Any, converted: Any) -> None:
                 f"invalid data: an exact decimal must be a string or an integer, not a float - at `{place}`"
             )
         if not converted.is_finite():
-            raise DecodeError(f"invalid data: {converted} is not an amount - at `{place}`")
+            raise DecodeError(f"invalid data: {converted} is not a finite number - at `{place}`")
     elif type(converted) is dict and type(data) is dict:
         for name, value in converted.items():
             _refuse_floats(f"{place}.{name}", data.get(name), value)

@@ -29,7 +29,7 @@ class DecodeError(Exception):
 def parse_object(raw: bytes) -> JsonObject:
     """Returns the object in `raw`. Integral floats remain floats (1.0 is not 1), as msgspec reads them.
 
-    Raises DecodeError unless `raw` is a JSON object in UTF-8 without repeated keys and NUL, with finite
+    Raises DecodeError unless `raw` is a JSON object in UTF-8 without repeated keys or NUL, with finite
     numbers, integers of 64 bits, and at most MAX_DEPTH levels.
     """
     try:
@@ -39,7 +39,7 @@ def parse_object(raw: bytes) -> JsonObject:
         escaped = b"\\" in raw
         if _is_suspect(raw) or (escaped and b"\\u0000" in raw):
             _check_values(value)
-        # Without an escaped colon, a string has the same number of colons after it is parsed and written.
+        # Unless a colon is escaped, parsing and writing do not change the number of colons in a string.
         if (escaped and b"\\u003" in raw) or _lost_a_key(raw, value):
             check_keys_exactly(raw)
     except RecursionError:
@@ -110,7 +110,7 @@ def _lost_a_key(raw: bytes, value: JsonObject) -> bool:
 
 
 def check_keys_exactly(raw: bytes) -> None:
-    """Raises DecodeError if valid JSON repeats a key in an object. Ten times slower than counting."""
+    """Raises DecodeError if valid JSON repeats a key in an object. Ten times slower than counting colons."""
     json.loads(raw.decode(), parse_int=str, parse_float=str, object_pairs_hook=_unique)
 
 

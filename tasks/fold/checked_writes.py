@@ -82,7 +82,7 @@ def checked_read(entry: AnyEntry, _event: Event[Any], read: Read) -> Read:
 
 
 def checked_increment(entry: AnyEntry, write: Increment) -> Increment:
-    """Returns the Increment, its `otherwise` unchecked. Raises EffectRefused if it adds to no counter."""
+    """Returns the Increment, with `otherwise` unchecked. Raises EffectRefused if it adds to no counter."""
     shape, key = _target(entry, write)
     deltas: dict[str, Any] = {}
     for name, delta in _named(write.table, "deltas", write.deltas):
@@ -211,7 +211,7 @@ def _why_not_writable(shape: Shape, name: str) -> str:
 
 
 def _coerced(shape: Shape, name: str, value: Any, coerce: Coercer) -> Any:
-    """Returns the column's form of a value. For an Enum member that the column refuses, uses its value."""
+    """Returns the column's form of a value. If the column refuses an Enum member, uses the member's value."""
     try:
         return coerce(value)
     except ValueRefused as refused:

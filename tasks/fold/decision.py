@@ -1,4 +1,4 @@
-"""Runs the handlers that decide together on one event: rows, outgoing events and calls, or nothing. Pure."""
+"""Runs the handlers that decide together on one event. Either all their results are applied or none. Pure."""
 
 from collections.abc import Generator, Sequence
 from hashlib import blake2b
@@ -42,7 +42,7 @@ _BY_RESULT = {
 
 
 def effect_key(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> str:
-    """Returns the idempotency key of a call: the effect with `once`, or with an id of event and ordinal."""
+    """Returns the idempotency key of a call: the effect and `once`, or else the effect and a derived id."""
     once = call.once or derived_id(decoded.identity, run.entry.name, ordinal).hex
     return f"{call.effect}:{once}"
 
@@ -54,7 +54,7 @@ def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
 
 
 class Died(Exception):
-    """The event itself is at fault."""
+    """Raised if the event itself is at fault."""
 
     def __init__(self, fault: EventFault) -> None:
         super().__init__(str(fault))
@@ -62,7 +62,7 @@ class Died(Exception):
 
 
 class _Ended(Exception):
-    """Raised at the first write that changes nothing: it ends its handler (the gate rule)."""
+    """Raised at the first write that changes nothing, to end the handler (the gate rule)."""
 
 
 class Decision:
@@ -113,7 +113,7 @@ class Decision:
         return next((outcome for outcome in WORST_FIRST if outcome in self.results), Outcome.IGNORED)
 
     def _run_with_rows(self, run: HandlerRun) -> None:
-        """Runs a handler again, and sends it the rows that it reads."""
+        """Runs a handler again, and sends the rows that the handler reads."""
         steps = iter_effects(run.entry, run.event)
         answer = None
         try:
@@ -153,7 +153,7 @@ class Decision:
         return self.rows.get((table, key)) or self.memory.row(table, key)
 
     def write(self, run: HandlerRun, write: Insert | Upsert | Merge | Increment | Delete) -> None:
-        """Applies one write. Raises _Ended if it had no effect, Conflict if it contradicts the row."""
+        """Applies one write. Raises _Ended if it changes nothing, Conflict if it contradicts the row."""
         table, key = write.table, cast(str, write.key)
         if key != self.decoded.entity_key is not None:
             self.memory.other_tables.add(table)
@@ -169,7 +169,8 @@ class Decision:
             raise _Ended
         if result is WriteResult.CONFLICT:
             raise Conflict(
-                f"{type(write).__name__} of {table.name} {key!r}: same version or id, but other stored values"
+                f"{type(write).__name__} of {table.name} {key!r}: the stored row has the same version or id,"
+                " but other values"
             )
         self.results.add(_BY_RESULT[result])
         if result is not WriteResult.APPLIED:

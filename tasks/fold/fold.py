@@ -24,9 +24,9 @@ def fold(
 ) -> FoldResult:
     """Settles each event in turn. A fault of an event becomes its outcome.
 
-    Begins no further event after `is_over` returned True, but settles at least one event. Raises the error
-    of `FoldState.refuse` and of a failed load, because a lost connection must not make an event a dead
-    letter.
+    Begins no further event after `is_over` returned True, but settles at least one event. Raises errors of
+    `FoldState.refuse`. Raises the error of a failed load too, because a lost connection must not make an
+    event a dead letter.
     """
     folded = FoldResult()
     for planned in events:
@@ -89,7 +89,7 @@ def _project(
 ) -> tuple[Collection[Outcome], Sequence[ProjectionLetter]]:
     """Folds each projection of an event separately. Returns their outcomes and the letters of failures.
 
-    A failure counts as applied. It discards only the results of its own projection.
+    A failed projection counts as applied. Only the results of this projection are discarded.
     """
     outcomes: set[Outcome] = set()
     letters: list[ProjectionLetter] = []

@@ -19,7 +19,7 @@ RecordPlace: TypeAlias = tuple[str, int, int]
 """The place of a record: topic id, partition, offset."""
 
 TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
-"""Outcomes of events that a worker applied, with or without effect. Generations apply exactly these."""
+"""Outcomes of events that a worker applied, with or without effect. Generations apply these events only."""
 
 
 class Conflict(Exception):
@@ -48,7 +48,7 @@ class FirstSeen(NamedTuple):
 
 
 class ProjectionLetter(NamedTuple):
-    """The reason why one projection did not apply an event: death, conflict, or a wait behind another."""
+    """The reason why a projection did not apply an event: death, conflict, or a wait for an earlier event."""
 
     projection: str
     outcome: Outcome
@@ -58,7 +58,7 @@ class ProjectionLetter(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Returns True unless the event only waits behind another one."""
+        """Returns False if the event only waits for an earlier event."""
         return self.outcome is not Outcome.WAITING
 
 
@@ -70,12 +70,12 @@ class EventResult:
     outcome: Outcome | None
     error: EventFault | None = None
     first: FirstSeen | None = None
-    """The record in which its identity was first seen; None if the identity is new."""
+    """The record in which the event's identity was first seen; None if the identity is new."""
     call_conflicts: int = 0
     outgoing: int = 0
     """Number of outbox events and calls that the event wrote."""
     set_aside: bool = False
-    """True if the event itself was set aside: it is retried without an operator."""
+    """True if the event itself was set aside, and is retried automatically."""
     letters: Sequence[ProjectionLetter] = ()
     """Letters of projections that did not apply the event, although the other tables did."""
 
@@ -86,13 +86,13 @@ class EventResult:
 
     @property
     def known(self) -> bool:
-        """Returns True if its identity already has a row, so that no row is written."""
+        """Returns True if the event's identity already has a row. No row is then written."""
         return self.first is not None
 
 
 @dataclass(slots=True)
 class FoldState:
-    """The fold's rows, identities and effect keys. Each is loaded at its first use."""
+    """The fold's rows, identities and effect keys. A missing row or effect key is loaded when needed."""
 
     load_row: Callable[[Table, str], Row]
     load_effect: Callable[[str], UUID | None]
@@ -110,9 +110,9 @@ class FoldState:
     left: Set[str] = frozenset()
     """Projections that are not folded because their live generation is not fed."""
     faults: Mapping[str, EventFault] = field(default_factory=dict)
-    """Projection → the reason why Postgres refuses its writes for the only event of this fold."""
+    """Projection → the reason why Postgres refuses the writes of the only event to this projection."""
     erased: Collection[RecordPlace] = ()
-    """Records of erased entities, which are passed over."""
+    """Places of the records of erased entities. The fold passes over these records."""
     other_tables: set[Table] = field(default_factory=set)
     """Tables that were written under a key other than the event's."""
 

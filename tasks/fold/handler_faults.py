@@ -36,7 +36,8 @@ class Frame(NamedTuple):
 def blame(error: BaseException, entry: AnyEntry) -> EventFault:
     """Returns the fault of an error that a handler or one of its effects raised.
 
-    Removes the frames from the error. Otherwise an error object that is raised repeatedly collects frames.
+    Removes the frames from the error. Otherwise an error object that is raised again and again would collect
+    frames.
     """
     try:
         fault = _fault_of(error, entry)
@@ -111,10 +112,10 @@ def _outside(traceback: TracebackType | None) -> Iterator[Frame]:
 
 
 def _traceback(error: BaseException, frames: list[Frame], left_out: int) -> str:
-    """Returns at most MAX_TRACEBACK_CHARACTERS; the most recent frames are kept."""
+    """Returns the traceback as at most MAX_TRACEBACK_CHARACTERS. Keeps the most recent frames."""
     causes = _causes(error)
     shown = [_shown(frame) for frame in frames]
-    # The rest is for the first line and the line about omitted frames.
+    # The remaining characters are for the first line and the line about omitted frames.
     room = MAX_TRACEBACK_CHARACTERS - MAX_LINE_CHARACTERS - sum(len(line) + 1 for line in causes)
     while len(shown) > 1 and sum(len(lines) + 1 for lines in shown) > room:
         del shown[0]
@@ -136,7 +137,7 @@ def _shown_place(frame: Frame) -> str:
 
 
 def _causes(error: BaseException) -> list[str]:
-    """Returns a line for each of the first causes, with the class only: error texts may contain values."""
+    """Returns a line for each of the first causes. Omits the texts, because they may contain values."""
     lines: list[str] = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     while cause is not None and len(lines) < MAX_CAUSES:

@@ -13,7 +13,7 @@ from sluice.tasks.fold.handler_signature import HandlersRefused
 def import_modules(names: str) -> list[ModuleType]:
     """Imports the comma-separated modules. Raises HandlersRefused.
 
-    Puts the current directory first on the path, as `python -m` does; a script does not.
+    Puts the current directory first on the path. `python -m` does this, but the script `sluice` does not.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

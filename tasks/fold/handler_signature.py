@@ -13,7 +13,7 @@ class HandlersRefused(ValueError):
 
 
 def topic_names(topic: TopicChoice) -> tuple[Any, ...] | None:
-    """Returns the topics that a handler is limited to, None for every topic. Checked later."""
+    """Returns the topics that a handler is limited to, None for every topic. Does not check them."""
     if topic is None:
         return None
     several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)

@@ -1,4 +1,4 @@
-"""Finds the tables that handlers can use: those made by their modules or by modules that these name."""
+"""Finds the tables that handlers can use: tables of their modules and of modules used there."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,8 @@ def find_tables(modules: Iterable[ModuleType]) -> list[Table]:
     """Returns the users' tables of these modules, including those inside containers.
 
     A process, such as a test run, may hold tables of several unrelated applications. So a table counts only
-    if its module is in `modules`, is imported or used by one of them, or was imported meanwhile.
+    if its module is in `modules`, is imported or used by one of them, or was imported while one of them was
+    imported.
     """
     namespaces: dict[int, dict[str, Any]] = {}
     visible: set[Table] = set()

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class HandlerRun:
-    """One handler's first run: all its effects and its end. A run that reads a row stops at the Read.
+    """The first run of one handler: its effects and its error. A run that reads a row stops at the Read.
 
     A handler without a Read does not depend on rows, so this is its only run. `event` holds the data as JSON;
     every run gets its own copy.
@@ -41,7 +41,7 @@ class HandlerRun:
 
 @dataclass(slots=True)
 class Planned:
-    """A decoded record with its handlers' first runs. With an `error` it becomes a dead letter."""
+    """A decoded record with its handlers' first runs. With an `error`, the event becomes a dead letter."""
 
     decoded: Decoded
     runs: Sequence[HandlerRun] = ()
@@ -52,16 +52,16 @@ class Planned:
 
     @property
     def parts(self) -> list[list[HandlerRun]]:
-        """Returns the runs by decision: first those that fill no projection, then those per projection."""
+        """Returns the runs in groups: first the runs that fill no projection, then a group per projection."""
         return _parts(self.runs, lambda run: run.into)
 
 
 class NoHandler(Exception):
-    """No handler for this type, and the topic does not ignore it."""
+    """The event's type has no handler, and the topic does not ignore the type."""
 
 
 def plan_event(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
-    """Finds the handlers and runs them one time. Their error becomes the event's error."""
+    """Finds the handlers of an event and runs each one time. Stores their errors instead of raising them."""
     planned = _plan(registry, topic, decoded)
     planned.parks = topic.on_failure == "park"
     return planned
@@ -89,7 +89,7 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
 def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> Planned:
     """As `plan_event`, for one projection only. Ignores event types that the projection does not handle.
 
-    An event without an id is accepted: a worker applied it while the topic had dedup="position".
+    An event without an id is accepted, because a worker applied it while the topic had dedup="position".
     """
     event = decoded.event
     if event is None:
@@ -171,7 +171,7 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
 
 def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
-    # Does not use the generator `iter_effects`, because this loop is most of an event's cost.
+    # Does not use the generator `iter_effects`, because this loop takes most of an event's time.
     steps = HandlerSteps(entry, event)
     try:
         while (effect := steps.advance(None)) is not None:

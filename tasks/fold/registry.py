@@ -282,6 +282,7 @@ def _add_projection(registry: Registry, into: Table, revision: int, name: str) -
 def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
     if any(other.name == entry.name for other in entries):
         raise HandlersRefused(
-            f"two handlers are called {entry.name}; rename one: the ids of emitted events depend on the name"
+            f"two handlers are called {entry.name}; rename one, because the ids of emitted events"
+            " depend on the name"
         )
     return tuple(sorted((*entries, entry), key=lambda e: e.name))

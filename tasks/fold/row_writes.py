@@ -16,7 +16,8 @@ def apply_write(
 ) -> tuple[WriteResult | None, Row]:
     """Applies a checked write to a row. Returns the result and the new row.
 
-    The result is None below an Increment's floor. Raises ValueRefused for a sum that its column cannot hold.
+    The result is None if a sum is below an Increment's floor. Raises ValueRefused for a sum that its column
+    cannot hold.
     """
     match write:
         case Upsert(_, _, values, version):

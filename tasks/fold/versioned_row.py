@@ -1,13 +1,13 @@
 """Applies versioned writes to rows in memory; the last writer wins. Pure. The tests use it as their oracle.
 
-A row has a base version: the version of its newest Insert, Upsert or Delete, which write all fields. A field
-that was merged later has its own version, above the base. The version None is older than every other. So
-writes with different versions have the same result in any order of arrival. Fields and deltas are checked
-when a handler yields them: Insert and Upsert write every field of the table.
+A row has a base version: the version of the newest Insert, Upsert or Delete of the row. These write all
+fields. A field that was merged later has its own version, above the base. The version None is older than
+every other version. So writes with different versions have the same result in any order of arrival. Fields
+and deltas were checked when a handler yielded them. So an Insert or Upsert contains every field of the table.
 
 Two writes with the same integer version conflict unless their values are the same; a Delete wins. Timestamps
-come from coarse clocks, so of two writes with the same timestamp the last wins, or the first in a table with
-`equal_versions="first"`. In such a table, a field's version may equal the base version.
+come from coarse clocks. So of two writes with the same timestamp, the later arrival wins. In a table with
+`equal_versions="first"`, the earlier arrival wins, and a field's version may equal the base version.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from sluice.db.values import ValueRefused, add_exactly
 
 
 class WriteResult(Enum):
-    """The result of one write. The row changes only if it is APPLIED."""
+    """The result of one write. The row changes only if the result is APPLIED."""
 
     APPLIED = "applied"
     STALE = "stale"
@@ -32,11 +32,11 @@ class WriteResult(Enum):
 
 
 class Row(NamedTuple):
-    """The current row with its tombstone. Immutable: every write makes a new one.
+    """The current row with its tombstone. Immutable: every write makes a new Row.
 
-    `values` holds every column but the key and the bookkeeping, None for an absent row; `tombstone` is the
-    version of the newest Delete. If the base of a present row equals the tombstone, that Delete reset the
-    row's older fields.
+    `values` holds the columns except the key and the bookkeeping columns. It is None for an absent row.
+    `tombstone` is the version of the newest Delete. If a row is present and its base version equals the
+    tombstone, the Delete reset the older fields of the row.
     """
 
     values: Mapping[str, Any] | None = None
@@ -50,7 +50,7 @@ ABSENT = Row()
 
 
 def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """Inserts the row unless an Insert did. Without a version, an earlier Delete or Upsert makes it stale."""
+    """Inserts the row unless an Insert did. Without a version, it is stale after a Delete or Upsert."""
     content = _content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
@@ -63,10 +63,10 @@ def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
 
 
 def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """Writes the whole row if its version is the newest. With `version=None` arrival order decides."""
+    """Writes the whole row if its version is the newest. With `version=None`, the later arrival wins."""
     base = row.tombstone if row.values is None else row.version
     if version is None:
-        # Writes every field, even fields with their own version: the later write is newer.
+        # Writes every field, even fields with their own version, because the later arrival wins.
         values = _with_counters(shape, row, fields)
         return WriteResult.APPLIED, Row(values, base, row.field_versions, row.inserted_hash, row.tombstone)
     if base is not None and version < base:
@@ -102,7 +102,7 @@ def merge(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None
 
 
 def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Row]:
-    """Deletes the row and keeps the version as its tombstone. Keeps the row if it has newer fields."""
+    """Deletes the row and stores the version as the tombstone. Keeps fields that are newer."""
     base = row.tombstone if row.values is None else row.version
     if version is None:
         known = [v for v in (base, row.tombstone, *row.field_versions.values()) if v is not None]
@@ -144,7 +144,7 @@ def _check_required(shape: Shape, values: Mapping[str, Any]) -> None:
 
 
 def _with_counters(shape: Shape, row: Row, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields with the unchanged counters, which only an Increment may change."""
+    """Returns the fields and the unchanged counters. Only an Increment may change a counter."""
     values = dict(fields)
     if shape.counters:
         source = shape.defaults if row.values is None else row.values
@@ -188,7 +188,7 @@ def _fields_that_stay(shape: Shape, row: Row, version: int) -> dict[str, int]:
 def _compare(
     shape: Shape, row: Row, fields: Mapping[str, Any], besides: frozenset[str] = frozenset()
 ) -> WriteResult:
-    """Returns the result of a write whose version equals the stored one."""
+    """Returns the result of a write whose version equals the stored version."""
     values = row.values or {}
     if all(values[name] == value for name, value in fields.items() if name not in besides):
         return WriteResult.DUPLICATE

@@ -30,7 +30,7 @@ def topics_of_projections(
 
 
 def versionless_flaw(entries: Iterable["ProjectionEntry"]) -> str | None:
-    """Returns the reason to refuse a projection's handlers, if a handler writes without a version."""
+    """Returns the reason to refuse a projection's handlers if one writes without a version, else None."""
     for entry in entries:
         several = entry.sources[entry.into.name]
         if len(several) > 1 and (place := find_versionless(entry.function)) is not None:

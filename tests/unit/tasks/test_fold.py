@@ -102,7 +102,7 @@ def test_the_fold_decides_the_outcome_of_an_event(
 
 def test_the_error_of_a_conflict_names_the_write() -> None:
     _, result = folded(scripted(0, A2), scripted(1, OTHER_A2))
-    assert "Upsert of merged_integer 'k': same version" in str(result.settled[1].error)
+    assert "Upsert of merged_integer 'k': the stored row has the same version" in str(result.settled[1].error)
 
 
 def test_a_repeated_identity_changes_nothing() -> None:
