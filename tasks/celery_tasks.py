@@ -16,7 +16,7 @@ class TaskServices(Protocol):
     """
 
     def apply(self, queue: str, slices: list[Slice]) -> None:
-        """Applies one batch. Returns normally for every outcome: the bridge reads it from Postgres."""
+        """Applies one batch. Returns normally for every outcome. The bridge reads outcomes from Postgres."""
 
     def relay(self) -> None:
         """Dispatches due calls and publishes the outbox until nothing is left."""
@@ -31,10 +31,10 @@ class TaskServices(Protocol):
         """Publishes a rebuild task for each partition that lags."""
 
     def start_retries(self) -> None:
-        """Publishes a message without slices for every queue with an event that is due for a retry."""
+        """Publishes a message without slices for every queue that has an event to retry now."""
 
     def expire_claims(self) -> None:
-        """Ends the attempts of calls whose claim has expired."""
+        """Ends the attempts at calls whose claim has expired."""
 
     def purge(self) -> None:
         """Deletes rows that are older than their retention."""
@@ -55,7 +55,7 @@ class ServiceTask(Task):  # type: ignore[misc]
         return services
 
 
-# Only a batch is acknowledged late. For all other tasks, Postgres stores the remaining work, and beat
+# Only `apply` is acknowledged late. For all other tasks, Postgres stores the remaining work, and beat
 # publishes the task again.
 _EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False, "ignore_result": True}
 

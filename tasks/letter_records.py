@@ -30,7 +30,7 @@ class WholeRecordNeeded(Exception):
 
 
 class NotRedrivable(Exception):
-    """The letter is not stored whole and its record could not be read. The text gives reason and remedy."""
+    """Raised if a letter is not stored whole and its record cannot be read. The text names the remedy."""
 
 
 def stored_record(letter: Letter) -> Record:
@@ -49,9 +49,10 @@ def is_cut(letter: Letter) -> bool:
 
 
 def readable_letters(letters: Sequence[Letter]) -> Sequence[Letter]:
-    """Returns the letters before the first letter of a newer format. Raises DeploymentBroken if it is first.
+    """Returns the letters before the first letter of a newer format. Raises DeploymentBroken if that is
+    first.
 
-    The letters behind it wait, to keep the order of an entity's letters.
+    Letters behind a letter of a newer format wait, to keep the order of the entity's letters.
     """
     for number, letter in enumerate(letters):
         if letter.format > formats.NEWEST_FORMAT:
@@ -70,14 +71,14 @@ def refuse_newer(letter: Letter) -> NoReturn:
 
 
 class LetterRecords:
-    """Reads the records of letters; from Kafka if a letter is not stored whole."""
+    """Returns the records of letters. Reads a record from Kafka if its letter is not stored whole."""
 
     def __init__(self, read_whole: ReadWhole) -> None:
         self._read_whole = read_whole
         self._whole: tuple[int, Record] | None = None
 
     def choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
-        """Returns the first letters, as many as one transaction can try.
+        """Returns as many of the first letters as one transaction can try.
 
         A letter that is not stored whole is tried alone, because its record may be as large as Kafka allows.
         Raises WholeRecordNeeded.
@@ -98,7 +99,7 @@ class LetterRecords:
         return stored_record(letter)
 
     def provide(self, attempt: Callable[[], T]) -> T:
-        """Returns the result of the attempt. Repeats the attempt with each whole record that it needs.
+        """Returns the result of the attempt. Repeats the attempt for each whole record that it needs.
 
         Raises NotRedrivable.
         """

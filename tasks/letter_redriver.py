@@ -1,4 +1,4 @@
-"""The common parts of all redrives of letters: the lock on the entity's queue, the records, the retries."""
+"""The common parts of redrives of letters: locking the entity's queue, reading records, retrying."""
 
 import time
 from collections import Counter
@@ -31,11 +31,11 @@ from sluice.tasks.letter_records import (
 
 T = TypeVar("T")
 
-LETTERS = 200  # per transaction; the queue is blocked meanwhile
+LETTERS = 200  # per transaction; the queue is locked meanwhile
 
 
 class Rerouted(Exception):
-    """The entity type was re-routed after its routing was read and before its queue was locked. Retry."""
+    """Raised if the entity type was re-routed between reading the routing and locking the queue. Retry."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class LetterRedriver:
         """The queue that was locked last."""
 
     def _without_broken(self, attempt: Callable[[], T]) -> T:
-        """Makes the attempt. Stops each generation that proves broken, then repeats the attempt."""
+        """Makes the attempt. If a generation is broken, stops the generation and repeats the attempt."""
         while True:
             try:
                 return attempt()

@@ -19,7 +19,7 @@ from sluice.tasks.letter_redriver import LETTERS, LetterRedriver, Redriven
 
 
 class HeldEntity(NamedTuple):
-    """An entity whose events wait for one generation. Without a key, the events name no entity."""
+    """An entity whose events wait for one generation. `key` is None for events that name no entity."""
 
     projection: str
     generation: int

@@ -46,7 +46,7 @@ class Redriver(LetterRedriver):
     def redrive_letter(self, entity: str, letter_id: int, key: str | None = None) -> Redriven:
         """Redrives one letter whose record key names no entity, or a conflict of the entity `key`.
 
-        Otherwise as `redrive_once`. No letter waits behind it.
+        Otherwise as `redrive_once`. No other letter waits behind such a letter.
         """
 
         def attempt(singly: bool) -> Redriven:
@@ -83,9 +83,9 @@ class Redriver(LetterRedriver):
     def retry_waiting(self, retry: Retry, limit: int, begin: Callable[[], None]) -> Redriven:
         """Tries up to `limit` waiting letters: a letter that was set aside, and the letters behind it.
 
-        Calls `begin` when the queue is locked. Commits the letters before the first that the surroundings
-        refuse. Raises the error of the first letter, and the errors of `redrive_once`; the caller tries again
-        later.
+        Calls `begin` when the queue is locked. If servers or locks hold up a letter, commits the letters
+        before it. Raises the error if this is the first letter, and the errors of `redrive_once`. The caller
+        then tries again later.
         """
         if limit > 1:
             try:
@@ -110,7 +110,7 @@ class Redriver(LetterRedriver):
         return redriven
 
     def bury_waiting(self, retry: Retry, error_class: str, error_text: str) -> bool:
-        """Makes a dead letter of a letter that was set aside. Returns False if it no longer waits."""
+        """Makes a letter that was set aside a dead letter. Returns False if the letter no longer waits."""
         redriven = Redriven()
         with self._session.transaction():
             queue = self._lock(retry.entity, retry.key or "")
@@ -127,7 +127,7 @@ class Redriver(LetterRedriver):
         return bool(letters)
 
     def _lock_waiting(self, retry: Retry, limit: int) -> Sequence[Letter]:
-        """Locks the first waiting letters. Returns none if the first is not the letter of the retry."""
+        """Locks the first waiting letters. Returns [] if the first one is not the letter of the retry."""
         if retry.key is None:
             letter = dead_letters.lock_letter(self._session, retry.letter_id)
             return [letter] if letter is not None and letter.state == LetterState.WAITING else []
@@ -171,7 +171,7 @@ class Redriver(LetterRedriver):
             redriving=True,
         )
         settled = writer.settle(events, singly=singly)
-        # The next transaction handles the others.
+        # The next transaction handles the remaining letters.
         letters = letters[: len(settled)]
         for letter, one in zip(letters, settled, strict=True):
             self._note(letter, one, redriven)
@@ -209,7 +209,7 @@ class Redriver(LetterRedriver):
             assert one.outcome is not None
             place = (letter.topic_id, letter.partition, letter.offset)
             changed.append((letter.identity, one.outcome, *place))
-            # The record could not be decoded before; now it has an identity.
+            # The record could not be decoded before. Now it has the identity of its event.
             if one.planned.decoded.identity != letter.identity and not one.known:
                 new.append(processed_row(one, one.outcome))
         identities.update_outcomes(self._session, changed)

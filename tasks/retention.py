@@ -22,10 +22,10 @@ from sluice.runtime.settings import Settings
 log = structlog.get_logger("sluice.maintenance")
 
 DAY_SECONDS = 86_400.0
-# Some users configure "forever" as the largest integer. Postgres has no time that long ago.
+# Some users configure "forever" as the largest integer. Postgres cannot store a time so long ago.
 FOR_EVER_SECONDS = 100 * 365 * DAY_SECONDS
 MARGIN_SECONDS = DAY_SECONDS  # for records that were read or sent and are still in flight
-ROWS = 5_000  # per statement; takes some milliseconds, so that no other session waits long
+ROWS = 5_000  # per statement, which takes some milliseconds, so no other session waits long
 MOST_SECONDS = 20.0  # per run; the worker runs it again if rows are left
 ANSWER_SECONDS = 10.0
 
@@ -35,8 +35,8 @@ def identity_seconds(
 ) -> float | None:
     """Returns the age at which identities of a topic may be deleted, None for never.
 
-    Identities are kept until Kafka has deleted the records: until then, a replay or a redrive of a parked
-    entity may read a record again. `topic_retention_seconds` is None for a topic that keeps its records
+    Identities are kept until Kafka has deleted the records, because a replay or a redrive of a parked entity
+    may read a record again. `topic_retention_seconds` is None for a topic that keeps its records
     forever or whose retention is unknown.
     """
     if topic_retention_seconds is None:
@@ -48,8 +48,8 @@ def retention_seconds(config: Mapping[str, str]) -> float | None:
     """Returns the longest age of a record, from the topic's Kafka configuration; None: forever or unknown.
 
     Kafka deletes a segment when its newest record is older than `retention.ms`. The oldest record of a
-    segment is older by up to `segment.ms` (by default 7 days). Compaction merges segments, so the age is
-    unbounded in every topic that is compacted, even if it also deletes.
+    segment is older by up to `segment.ms` (by default 7 days). Compaction merges segments, so a compacted
+    topic has no longest age, even if its policy is also `delete`.
     """
     if config.get("cleanup.policy", "") != "delete":
         return None
@@ -89,7 +89,7 @@ Kinds: TypeAlias = Mapping[str, Callable[[], int]]
 
 
 class Purged(NamedTuple):
-    """Deleted rows by kind, and the kinds that failed. `more`: the time was over before the work was done."""
+    """Numbers of deleted rows by kind, and the kinds that failed. `more`: the time ended before the work."""
 
     gone: dict[str, int]
     failed: dict[str, Exception]
@@ -108,7 +108,7 @@ def purge(
 
 
 def kinds_to_purge(session: Session, settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> Kinds:
-    """Returns the kinds of rows with an age limit. A topic that keeps records forever has no such kind."""
+    """Returns the kinds of rows with an age limit. Topics that keep records forever have no such kind."""
     kinds: dict[str, Callable[[], int]] = {}
     effects_age = settings.keep_effects_days * DAY_SECONDS
     letters_age = settings.keep_dead_letters_days * DAY_SECONDS
@@ -135,7 +135,7 @@ def _purge_identities(session: Session, topic: str, topic_seconds: float, wanted
 
 
 def run_in_turns(kinds: Kinds, *, until: float, clock: Callable[[], float]) -> Purged:
-    """Runs one step of each kind in turn, until no rows are left or the time is over.
+    """Runs one step per kind, again and again, until no rows are left or the time is over.
 
     A kind that fails is omitted from the rest of this run. Raises if Postgres is down.
     """

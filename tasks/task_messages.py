@@ -41,11 +41,11 @@ class TaskCall(NamedTuple):
 
 
 class UnknownTask(ValueError):
-    """The message names a task that this code does not have."""
+    """Raised if the message names a task that this code does not have."""
 
 
 class FormatTooOld(ValueError):
-    """This format cannot hold some of the arguments. A newer format can."""
+    """Raised if a format cannot hold some of the arguments. A newer format can."""
 
 
 def _write_1(call: TaskCall) -> bytes:
@@ -75,7 +75,7 @@ def _read(content: bytes) -> TaskCall:
 WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1, 2: _write_2}
 """A writer may raise FormatTooOld."""
 READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read, 2: _read}
-"""By format. Add a new format here and in `formats.py`; keep the old format while workers need it."""
+"""Format → writer. Add a new format here and in `formats.py`. Keep a format while workers need it."""
 
 
 def describe(call: TaskCall) -> str:

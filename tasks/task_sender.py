@@ -13,7 +13,7 @@ from sluice.runtime.settings import Settings
 from sluice.tasks.installation.keyring import KeyRing
 from sluice.tasks.task_messages import READERS, WRITERS, TaskCall, UnknownTask
 
-MAX_LISTED = 10  # more than the number of periodic tasks of one queue
+MAX_LISTED = 10  # more messages than one queue has periodic tasks
 
 
 class Sent(NamedTuple):
@@ -27,7 +27,7 @@ class Sent(NamedTuple):
 class TaskSender:
     """Pushes messages onto the lists of queues. Any method may raise redis.RedisError.
 
-    After a failed publish, the message may still have arrived; repeating it is safe.
+    If a method raises, the message may still have arrived. Calling the method again is safe.
     """
 
     def __init__(self, redis: PrefixedRedis, ring: KeyRing) -> None:
@@ -52,7 +52,7 @@ class TaskSender:
     def is_waiting(self, task: str, queue: str) -> bool:
         """Returns True if the list holds a message of this task, or MAX_LISTED messages of any task.
 
-        A task on the list runs later than now, so committed work needs no further message.
+        A task on the list has not begun yet. It will find all work that is committed now.
         """
         items = cast("list[bytes]", self._redis.lrange(queue, 0, MAX_LISTED - 1))
         return len(items) == MAX_LISTED or any(self._task_of(item) == task for item in items)

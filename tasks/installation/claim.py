@@ -1,4 +1,4 @@
-"""Claims: how two physical copies of one database detect each other, and which copy stops. Pure.
+"""Claims: with them, two physical copies of one database detect each other, and one stops. Pure.
 
     1.<rank>.<claim>.<writer>.<written at>.<MAC>
 
@@ -24,7 +24,7 @@ STALE_SECONDS = 3_600
 """An older claim is ignored, because Postgres keeps its own claims for a limited time."""
 
 PROVEN_SECONDS = 300
-"""A claim from copied files that is older belongs to an ended bridge: a running one renews its claim."""
+"""An older claim from copied files belongs to an ended bridge, because a running bridge renews its claim."""
 
 _DOMAIN = b"sluice claim"
 _TEXT = re.compile(
@@ -38,7 +38,7 @@ class Claim(NamedTuple):
     """One claim. A bridge writes it into its Postgres, then into Redis and Kafka."""
 
     rank: int
-    """Raised by `sluice init --original`."""
+    """`sluice init --original` increases it."""
     claim: UUID
     writer: UUID
     """The id of the bridge, drawn at random at each start."""
@@ -82,9 +82,9 @@ def _mac(key: bytes, installation: UUID, text: str) -> str:
 
 
 def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
-    """Returns the claims of another database that exclude this one.
+    """Returns the claims of another database that may keep this database from starting.
 
-    This database never wrote them, their rank is not lower than its own, and they are not stale.
+    This database never wrote these claims, their rank is not below its own rank, and they are not stale.
     """
     return frozenset(
         claim
@@ -98,8 +98,8 @@ def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim
 def find_unproven(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
     """Returns the recent claims that this database holds but its server did not write.
 
-    Such claims came with copied files: a copy that starts within seconds holds all claims of its original. A
-    single claim that the server wrote is proof, because a bridge on this server was not refused.
+    Such claims came with copied files: a copy that starts within seconds holds all claims of its original.
+    Returns none if the server wrote even one claim, because a bridge on this server was then not refused.
     """
     if known.witnessed:
         return frozenset()
@@ -125,19 +125,19 @@ class Watch:
 def begin_watch(
     foreign: frozenset[Claim], unproven: frozenset[Claim], *, watch_seconds: float
 ) -> Watch | None:
-    """Returns the claims to watch after the first reading, None if the process may start at once."""
+    """Returns the claims to watch after the first reading. None if the process may start at once."""
     if foreign:
         return Watch(foreign, watch_seconds)
-    # This is longer than the periods of claims and of commits together.
+    # This time is longer than the period of claims plus the period of commits.
     return Watch(foreign, watch_seconds * 2 / 3) if unproven else None
 
 
 def judge_claims(foreign: frozenset[Claim], watch: Watch, *, proven: bool = False) -> Verdict:
-    """Decides after a later reading if a process starts.
+    """Decides after each later reading if the process starts.
 
     A new foreign claim proves that another database is active. A claim that vanished proves nothing, because
-    an emptied Redis is filled again at the next renewal. `proven`: meanwhile the server wrote one of the
-    claims, so only foreign claims need to be watched.
+    an emptied Redis is filled again at the next renewal. `proven`: this server wrote a claim in the
+    meantime, so only foreign claims still matter.
     """
     if foreign - watch.seen:
         return Verdict.REFUSE
@@ -147,7 +147,7 @@ def judge_claims(foreign: frozenset[Claim], watch: Watch, *, proven: bool = Fals
 
 
 def is_outranked(foreign: frozenset[Claim], seen: Mapping[UUID, Claim], *, rank: int) -> bool:
-    """Returns True if a running bridge must stop: a writer of a higher rank renewed its claim.
+    """Returns True if a running bridge must stop, because a writer of a higher rank renewed its claim.
 
     `seen` are the foreign claims of the previous reading, by writer.
     """

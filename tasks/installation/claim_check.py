@@ -28,20 +28,21 @@ POLL_SECONDS = 0.5
 CLAIMED = (
     "another database works as this installation: it writes claims that this database does not hold,"
     " so one of the two is a physical copy (a base backup or a snapshot of disks)."
-    " If this database is the copy, run `sluice init --new-installation`: it gets a new id."
-    " If the original is lost, end the processes that still run for it; after a dump and restore or"
-    " `pg_upgrade`, run `sluice init --moved`."
+    " If this database is the copy, run `sluice init --new-installation`: this database then gets"
+    " a new id."
+    " If the original is lost, end the processes that still use the original; after a dump and restore"
+    " or `pg_upgrade`, run `sluice init --moved`."
     " If this database is the original and a copy was started while the original was down, run"
-    " `sluice init --original`: the bridges of the copy stop"
+    " `sluice init --original`: the bridges of the copy then stop"
 )
 
 
 def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
-    """Returns as soon as it is sure that no other database works as this installation.
+    """Returns as soon as it is certain that no other database works as this installation.
 
     Call it before the process joins a group or writes anything. Waits while Redis or Postgres does not
-    answer. Raises InstallationRefused, also if Redis refuses this process permanently. Raises errors of
-    Postgres other than an outage.
+    answer. Raises InstallationRefused if another database does, or if Redis refuses this process permanently.
+    Raises errors of Postgres other than an outage.
     """
     with closing(ClaimReader(settings, installation)) as reader:
         check = ClaimCheck(reader, WATCH_SECONDS)
@@ -86,7 +87,7 @@ class ClaimCheck:
                 raise InstallationRefused(f"Redis: {text}") from error
         elif not allows_waiting_at_start(error):
             raise error
-        # The other database may also have been unable to renew its claims.
+        # Begins again, because the other database may have been unable to renew its claims, too.
         self.began = None
         self._backoff.note_failure(now)
         if self._pace.allows(server):

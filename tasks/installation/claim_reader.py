@@ -107,7 +107,8 @@ class ClaimReader:
         return frozenset(claim for claim in claims if claim is not None)
 
     def look(self, *, with_kafka: bool = True) -> Look:
-        """Reads Redis, Kafka, then Postgres. In this order, a claim that was just written counts as known.
+        """Reads Redis, Kafka, then Postgres. In this order, a claim of this database that was
+        written meanwhile counts as known.
 
         Raises RedisError and psycopg2.Error.
         """
@@ -123,7 +124,7 @@ class ClaimReader:
 
 
 def judge_look(session: Session, claims: frozenset[Claim], in_kafka: frozenset[Claim] | None) -> Look:
-    """Compares claims that were read before with Postgres. Raises psycopg2.Error."""
+    """Compares claims with Postgres. The claims must be read first. Raises psycopg2.Error."""
     every = claims | (in_kafka or frozenset())
     known = read_known_claims(session, (claim.claim for claim in every))
     return Look(every, find_foreign(every, known), find_unproven(every, known), known, in_kafka is not None)

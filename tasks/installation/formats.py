@@ -1,7 +1,7 @@
 """The versions of messages and of stored rows that this code reads and writes."""
 
 NEWEST_FORMAT = 2
-"""The newest format of both that this code reads. Newer formats are left to newer code."""
+"""The newest format of messages and rows that this code reads. Newer formats are left to newer code."""
 
 FLAWED_LETTER_FORMAT = 2
-"""The format of dead letters without the whole record. Older code would treat such a letter as whole."""
+"""The format of dead letters without the whole record. Older code would take such a letter for whole."""

@@ -52,7 +52,8 @@ def join_once(
 ) -> Membership:
     """Joins the installation of this process's database. Raises InstallationRefused, psycopg2.Error.
 
-    Waits while Redis does not answer, and up to half a minute to detect another active database. `registry`
+    Waits while Redis does not answer, and up to half a minute to detect another active copy of the database.
+    `registry`
     is None for a process that needs no handlers. `queues`: the queues of a worker with `--queues`.
     """
     installation = open_installation(settings).installation

@@ -19,8 +19,8 @@ from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.installation")
 
-FRESH_SECONDS = 10.0  # every publisher reads a new key or the format of an older worker within this time
-SUSPICION_SECONDS = 1.0  # between two reads that unsigned messages cause
+FRESH_SECONDS = 10.0  # within this time, every publisher reads a new key or the format of an older worker
+SUSPICION_SECONDS = 1.0  # the shortest time between two reads that unsigned messages cause
 
 
 class Signing(NamedTuple):
@@ -36,7 +36,8 @@ class Signing(NamedTuple):
 class KeyRing:
     """Signs and checks messages. Thread-safe. A forked child continues with the keys of its parent.
 
-    Each read opens and closes its own connection. During an outage of Postgres the last read counts.
+    Each read opens and closes its own connection. During an outage of Postgres, the keys of the last read are
+    used.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class KeyRing:
         self._read = read
         self._clock = clock
         self._unlock()
-        # A child that is forked while its parent holds the lock would wait forever.
+        # Otherwise a child that is forked while its parent holds the lock would wait forever.
         os.register_at_fork(after_in_child=self._unlock)
         self._signing = read()
         self._read_at = clock()

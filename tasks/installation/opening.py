@@ -26,7 +26,7 @@ def check_installation(session: Session, *, name: str) -> StoredInstallation:
 def require_installation(
     stored: StoredInstallation | None, database: Database, *, name: str
 ) -> StoredInstallation:
-    """Returns the installation that a process named `name` may work for. Raises InstallationRefused."""
+    """Returns the installation if a process with SLUICE_NAME=`name` may use it, or raises InstallationRefused."""
     if stored is None:
         raise InstallationRefused("the database holds no installation; run `sluice init`")
     require_name(stored, name)
@@ -36,7 +36,7 @@ def require_installation(
 
 
 def require_name(stored: StoredInstallation, name: str) -> None:
-    """Raises InstallationRefused if the installation has another name."""
+    """Raises InstallationRefused if the stored installation has another name."""
     if stored.installation.name != name:
         raise InstallationRefused(
             f"SLUICE_NAME is {name}, but the database belongs to the installation"

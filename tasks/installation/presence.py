@@ -27,11 +27,11 @@ from sluice.tasks.installation.keyring import KeyRing
 log = structlog.get_logger("sluice.installation")
 
 HEARTBEAT_SECONDS = 5.0
-STOP_SECONDS = 5.0  # waits for the thread, which may be running a statement
+STOP_SECONDS = 5.0  # how long to wait for the thread, which may be running a statement
 
 
 class Presence:
-    """Writes the formats and declarations of this process, from its own thread.
+    """Writes the formats and declarations of this process to Postgres, from a separate thread.
 
     Each write opens and closes a session. `after` is called with the session after the row is written.
     """
@@ -67,7 +67,8 @@ class Presence:
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def announce(self) -> None:
-        """Writes the row for the first time, before the keys are read, so that no key expires in between.
+        """Writes the row for the first time. Must happen before the keys are read, so that no such key
+        expires.
 
         Raises psycopg2.Error.
         """

@@ -28,9 +28,9 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     """Writes events to the outbox in the connection's open transaction; returns their ids, in order.
 
     Events of one key and `stream` are sent in the order in which their transactions commit; within a
-    transaction, in the given order. Call `emit` one time per transaction, late, with all events: it locks the
-    queue of each key, in a fixed order, until you commit. With two calls per transaction, two transactions
-    may deadlock; Postgres then aborts one of them.
+    transaction, in the given order. Call `emit` one time per transaction, late, with all events: `emit` locks
+    the queue of each key, in a fixed order, until you commit. With two calls per transaction, two
+    transactions may deadlock; Postgres then aborts one of them.
 
     The CloudEvents source of the events is SLUICE_SOURCE of this process, or else that of the installation.
 

@@ -1,8 +1,8 @@
 """The outbox rows of one relay run; selects the rows that may be in flight together. Pure.
 
 A producer may fail at one record and succeed at the next. If both have the same key, the later event would
-arrive without the earlier event. So only one record of each (topic, key) is in flight: the second is sent
-after the first is acknowledged.
+arrive without the earlier event. So only one record of each (topic, key) is in flight. The next record with
+the same topic and key is sent after this one is acknowledged.
 """
 
 from collections import defaultdict, deque
@@ -67,9 +67,9 @@ def sent_through(
 ) -> int:
     """Returns the highest id of a queue up to which all rows are sent, after a page of its oldest rows.
 
-    `ids` are all rows of that queue in the page. `lowest_hidden` is the lowest id of the queue that no page
-    shows, because the row is refused or of a newer format. This id may be far above the last id of a full
-    page; the rows between them were not read.
+    `ids` are all rows of that queue in the page. `lowest_hidden` is the lowest id of a row that no page
+    contains, because the row is refused or of a newer format. This id may be far above the last id of the
+    page. The rows between the two ids were not read.
     """
     left = set(ids).difference(acknowledged)
     if lowest_hidden is not None:

@@ -14,8 +14,8 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
     """Returns the record of a row; `source` is the CloudEvents source of a row that was stored without one.
 
-    The `headers` of the row are included but cannot replace an attribute set here. They also hold `ce_time`
-    and the trace context, which the fold took from the causing event.
+    The `headers` of the row are included, but cannot replace an attribute that is set here. The headers also
+    hold `ce_time` and the trace context, which come from the event that caused the row.
     """
     # Unpacked by position, because access by attribute costs more.
     _, _, event_id, topic, key, type_, version, written, payload, stored_source = row

@@ -26,10 +26,10 @@ from sluice.tasks.outbox.outgoing_record import outgoing_record
 
 log = structlog.get_logger("sluice.relay")
 
-PAGE_ROWS = 2_000  # of all queues together; takes some milliseconds to send, so that locks are short
+PAGE_ROWS = 2_000  # of all queues together; sending takes some milliseconds, so locks are held briefly
 LEAST_PAGE_ROWS = 100  # per queue, even with many queues
-# The locks are held during the flush. Records are sent for HAND_SECONDS and answered within the producer's
-# time-out. After FLUSH_SECONDS, less than the 10 s that Postgres allows, the relay waits for no more answers.
+# The locks of the queues are held while the relay sends a page. It sends records for HAND_SECONDS, and waits
+# for answers until FLUSH_SECONDS are over. Postgres would end the transaction after 10 s.
 HAND_SECONDS = 1.0
 FLUSH_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -39,12 +39,12 @@ MAX_AWAY_SECONDS = 10.0  # longest pause between two attempts at a topic that do
 
 @dataclass(frozen=True)
 class Relayed:
-    """The numbers of records that one run sent, found refused and left."""
+    """The numbers of records that one run sent, that were refused, and that were left."""
 
     sent: int = 0
     refused: int = 0
     left: int = 0
-    """Records that stay and are sent in a later page."""
+    """Number of records that stay in the outbox and are sent later."""
 
 
 class Relay:
@@ -96,7 +96,7 @@ class Relay:
             acknowledged = ids_by_queue(page.acknowledged)
             self._delete(acknowledged)
             self._list_refused(page)
-            # No page shows rows of unavailable topics, so the first of them is not known.
+            # The page omits rows of unavailable topics, so their lowest id is not known.
             hidden = {queue: _lowest(refused, newer.get(queue)) for queue, refused in locked.items()}
             read = {} if away else ids_by_queue(rows)
             found = {
@@ -139,12 +139,12 @@ class Relay:
             wait()
             for row in page.take_refused():
                 if self._clock() - began >= HAND_SECONDS:
-                    break  # The refusal is not confirmed yet; the next run begins with this row.
+                    break  # The refusal is not confirmed; the next run sends this row again.
                 hand(row)
                 wait()
         finally:
             if in_flight:
-                # Unanswered records must not be sent after, or together with, later records.
+                # The producer must not send these records again after, or together with, later records.
                 self._producer.close()
                 log.warning("producer replaced: records without an answer", records=in_flight)
 
@@ -176,7 +176,7 @@ class Relay:
                 )
 
     def _refresh_hints(self) -> None:
-        """Reads the hints again if they are old, and after a reconnect: another server may be behind."""
+        """Reads the hints again if they are old, or after a reconnect: another server may be behind."""
         connection, now = self._session.connection, self._clock()
         if connection is not self._hints_of:
             self._sent_through, self._hints_of = {}, None

@@ -1,4 +1,4 @@
-"""Wakes the relay as soon as there is something to send. Without it, the relay runs once a second."""
+"""Wakes the relay when there is something to send. Without a wake-up, the relay runs once a second."""
 
 import redis
 import structlog
@@ -9,12 +9,12 @@ from sluice.tasks.task_sender import TaskSender
 log = structlog.get_logger("sluice.relay_wakeup")
 
 WAKEUP_KEY = "relay-wakeup"
-# A lost message suppresses other messages for this time.
+# If the message is lost, no other message is sent for this time.
 WAKEUP_MS = 1_000
 
 
 class RelayWakeup:
-    """The key in Redis with which workers wake the relay, one time per group of commits."""
+    """Wakes the relay, at most one time per group of commits. A key in Redis suppresses further wake-ups."""
 
     def __init__(self, sender: TaskSender) -> None:
         self._sender = sender
@@ -39,7 +39,7 @@ class RelayWakeup:
             log.debug("wakeup not held", error=str(error))
 
     def release(self) -> None:
-        """Allows wake-ups again before the relay ends, for rows that are committed from now on."""
+        """Allows wake-ups again. Called before the relay ends, for rows that are committed from then on."""
         try:
             self._redis.delete(WAKEUP_KEY)
         except (redis.RedisError, OSError) as error:

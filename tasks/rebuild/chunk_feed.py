@@ -33,7 +33,7 @@ def feed_chunk(
 ) -> None:
     """Folds events that workers applied, under the lock of their lane. Raises DeploymentBroken.
 
-    `singly`: each event has a savepoint, after Postgres refused them together.
+    `singly`: each event has its own savepoint. Used after Postgres refused the chunk as a whole.
     """
     synced = snapshot.synced
     place = (synced.projection, synced.generation, snapshot.entity, lane.queue)
@@ -41,7 +41,7 @@ def feed_chunk(
     has_letters, window = read_generation_health(session, *place)
     synced = synced._replace(has_letters=has_letters, failure_window=window)
     settled = apply_to_generation(session, synced, events, snapshot.entity, refuse, singly)
-    # While no failure is stored, earlier events of the lane count as successes.
+    # If no failure is stored, the earlier events of the lane count as successes.
     before = SUCCEEDED * min(WINDOW, lane.applied + 1)
     reason = count_failures(session, synced, lane.queue, topics, settled, before=before)
     if reason is not None:
@@ -49,9 +49,9 @@ def feed_chunk(
 
 
 def pass_over_dropped(session: Session, synced: SyncedGeneration, events: Iterable[Decoded]) -> set[UUID]:
-    """Returns the identities of events that an operator dropped for this or the live generation.
+    """Returns the identities of events that an operator dropped for this generation or the live one.
 
-    The events remain dropped for this generation, even if another generation becomes live.
+    Stores the drops for this generation, so that they remain if another generation becomes live.
     """
     place = (synced.projection, synced.generation)
     dropped = read_dropped(session, *place, [one.identity for one in events])
@@ -69,7 +69,7 @@ def find_erased(
 
 
 def decode_whole(read_whole: ReadWhole, topic: Topic, cut: Decoded) -> Decoded:
-    """Reads an event whose record is cut in the chunk, and returns it whole. Raises LogIncomplete."""
+    """Reads the whole record of an event that the chunk holds without its value. Raises LogIncomplete."""
     record = read_whole((cut.topic, cut.partition), cut.record.offset)
     if record is None:
         raise LogIncomplete(f"{topic.name}[{cut.partition}] no longer holds offset {cut.record.offset}")

@@ -73,7 +73,8 @@ class ChunkFolder:
     def fold(self, snapshot: PartitionSnapshot, where: ChunkPlace, *, singly: bool) -> Counter[str]:
         """Folds a chunk under the lane's lock. Returns outcome → number of records.
 
-        `singly`: each event in a savepoint, after Postgres refused them together. Raises DeploymentBroken.
+        `singly`: each event has its own savepoint. Used after Postgres refused the chunk as a whole.
+        Raises DeploymentBroken.
         """
         synced, (lane, chunk, _) = snapshot.synced, where
         records = lane.records[: chunk.records]
@@ -102,7 +103,7 @@ class ChunkFolder:
     def _load(
         self, snapshot: PartitionSnapshot, records: Sequence[Record]
     ) -> tuple[list[tuple[Decoded, Known | None]], list[Decoded]]:
-        """Returns the records with their stored identities, and the places of erased ones."""
+        """Returns the records with their stored identities, and the records of erased entities."""
         decoded = [decode(self._topic, snapshot.topic_id, self._place[1], record) for record in records]
         found = load_known(self._session, snapshot.synced, self._registry.topics, decoded)
         places = find_erased(self._erasures, snapshot, found)
@@ -121,7 +122,7 @@ class ChunkFolder:
         found: Sequence[tuple[Decoded, Known | None]],
         own: Collection[UUID],
     ) -> set[int]:
-        """Returns the offsets of repeats whose first record is gone from the log. Repeats replace it."""
+        """Returns the offsets of repeats that are folded because the log no longer has the first record."""
         repeats = [
             (one, FirstSeen(known.data_hash, known.topic_id, known.partition, known.offset))
             for one, known in found
@@ -137,7 +138,7 @@ class ChunkFolder:
             if first.topic_id == snapshot.topic_id and first.partition != self._place[1]
         }
         if others:
-            # Locked, so that a chunk of that lane cannot take the same event now.
+            # Locked, so that a chunk of another lane cannot take the same event at the same time.
             reached |= generation_lanes.lock_lanes(
                 self._session, synced.projection, synced.generation, lane.queue, sorted(others)
             )
@@ -149,14 +150,15 @@ class ChunkFolder:
             if holding is Holding.AHEAD and first.partition == one.partition:
                 is_held = self._is_ahead(one, first.offset, where, own)
                 holding = Holding.HELD if is_held else Holding.GONE
-            # The other partition is further behind; the record that is read first represents the event.
+            # AHEAD: the other partition is further behind. The record that is read first represents the
+            # event.
             if holding is not Holding.HELD:
                 stand.setdefault(one.identity, one.record.offset)
         noted = note_identities(self._session, synced.projection, synced.generation, list(stand))
         return {offset for identity, offset in stand.items() if identity in noted}
 
     def _is_ahead(self, repeat: Decoded, offset: int, where: ChunkPlace, own: Collection[UUID]) -> bool:
-        """Returns True if the log has the event at a later offset, where a worker applied it."""
+        """Returns True if the log still has the event at the later offset at which a worker applied it."""
         lane, chunk, read_through = where
         if offset <= chunk.reaches:
             return repeat.identity in own

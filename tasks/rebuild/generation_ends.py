@@ -1,4 +1,4 @@
-"""Ends the rebuild of a generation that has caught up with the live one, or that cannot continue."""
+"""Ends the rebuild of a generation that has caught up with the live generation or cannot continue."""
 
 import structlog
 from psycopg2.errors import LockNotAvailable
@@ -13,7 +13,7 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 
 log = structlog.get_logger("sluice.rebuild")
 
-# All workers wait while all queues are locked. After a time-out, the next task tries again.
+# While all queues are locked, all workers wait. If the locks are not free in time, the next task tries again.
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
@@ -26,7 +26,7 @@ def note_met(session: Session, synced: SyncedGeneration) -> None:
 
 
 def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -> None:
-    """Ends a generation that cannot continue: it fails, or is stopped again if it has been live."""
+    """Marks a generation that cannot continue as failed, or as stopped if it has been live."""
     reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
     place = (synced.projection, synced.generation, reason)
     if generations.fail_generation(session, *place):
@@ -36,10 +36,10 @@ def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -
 
 
 def _end_resuming(session: Session, synced: SyncedGeneration) -> bool:
-    """Feeds a stopped generation again if it has caught up. Returns True if its state changed.
+    """Feeds a stopped generation again if it has caught up. Returns True if the state changed.
 
-    Holds the locks of all queues: before, workers write the generation only in lanes that are in sync;
-    afterwards, in every lane.
+    Holds the locks of all queues, because the rule for workers changes: before, they write the generation
+    only in lanes that are in sync; afterwards, in every lane.
     """
     place = (synced.projection, synced.generation)
     try:

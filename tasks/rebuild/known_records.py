@@ -1,4 +1,4 @@
-"""Loads the identities of records that are read again, even those from before a change of `dedup`."""
+"""Loads the identities of records that are read again, even if `dedup` was changed since."""
 
 from collections.abc import Mapping, Sequence
 from uuid import UUID
@@ -19,7 +19,8 @@ def load_known(
 ) -> list[tuple[Decoded, Known | None]]:
     """Returns each record with its stored identity.
 
-    A record whose identity is stored only in the form of another `dedup` is returned with that identity.
+    If the identity is stored only in the form of the other `dedup`, the record is returned with that
+    identity.
     """
 
     def load(identities: Sequence[UUID]) -> dict[UUID, Known]:

@@ -39,7 +39,7 @@ log = structlog.get_logger("sluice.rebuild")
 
 TURN_SECONDS = 20.0  # then the worker takes another partition
 READ_SECONDS = 0.2
-BUFFERED_BYTES = 32 * 1024 * 1024  # for all lanes of the partition; the last read may exceed it
+BUFFERED_BYTES = 32 * 1024 * 1024  # for all lanes of the partition; the last read may exceed this limit
 FILLED_STATES = ("building", "ready", "retired", "resuming")
 
 
@@ -55,9 +55,9 @@ class Rebuilder:
         max_record_bytes: int,
         watched: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        """A record above `max_record_bytes` is read whole, and alone, if a worker applied it whole.
+        """A record above `max_record_bytes` is read whole, and alone, if a worker applied the whole record.
 
-        `watched` makes the context that limits and notes the handlers of a turn, under the given name.
+        `watched` makes the context of a turn, which limits the time of handlers and notes them under a name.
         """
         self._watched = watched
         self._session = session
@@ -66,10 +66,10 @@ class Rebuilder:
         self._max_record_bytes = max_record_bytes
 
     def run(self, projection: str, generation: int, place: Place, *, seconds: float = TURN_SECONDS) -> bool:
-        """Runs one turn. Returns True if all lanes of the partition caught up. Marks a generation that cannot
-        continue.
+        """Runs one turn. Returns True if all lanes of the partition caught up.
 
-        Does nothing if another process rebuilds the partition, or this code has another revision.
+        Marks a generation that cannot continue. Does nothing if another process rebuilds the partition, or
+        this code has another revision.
         """
         what = f"{projection} {generation} {place[0]}"
         if not generation_lag.try_rebuild(self._session, what, place[1]):
@@ -174,10 +174,11 @@ class _Turn:
             if applied > lane.applied:
                 lane.move(applied)
             if not lane.is_behind:
-                # The worker writes the later records into the generation. Keeping them would fill the buffer.
+                # The worker writes the lane's later records into the generation. They must not fill the
+                # buffer.
                 lane.forget()
         if self._reader is not None and any(one.skipped and one.is_behind for one in self._lanes.values()):
-            # The lane fell out of sync, because of code of another revision or of a lock that was not free.
+            # A lane fell out of sync, because of code of another revision or because a lock was not free.
             self._close_reader()
         return found
 
@@ -201,14 +202,14 @@ class _Turn:
                 queue = queue_name(snapshot.entity, shard_of(record.key, snapshot.shards))
                 lane = self._lanes.setdefault(queue, RebuildLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
                 if not lane.is_behind:
-                    # The lane does not lag: the worker's transaction keeps it in sync.
+                    # The lane does not lag, because the worker's transaction keeps the lane in sync.
                     lane.skipped = True
                 elif record.offset > lane.applied:
                     lane.add(record)
                     buffered += size_bytes(record)
 
     def _take(self, snapshot: PartitionSnapshot, lane: RebuildLane, ends_at: float) -> None:
-        """Applies chunks of one lane, as many as the records that were read allow."""
+        """Applies as many chunks of one lane as the records that were read allow."""
         while lane.is_behind and time.monotonic() < ends_at:
             chunk = self._next(lane)
             if chunk is None:
@@ -231,7 +232,7 @@ class _Turn:
         def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
             pause_seconds = tries.pause_after(error, elapsed_seconds, jitter)
             held_up = tries.step is Step.SINGLY and whose_fault(error) is not Fault.EVENT
-            # The lock that excludes other turns is lost with the connection.
+            # Without the connection, the lock that excludes other turns is lost.
             is_left = needs_new_connection(error) or isinstance(error, RecordNotRead)
             return None if is_left or held_up else pause_seconds
 
@@ -272,7 +273,7 @@ class _Turn:
                 self._session, self._projection, self._generation, lane.queue, [self._place]
             )
             if held.get(self._place) != lane.applied:
-                # Another process moved the lane, or the generation was dropped. The next `_look` finds out.
+                # Another process moved the lane, or the generation was dropped. The next `_look` decides.
                 lane.move(held.get(self._place, lane.applied))
                 lane.live = NOTHING_APPLIED
                 return 0

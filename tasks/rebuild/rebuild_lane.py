@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
     records: int
     reaches: int
     locked: bool
-    """True if the chunk reaches the live offset, so that the queue must be locked to hold that offset."""
+    """True if the chunk reaches the live offset. The queue must then be locked, to hold this offset."""
 
 
 def next_chunk(
@@ -38,12 +38,12 @@ def next_chunk(
     most: int = CHUNK_RECORDS,
     is_full: bool = False,
 ) -> Chunk | None:
-    """Returns the next chunk of a lane that lags, None if more must be read first.
+    """Returns the next chunk of a lane that lags, None if more records must be read first.
 
-    `offsets` are its waiting records, ascending. `live` is the live generation's offset in the lane. Every
-    record of the partition at or below `read_through` was read. A generation never passes `live`: later
-    records wait. The chunk reaches `live` only if no earlier record is left. `is_full`: the buffer is full,
-    so a chunk must be taken before the next read.
+    `offsets` are the waiting records of the lane, ascending. `live` is the live generation's offset in the
+    lane. Every record of the partition at or below `read_through` was read. Records above `live` wait,
+    because a generation never passes `live`. The chunk reaches `live` only if no earlier record is left.
+    `is_full`: the buffer is full, so a chunk must be taken before the next read.
     """
     due = bisect_right(offsets, live)
     if due > most:
@@ -76,7 +76,7 @@ class RebuildLane:
 
     @property
     def is_behind(self) -> bool:
-        """Returns True if the live generation has applied more."""
+        """Returns True if the live generation has applied more of the lane."""
         return self.applied < self.live
 
     def move(self, applied: int) -> None:
@@ -92,7 +92,7 @@ class RebuildLane:
         self.size_bytes += size_bytes(record)
 
     def forget(self) -> None:
-        """Drops the waiting records, which must be read again if the lane falls behind."""
+        """Drops the waiting records. They must be read again if the lane falls behind."""
         self.skipped = self.skipped or bool(self.records)
         self.records.clear()
         self.size_bytes = 0
@@ -107,8 +107,8 @@ def is_own(decoded: Decoded, known: Known | None) -> bool:
 def judge_record(decoded: Decoded, known: Known | None) -> str:
     """Returns FOLDED if a generation folds a record, else the reason why it passes over the record. Pure.
 
-    REPEATED: a worker applied the event from another record, and the generation has not noted the event as
-    read elsewhere. The generation folds this record if the log no longer has the other record.
+    REPEATED: a worker applied the event from another record, and the generation has no note that it folded
+    the event elsewhere. The generation folds this record only if the log no longer has the other record.
     """
     if known is None:
         return UNKNOWN
@@ -125,19 +125,21 @@ def judge_record(decoded: Decoded, known: Known | None) -> str:
 def needs_whole(decoded: Decoded, known: Known | None) -> bool:
     """Returns True if a record was read without its value, but a worker may have applied it whole. Pure.
 
-    The worker identified such a record by its offset until a redrive, or read it whole under a higher limit.
+    The identity of such a record is its offset until a redrive, or the worker read it whole under a higher
+    limit.
     """
     flaw = decoded.record.flaw
     return flaw is not None and flaw.is_cut and (known is None or known.outcome in TAKEN)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
-    """Returns a check that raises for effects that a rebuild must not have. Types and fold check first."""
+    """Returns a check that raises for effects that a rebuild must refuse. Type checks and fold run first."""
 
     def refuse(run: HandlerRun, effect: Effect) -> None:
         if isinstance(effect, Emit | Call):
             raise DeploymentBroken(
-                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which must not repeat it"
+                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which must not repeat"
+                " this effect"
             )
         if compacted is not None and isinstance(effect, Increment):
             raise DeploymentBroken(

@@ -18,12 +18,12 @@ log = structlog.get_logger("sluice.rebuild")
 
 
 class RebuildReader:
-    """A PartitionReader that also passes over records skipped after it was opened. Must be closed."""
+    """A PartitionReader that also passes over records that are skipped later. Must be closed."""
 
     def __init__(
         self, session: Session, bootstrap_servers: str, place: Place, offset: int, *, max_record_bytes: int
     ) -> None:
-        """Reads from this offset; for `max_record_bytes` see PartitionReader."""
+        """Begins to read at `offset`. For `max_record_bytes`, see PartitionReader."""
         self._session = session
         self._servers = bootstrap_servers
         self._place = place

@@ -155,7 +155,7 @@ def test_without_the_check_at_yield_a_rebuild_refuses_the_effect(
     fixed = opened(bench.with_code(registry(2, project=talkative)))
     number = fixed.begin()
     assert not fixed.rebuild(number)
-    assert "in a rebuild, which must not repeat it" in bench.generation(number).failed_reason
+    assert "in a rebuild, which must not repeat this effect" in bench.generation(number).failed_reason
     assert bench.look(LEAVING) == before
     assert fixed.live(thing_set(1, "a", 2)) is not None
     sent_by_the_handler_alone = [(before[0][0] + 1,), (before[1][0] + 1,)]
