@@ -51,7 +51,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True):
 
 
 class Insert(msgspec.Struct, frozen=True):
-    """Inserts a row. If it exists: outcome duplicate for equal values, conflict for others."""
+    """Inserts a row. If the row exists, equal values are a duplicate, others a conflict."""
 
     table: Table
     key: Text | None
@@ -89,7 +89,7 @@ class Increment(msgspec.Struct, frozen=True):
 class Delete(msgspec.Struct, frozen=True):
     """Deletes a row. Keeps the version of the Delete, so that a late older event cannot restore the row.
 
-    With `version=None`, the version of the row is kept instead. If the row has none either, none is kept.
+    With `version=None`, the version of the row, if it has one, is kept instead.
     """
 
     table: Table
@@ -98,7 +98,7 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """`row = yield Read(table, key)` locks and returns the current row. Without a row, it returns None."""
+    """`row = yield Read(table, key)` locks and returns the current row. It returns None if none exists."""
 
     table: Table
     key: Text | None

@@ -119,10 +119,11 @@ class LetterRecords:
             whole = self._read_whole((letter.topic, letter.partition), letter.offset)
         except RecordNotRead as error:
             raise NotRedrivable(
-                f"{where} is not stored whole, and could not be read: {error}; run the command again"
+                f"{where} is not stored whole, and the record could not be read: {error}; run the command"
+                " again"
             ) from error
         if whole is None:
-            raise NotRedrivable(f"{where} is not stored whole, and Kafka no longer has it; {instead}")
+            raise NotRedrivable(f"{where} is not stored whole, and Kafka no longer has the record; {instead}")
         if not is_whole_of(whole, stored_record(letter)):
             raise NotRedrivable(
                 f"{where} is not stored whole, and Kafka has another record there: its time, its key or the"

@@ -89,7 +89,7 @@ Kinds: TypeAlias = Mapping[str, Callable[[], int]]
 
 
 class Purged(NamedTuple):
-    """Numbers of deleted rows by kind, and the kinds that failed. `more`: the time ended before the work."""
+    """Deleted rows by kind, and the kinds that failed. `more`: rows are left, because the time was over."""
 
     gone: dict[str, int]
     failed: dict[str, Exception]

@@ -17,7 +17,7 @@ MAX_LISTED = 10  # more messages than one queue has periodic tasks
 
 
 class Sent(NamedTuple):
-    """A published message, and the number of messages on its queue's list, including it."""
+    """A published message, and the number of messages on its queue's list, including this message."""
 
     message_id: str
     bytes: int

@@ -213,7 +213,7 @@ class BatchWriter:
         return dead.settled[0]
 
     def _with_letter(self, write: Callable[[FoldIO], T]) -> T:
-        """Stores one letter with `write`. If Postgres cannot, leaves out the record's value."""
+        """Stores one letter with `write`. If Postgres cannot store it whole, leaves out the value."""
         try:
             return self._in_savepoint(lambda: write(self._store()))
         except LetterNotStored:

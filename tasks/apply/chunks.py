@@ -20,7 +20,7 @@ from sluice.tasks.fold.registry import Registry
 
 HANDLER_BUDGET_SECONDS = 1.0
 """After this time in handlers, no further event is begun. Handlers run before the transaction and within it;
-both runs have their own budget.
+each of these two runs has its own budget.
 """
 
 _MARGIN_SECONDS = 5.0  # for other work of a process between two statements, on a busy machine
@@ -106,7 +106,7 @@ class MessageEvents:
         return chunk
 
     def events_of(self, piece: Slice, applied: int) -> list[Planned]:
-        """Returns the events of a slice whose offset is above `applied`."""
+        """Returns the slice's events whose offset is above `applied`."""
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
         # All are planned already, unless a failover moved Postgres back or the entity type was re-routed.
         return [self._plan(piece, record) for record in unapplied]

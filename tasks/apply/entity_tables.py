@@ -1,4 +1,7 @@
-"""Notes for `sluice erase` which tables events of an entity type write, and if under other keys."""
+"""Notes for `sluice erase` which tables the events of an entity type write.
+
+A note also contains if events write rows under keys other than their own.
+"""
 
 from collections.abc import Iterable
 
@@ -16,7 +19,7 @@ class EntityTables:
         self._noted: dict[tuple[str, str], bool] = {}
 
     def note(self, entity: str, changed: Iterable[Table], other: Iterable[Table]) -> None:
-        """Notes tables that events changed, or wrote under other keys. Runs in the events' transaction."""
+        """Notes tables that events changed, or wrote under other keys than their own, in one transaction."""
         seen = {table.name: False for table in changed} | {table.name: True for table in other}
         new = {
             name: otherwise

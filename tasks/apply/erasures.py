@@ -29,8 +29,8 @@ class Erasure:
         """Returns True for a record of the entity that was written before the erasure. Pure.
 
         `milliseconds` is the time of the record, or the time at which its event was applied. This time
-        decides if the erasure did not measure the topic's log, because the topic was deleted before, was
-        created later, or holds records that were moved from another topic.
+        decides for a topic whose log the erasure did not measure: the topic was deleted before, was created
+        later, or holds records that were moved from another topic.
         """
         ends = self.log_ends.get(topic_id)
         if ends is None:
@@ -71,7 +71,7 @@ class Erasures:
         self._hashes: defaultdict[str, set[bytes]] = defaultdict(set)
 
     def refresh(self, newest: int | None = None) -> None:
-        """Reads erasures that are new. `newest` is the id of the newest one, if the caller has read it."""
+        """Reads new erasures. `newest` is the id of the newest erasure, if the caller has read it."""
         if newest is None:
             newest = stored.read_newest_erasure(self._session)
         if newest == self._newest:

@@ -46,7 +46,7 @@ def judge_holding(
 
 
 def is_displaced(session: Session, topic: str) -> bool:
-    """Returns True if the topic was accepted with the same id: its offsets may hold other records."""
+    """Returns True if the topic was accepted with the same id. Its offsets may then hold other records."""
     accepts = read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS)
     told = [one.details or {} for one in accepts]
     return any(one.get("topic_id") == one.get("topic_id_before") for one in told)

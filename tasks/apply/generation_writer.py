@@ -60,7 +60,7 @@ class GenerationWriter:
         of the queue. Raises errors that end the connection. Any other fault of a generation is not raised: it
         becomes a letter, ends the feeding, or makes the generation lag.
         """
-        # A generation without failures counts all recent events of the queue as successes.
+        # For a generation without failures, all recent events of the queue count as successes.
         self._no_failures = SUCCEEDED * len(failure_window)
         for synced in snapshot.fed.values():
             reason = self._count_failures(synced, queue, settled)
@@ -95,7 +95,7 @@ class GenerationWriter:
         repeats = [s for s in settled if s.known and _lane(s.planned) in moved]
         held_up = lagging_places(self._session, synced, queue, own, repeats)
         if held_up:
-            # A lane that was fed until now and has no row would count as not begun, or as still fed.
+            # Stores rows, because a fed lane without a row would count as not begun, or as still fed.
             self._keep_places(synced, queue, held_up, own, {})
             moved = {lane: offset for lane, offset in moved.items() if lane not in held_up}
         if not moved:
@@ -159,7 +159,7 @@ class GenerationWriter:
         if snapshot.live[synced.projection] == synced.generation:
             # A lane without a row was fed until now.
             generation_lanes.keep_live_places(self._session, *place, queue)
-        # The lane is locked before its row is read: a rebuild may be passing over these records now.
+        # The lane is locked before its row is read, because a rebuild may be passing over these records.
         lanes = generation_lanes.lock_lanes(self._session, *place, queue, places)
         passed = [
             (s, was)
@@ -192,7 +192,7 @@ class GenerationWriter:
         *,
         may_lag: bool,
     ) -> bool:
-        """Writes one generation in a savepoint. Returns True if it was written, or is now failed."""
+        """Writes one generation in a savepoint. Returns True if it was written or is now `failed`."""
         error = self._try_sync(synced, queue, steps, settled, singly=False)
         if error is not None and whose_fault(error) is Fault.EVENT:
             error = self._try_sync(synced, queue, steps, settled, singly=True)

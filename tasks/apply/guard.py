@@ -39,7 +39,7 @@ def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applie
 def belongs(keys: Iterable[bytes | None], queue: str, *, shards: int) -> bool:
     """Returns True if every record key belongs to the queue.
 
-    Otherwise, records of one entity would be applied concurrently, under the locks of two queues.
+    Without this check, records of one entity could be applied concurrently, under the locks of two queues.
     """
     entity = queue.rpartition(".")[0]
     return all(queue_name(entity, shard_of(key, shards)) == queue for key in set(keys))

@@ -44,7 +44,7 @@ class HandlerNotes:
         self._counted: set[str] = set()
         """Queues where notes of other workers were counted."""
         self._watched: set[str] = set()
-        """Queues where another worker left a note, so that each event is noted."""
+        """Queues where another worker left a note. Each event of these queues is noted."""
         self._known: set[Lane] = set()
         """Lanes of which this worker has applied a slice."""
         self._met: set[Lane] = set()

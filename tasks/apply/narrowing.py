@@ -3,12 +3,12 @@
 from sluice.db.apply.guard import QueueFailures
 from sluice.tasks.apply.chunks import RecordPlace
 
-FAILURES = 5  # failures at one record; each further failure halves the batch
+FAILURES = 5  # after so many failures at one record, each further failure halves the batch
 WIDEST = 200  # number of events of a usual message; a higher limit has no effect
 
 
 def after_failure(before: QueueFailures | None, place: RecordPlace, events: int) -> QueueFailures:
-    """Counts a failed transaction of `events` events, the first of them at `place`.
+    """Counts a failed transaction of `events` events that began at `place`.
 
     While a limit is in force, each failure halves the limit, even a failure at another record.
     """

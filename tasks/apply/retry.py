@@ -31,8 +31,7 @@ def retry(
     """Returns what `attempt` returns. Raises its error if `pause_after` allows no further attempt.
 
     `attempt` must be idempotent: if the answer to a COMMIT is lost, it runs again although it may have taken
-    effect.
-    `what` names the work in the log.
+    effect. `what` names the work in the log.
     """
     started = clock()
     while True:

@@ -19,7 +19,7 @@ FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within on
 LONGEST_PAUSE_SECONDS = 2.0  # short, so that a restarted Postgres is used soon
 # After so many failures because of another writer, events are applied one by one: small steps collide less.
 MAX_ROWS_CHANGED = 5
-# After so many failures because of a time-out or a lock, too: a single event may be the cause.
+# The same after so many time-outs or locks, because a single event may be the cause.
 MAX_HELD_UP = 2
 
 

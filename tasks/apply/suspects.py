@@ -8,7 +8,7 @@ from sluice.runtime.place import EventPlace, Place
 from sluice.tasks.events.event_fault import EventFault
 
 DEATHS_OF_LETTER = 3
-"""So many deaths make a dead letter. Random kills rarely hit one event so often before it is applied."""
+"""After so many deaths, the event becomes a dead letter. Random kills rarely hit one event so often."""
 
 
 class HandlerEndedProcess(Exception):

@@ -16,15 +16,16 @@ FIRST_PAUSE_SECONDS = 2.0  # jitter removes up to half; short outages of provide
 LONGEST_PAUSE_SECONDS = 600.0  # in a long outage, a provider receives a few attempts per call and hour
 SHORTEST_RETRY_AFTER_SECONDS = 1.0  # an effect function that requests no pause must not keep a worker busy
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
-# Then a due call is dispatched again, because its message may be lost. A second message makes no second call.
+# After this time, a due call is dispatched again, because its message may be lost. A second message
+# makes no second call.
 AGAIN_AFTER_SECONDS = 30.0
-# The same if the worker that got the message does not declare the effect, because another worker may.
+# The same if the worker that received the message does not declare the effect: another worker may.
 LEFT_AFTER_SECONDS = 2.0
 CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its claim; time to store the answer
 
 
 class Ending(Enum):
-    """How an attempt ended without success."""
+    """The ending of an attempt without success."""
 
     NOT_SENT = "not sent"  # certainly not made
     REFUSED = "refused"  # the provider refused it permanently

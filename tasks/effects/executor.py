@@ -176,13 +176,13 @@ class Executor:
 
 
 def pause_after_store(error: Exception, elapsed_seconds: float, _jitter: float) -> float | None:
-    """Returns the pause before storing an answer is retried, None if a retry would not help."""
+    """Returns the pause before the next attempt to store an answer. None if a retry would not help."""
     patient = elapsed_seconds <= STORE_PATIENCE_SECONDS
     return STORE_PAUSE_SECONDS if patient and whose_fault(error) is Fault.SURROUNDINGS else None
 
 
 def expire_claims(session: Session, registry: Registry) -> int:
-    """Ends the attempts without a stored answer, as unknown. Returns their number. Idempotent.
+    """Ends expired attempts that stored no answer, with an unknown result. Returns their number. Idempotent.
 
     Calls of an effect that this process does not declare are left to a process that declares it, because the
     next state depends on the declaration.
@@ -230,8 +230,8 @@ def _hard_limit(seconds: float) -> Iterator[None]:
     """Ends this process if the block does not return before the claim of the call expires.
 
     A C thread of the interpreter ends the process. So no lock is needed that a library call may hold, and
-    every Celery pool is supported. The limit comes from the declaration of the effect in this code; limits in
-    the message are ignored.
+    this limit works in every Celery pool. The limit comes from the declaration of the effect in this code;
+    limits in the message are ignored.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
     try:

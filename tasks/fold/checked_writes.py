@@ -40,7 +40,8 @@ def checked_insert(entry: AnyEntry, event: Event[Any], write: Insert) -> Insert:
     empty = [name for name in shape.fields if fields[name] is None and name in shape.required]
     if empty:
         raise EffectRefused(
-            f"Insert into {shape.name} leaves out {', '.join(empty)}: not nullable and without a default"
+            f"Insert into {shape.name} leaves out {', '.join(empty)}; a column is required if it is not"
+            " nullable and has no default"
         )
     return Insert(write.table, key, fields)
 
@@ -140,7 +141,8 @@ def _target(
     elif entry.tables.get(table.name) is not table:
         raise EffectRefused(
             f"{what} of {table.name}, a table that was made after the start or by a module that no module of"
-            " SLUICE_HANDLERS uses: make it in a module that one of them uses; `sluice init` then creates it"
+            " SLUICE_HANDLERS uses: make the table in a module that one of them uses;"
+            " `sluice init` then creates the table"
         )
     if key is None:
         raise EffectRefused(

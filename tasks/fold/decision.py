@@ -66,7 +66,7 @@ class _Ended(Exception):
 
 
 class Decision:
-    """The pending results of handlers that decide together; applied only if no handler dies or conflicts."""
+    """The pending results of handlers that decide together. Applied only if no handler fails or conflicts."""
 
     def __init__(self, planned: Planned, runs: Sequence[HandlerRun], memory: FoldState) -> None:
         self.decoded = planned.decoded

@@ -24,7 +24,7 @@ _RESERVED_PREFIX = "ce_"
 
 
 def checked_emit(emit: Emit) -> Emit:
-    """Returns the event with `data` encoded. Raises EffectRefused if it can never be sent."""
+    """Returns the event with `data` encoded. Raises EffectRefused if the event can never be sent."""
     topic: Any = emit.topic.value if isinstance(emit.topic, Enum) else emit.topic
     flaw = topic_name_flaw(topic)
     if flaw is not None:
@@ -34,7 +34,7 @@ def checked_emit(emit: Emit) -> Emit:
         key = None if emit.key is None else checked_text("key", emit.key, MAX_CHARACTERS, may_be_empty=True)
         payload = encoded_json(emit.data)
         if len(payload) > MAX_EMIT_BYTES:
-            raise EffectRefused(f"data of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
+            raise EffectRefused(f"data has {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
         headers = _checked_headers(emit.headers) if emit.headers or emit.headers != {} else {}
         return Emit(topic, key, kind, msgspec.Raw(payload), _checked_version(emit.version), headers)
     except (EffectRefused, NotJson) as refused:

@@ -23,8 +23,8 @@ T = TypeVar("T")
 class HandlerRun:
     """The first run of one handler: its effects and its error. A run that reads a row stops at the Read.
 
-    A handler without a Read does not depend on rows, so this is its only run. `event` holds the data as JSON;
-    every run gets its own copy.
+    A handler without a Read does not depend on rows, so it has no further run. `event` holds the data as
+    JSON; every run gets its own copy.
     """
 
     entry: AnyEntry

@@ -209,8 +209,9 @@ def _refuse_unhandled_topics(registry: Registry, entries: Sequence[AnyEntry], mo
     for topic in registry.topics.values():
         if topic.name not in handled and not topic.ignores:
             raise HandlersRefused(
-                f"topic {topic.name} has no handler, so every event of it would be a dead letter; write one"
-                f" with @handles(…) in {' or '.join(modules)}, or name its module in SLUICE_HANDLERS as well"
+                f"topic {topic.name} has no handler, so all its events would become dead letters; write one"
+                f" with @handles(…) in {' or '.join(modules)}, or add the module of its handler to"
+                " SLUICE_HANDLERS"
             )
 
 

@@ -12,7 +12,7 @@ _SAMPLED = 1
 
 
 def carried_trace(headers: Iterable[tuple[str, bytes | None]], identity: UUID) -> dict[str, str]:
-    """Returns the trace headers of outgoing events for a causing event with these headers and identity.
+    """Returns the trace headers for the outgoing events of an event with these headers and this identity.
 
     For an invalid `traceparent` the trace is restarted, as the specification requires: a new `traceparent`
     replaces it and `tracestate` is dropped. The new value is derived from the identity, so that a repeat has

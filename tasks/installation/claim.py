@@ -2,8 +2,8 @@
 
     1.<rank>.<claim>.<writer>.<written at>.<MAC>
 
-A later version may only append fields before the MAC. So every version reads claims of older versions, and
-refuses to start beside a newer version. The MAC covers all fields and the id of the installation.
+A later version may only append fields before the MAC. So every version reads the claims of all other
+versions. The MAC covers all fields and the id of the installation.
 """
 
 import hmac
@@ -35,10 +35,10 @@ _TEXT = re.compile(
 
 
 class Claim(NamedTuple):
-    """One claim. A bridge writes it into its Postgres, then into Redis and Kafka."""
+    """One claim. A bridge writes the claim into its Postgres, then into Redis and Kafka."""
 
     rank: int
-    """`sluice init --original` increases it."""
+    """`sluice init --original` increases the rank."""
     claim: UUID
     writer: UUID
     """The id of the bridge, drawn at random at each start."""

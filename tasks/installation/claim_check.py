@@ -41,8 +41,8 @@ def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
     """Returns as soon as it is certain that no other database works as this installation.
 
     Call it before the process joins a group or writes anything. Waits while Redis or Postgres does not
-    answer. Raises InstallationRefused if another database does, or if Redis refuses this process permanently.
-    Raises errors of Postgres other than an outage.
+    answer. Raises InstallationRefused if there is such a database, or if Redis refuses this process
+    permanently. Raises errors of Postgres other than an outage.
     """
     with closing(ClaimReader(settings, installation)) as reader:
         check = ClaimCheck(reader, WATCH_SECONDS)

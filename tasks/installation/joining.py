@@ -53,8 +53,7 @@ def join_once(
     """Joins the installation of this process's database. Raises InstallationRefused, psycopg2.Error.
 
     Waits while Redis does not answer, and up to half a minute to detect another active copy of the database.
-    `registry`
-    is None for a process that needs no handlers. `queues`: the queues of a worker with `--queues`.
+    `registry` is None for a process that needs no handlers. `queues`: the queues of a worker with `--queues`.
     """
     installation = open_installation(settings).installation
     refuse_if_claimed(settings, installation)

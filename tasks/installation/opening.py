@@ -26,7 +26,7 @@ def check_installation(session: Session, *, name: str) -> StoredInstallation:
 def require_installation(
     stored: StoredInstallation | None, database: Database, *, name: str
 ) -> StoredInstallation:
-    """Returns the installation if a process with SLUICE_NAME=`name` may use it, or raises InstallationRefused."""
+    """Returns the installation that a process named `name` may use. Raises InstallationRefused."""
     if stored is None:
         raise InstallationRefused("the database holds no installation; run `sluice init`")
     require_name(stored, name)
@@ -46,7 +46,7 @@ def require_name(stored: StoredInstallation, name: str) -> None:
 
 
 COPIED = (
-    "this database is a copy of the database of another installation, and has its id and its keys:"
+    "this database is a copy of another database, and both have the same installation id and the same keys:"
     " if the original still exists, run `sluice init --new-installation` here, which makes this database"
     " a separate installation; if the original is gone and this database replaces it, run"
     " `sluice init --moved` here"

@@ -68,8 +68,8 @@ class Rebuilder:
     def run(self, projection: str, generation: int, place: Place, *, seconds: float = TURN_SECONDS) -> bool:
         """Runs one turn. Returns True if all lanes of the partition caught up.
 
-        Marks a generation that cannot continue. Does nothing if another process rebuilds the partition, or
-        this code has another revision.
+        Marks a generation that cannot continue as failed or stopped. Does nothing if another process rebuilds
+        the partition, or this code has another revision.
         """
         what = f"{projection} {generation} {place[0]}"
         if not generation_lag.try_rebuild(self._session, what, place[1]):
@@ -143,7 +143,7 @@ class _Turn:
                     first = min(lane.applied for lane in behind) + 1
                     self._reader = open_reader(first)
                     for lane in self._lanes.values():
-                        # The reader may be behind every lane that lags, if the worker itself is slow there.
+                        # A lane that does not lag may be behind the reader, if the worker is slow there.
                         lane.skipped = lane.applied + 1 < first
                 self._read(snapshot, behind)
                 for lane in behind:
@@ -209,7 +209,7 @@ class _Turn:
                     buffered += size_bytes(record)
 
     def _take(self, snapshot: PartitionSnapshot, lane: RebuildLane, ends_at: float) -> None:
-        """Applies as many chunks of one lane as the records that were read allow."""
+        """Applies chunks of one lane, as long as enough records were read."""
         while lane.is_behind and time.monotonic() < ends_at:
             chunk = self._next(lane)
             if chunk is None:

@@ -125,15 +125,15 @@ def judge_record(decoded: Decoded, known: Known | None) -> str:
 def needs_whole(decoded: Decoded, known: Known | None) -> bool:
     """Returns True if a record was read without its value, but a worker may have applied it whole. Pure.
 
-    The identity of such a record is its offset until a redrive, or the worker read it whole under a higher
-    limit.
+    A worker that read the record without its value identified it by the offset, until a redrive. Another
+    worker may have read the record whole, under a higher limit.
     """
     flaw = decoded.record.flaw
     return flaw is not None and flaw.is_cut and (known is None or known.outcome in TAKEN)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
-    """Returns a check that raises for effects that a rebuild must refuse. Type checks and fold run first."""
+    """Returns a check that raises for effects that a rebuild must refuse. Types and fold check first."""
 
     def refuse(run: HandlerRun, effect: Effect) -> None:
         if isinstance(effect, Emit | Call):

@@ -132,7 +132,7 @@ def test_concurrent_transactions_with_many_events_do_not_deadlock(
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (Emit("t", "k", "x", "x" * MAX_EMIT_BYTES), "Emit to t: data of 1000002 bytes"),
+        (Emit("t", "k", "x", "x" * MAX_EMIT_BYTES), "Emit to t: data has 1000002 bytes"),
         (Emit("", "k", "x", 1), "no topic named ''"),
         (Emit("a topic", "k", "x", 1), "no topic named 'a topic'"),
         (Emit("..", "k", "x", 1), "no topic named"),

@@ -159,7 +159,7 @@ def test_a_letter_stays_while_kafka_does_not_answer(bench: Bench, log: Log, redr
 
     log.before = silent
     assert redriver.redrive_once("thing", "k").blocked_by == (
-        "things:0:0 is not stored whole, and could not be read: simulated; run the command again"
+        "things:0:0 is not stored whole, and the record could not be read: simulated; run the command again"
     )
     log.before = lambda: None
     assert redriver.redrive_once("thing", "k").unparked

@@ -29,7 +29,7 @@ from tests.harness.stacks import install
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until
 
-COPIED = "this database is a copy of the database of another installation"
+COPIED = "this database is a copy of another database"
 STEP_SECONDS = 120.0
 
 

@@ -61,7 +61,7 @@ def test_flawed_records_affect_only_their_own_entities(make_deployment: MakeDepl
         admin.delete_records({TopicPartition(*place): read_positions(deployment.session)[place]})
     refused = sluice(deployment, "dlq", "redrive", str(letters["huge"]["id"]), *WHY)
     assert refused.returncode == 1
-    assert b"is not stored whole, and Kafka no longer has it" in refused.stdout
+    assert b"is not stored whole, and Kafka no longer has the record" in refused.stdout
 
 
 def _produce(deployment: Deployment) -> None:

@@ -126,8 +126,8 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a topic without handlers": (
         lambda: refused(""),
-        "topic orders has no handler, so every event of it would be a dead letter; write one with"
-        " @handles(…) in shop.handlers, or name its module in SLUICE_HANDLERS as well",
+        "topic orders has no handler, so all its events would become dead letters; write one with"
+        " @handles(…) in shop.handlers, or add the module of its handler to SLUICE_HANDLERS",
     ),
     "an event type without handler": (
         lambda: dead(EVENT.replace(b"placed", b"shipped")),

@@ -79,7 +79,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         Insert(people, "k", {"name": "x", "mood": Status.PAID}), "people.mood: .*is no one of"),
     ("null in a non-null column", Insert(people, "k", {"name": None}), "people.name must not be null"),
     ("an Insert without a required column",
-        Insert(people, "k", {}), "Insert into people leaves out name: not nul"),
+        Insert(people, "k", {}), "Insert into people leaves out name; a column is required"),
     ("an Upsert without columns", Upsert(people, "k", {"name": "x", "mood": None}),
         "leaves out level, more: .* write the value, the default or None, or use Merge and declare"),
     ("an Upsert of a merged table",
@@ -134,7 +134,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("NaN in a JSON column", Insert(people, "k", {"name": "x", "more": float("nan")}), "people.more: .*NaN"),
     ("data with a surrogate", Emit("out", "k", "t", "\ud800"), "is not a JSON"),
     ("data over the limit",
-        Emit("out", "k", "t", "x" * MAX_EMIT_BYTES), "data of 1000002 bytes, the limit is"),
+        Emit("out", "k", "t", "x" * MAX_EMIT_BYTES), "data has 1000002 bytes, the limit is"),
     ("a float as the version of an event",
         Emit("out", "k", "t", 1, 1.5), "version must be a 64-bit integer, a text"),  # type: ignore[arg-type]
     ("a version of an event without offset",
