@@ -13,7 +13,7 @@ from sluice.tasks.fold.fold_state import EventResult, ProjectionLetter
 from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
 KEPT_BYTES = 65_536  # limit for key and headers of a letter without the record's value
-NOT_WHOLE = " (Postgres did not store the value in time; a redrive reads it from Kafka)"
+NOT_WHOLE = " (Postgres did not store the value in time; a redrive reads the value from Kafka)"
 
 
 def dead_letter_row(settled: EventResult, *, cut: bool) -> DeadLetterRow:

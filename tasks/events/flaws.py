@@ -25,8 +25,8 @@ def flaw_error(flaw: Flaw) -> DecodeError:
     """Returns the reason why a record with this flaw is not an event."""
     if flaw.is_cut:
         return RecordTooLarge(
-            f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; the value is not"
-            f" stored (SHA-256 {flaw.sha256.hex()}); a redrive reads the value from Kafka"
+            f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; the value is"
+            f" not stored (SHA-256 {flaw.sha256.hex()}); a redrive reads the value from Kafka"
         )
     return HeadersUnreadable(
         f"{counted(flaw.unreadable_headers, 'header has a name that is', 'headers have names that are')}"

@@ -55,7 +55,7 @@ def _inherited_check(effect: object) -> Callable[[AnyEntry, Event[Any], Any], Ef
             return _CHECKS[kind]
     name = type(effect).__name__
     if isinstance(effect, Iterable) and not isinstance(effect, str | bytes):
-        # Its representation would hold those of tables.
+        # The text of the effect would contain the texts of its tables.
         raise EffectRefused(f"a {name} is not an effect; use `yield from` for several effects")
     hint = "; a `yield` without an effect yields None" if effect is None else ""
     raise EffectRefused(f"{name} {effect!r:.200} is not an effect{hint}")

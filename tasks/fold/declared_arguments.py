@@ -1,4 +1,4 @@
-"""Checks the arguments of Topic, Entity, projects and effect: Python itself checks no types. Pure."""
+"""Checks the arguments of Topic, Entity, projects and effect, because Python checks no types. Pure."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from sqlalchemy import Table
 from sluice.tasks.api import EffectDeclaration, Entity, FieldNames, Projects, Topic
 
 Rule: TypeAlias = tuple[str, Callable[[Any], bool], str]
-"""An argument, a function that returns True for a valid value, and what a valid value is."""
+"""An argument, a function that returns True for a valid value, and a description of valid values."""
 
 
 def listed(given: Any, variable: str, place: str, example: str) -> Sequence[Any]:
@@ -22,7 +22,7 @@ def listed(given: Any, variable: str, place: str, example: str) -> Sequence[Any]
 
 
 def topic_flaw(topic: Topic) -> str | None:
-    """Returns the first wrong argument of a Topic, of its Entity or its FieldNames, None if all are valid."""
+    """Returns the first wrong argument of a Topic, its Entity or its FieldNames. None if all are valid."""
     flaw = _flaw_of(topic, _TOPIC)
     if flaw is None:
         flaw = _flaw_of(topic.entity, _ENTITY) or _flaw_of(topic.fields, _FIELDS)
@@ -35,11 +35,11 @@ def projects_flaw(declared: Projects) -> str | None:
 
 
 def effect_flaw(declared: EffectDeclaration, function: FunctionType) -> str | None:
-    """Returns the first wrong argument of `effect`, or what is wrong with its function. None if valid."""
+    """Returns the first wrong argument of `effect`, or the flaw of its function. None if all are valid."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return "it is async; an effect function is a plain function: write `def`, without async and await"
     if inspect.isgeneratorfunction(function):
-        return "it contains yield, so that a call of it would do nothing; return the provider's answer"
+        return "it contains yield, so a call of the function would do nothing; return the provider's answer"
     return _flaw_of(declared, _EFFECT)
 
 
@@ -70,7 +70,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_texts(value: Any) -> bool:
-    # A text is a collection of texts too, and "a" in "abc" is true.
+    # A text is also a collection of texts, and "a" in "abc" is True.
     return isinstance(value, tuple | list | set | frozenset) and all(isinstance(one, str) for one in value)
 
 

@@ -99,7 +99,7 @@ class FoldState:
     refuse: Callable[[HandlerRun, Effect], None] | None = None
     """A second check of effects, for rebuilds. Raises for an effect that is not allowed."""
     on_end: Callable[[HandlerRun, int, Write, WriteResult], None] | None = None
-    """Gets each write without effect that ends a handler, and its number among the effects. For tests."""
+    """For tests: receives each write that ends its handler because it changes nothing, with its number."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)

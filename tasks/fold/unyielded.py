@@ -1,4 +1,4 @@
-"""Finds effects that a handler makes and does not yield, from its source. Such an effect would be lost."""
+"""Finds, in the source of a handler, effects that it makes and does not yield. Such effects would be lost."""
 
 import ast
 import inspect
@@ -12,12 +12,12 @@ from sluice.tasks.fold.handler_signature import HandlersRefused
 from sluice.tasks.fold.shown_path import shown_path
 
 _accepted: WeakSet[FunctionType] = WeakSet()
-"""Handlers that were read before: each test may collect the same handlers."""
+"""Handlers that were read before. Each test may collect the same handlers again."""
 _EFFECTS: tuple[type, ...] = get_args(Effect)
 
 
 def refuse_unyielded(handler: FunctionType) -> None:
-    """Raises HandlersRefused if an effect is a statement of its own, or is returned, with its file and line.
+    """Raises HandlersRefused, with file and line, for an effect that is a separate statement or is returned.
 
     Also reads the functions that the handler runs with `yield from`. A function without a source is not read.
     """
@@ -47,10 +47,10 @@ def refuse_unyielded(handler: FunctionType) -> None:
 
 
 def _parsed(function: FunctionType) -> tuple[ast.FunctionDef, int] | None:
-    """Returns the definition of a function, and the first line of its source. None without a source."""
+    """Returns the definition of a function, and the first line of its source. None if it has no source."""
     try:
         lines, first_line = inspect.getsourcelines(function)
-        if lines[0][:1].isspace():  # dedented lines would change texts of several lines
+        if lines[0][:1].isspace():  # dedenting would change texts that span several lines
             lines, first_line = ["if True:\n", *lines], first_line - 1
         [node] = ast.parse("".join(lines)).body
         node = node.body[0] if isinstance(node, ast.If) else node
@@ -85,7 +85,7 @@ def _helper(function: FunctionType, node: ast.AST) -> FunctionType | None:
 
 
 def _value_of(function: FunctionType, name: ast.expr) -> Any:
-    """Returns the global variable, or the attribute of a module, that an expression names."""
+    """Returns the value of the global variable or module attribute that an expression names."""
     code = function.__code__
     match name:
         case ast.Name(id=written) if written in code.co_freevars:

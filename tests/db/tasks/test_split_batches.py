@@ -191,7 +191,7 @@ def test_a_letter_that_is_stored_too_slowly_is_redriven_from_kafka(
     for record, (value, flaw, text) in zip([large, refused], letters, strict=True):
         assert value is None
         assert flaw["sha256"] == hashlib.sha256(record.value or b"").hexdigest()
-        assert text.endswith("a redrive reads it from Kafka)")
+        assert text.endswith("a redrive reads the value from Kafka)")
     bench.registry.handlers["thing.broken"] = ()
 
     def read_whole(place: Place, offset: int) -> Record:

@@ -114,7 +114,7 @@ REFUSED: list[tuple[str, Callable[[], ModuleType], str]] = [
     ("an async effect", lambda: module(made=effect("n", on_unknown="ask")(call_async)),  # type: ignore[type-var]
      "effect function .*call_async: it is async; an effect function is a plain function"),
     ("an effect that yields", lambda: module(made=effect("n", on_unknown="ask")(call_lazily)),  # type: ignore[type-var]
-     "call_lazily: it contains yield, so that a call of it would do nothing"),
+     "call_lazily: it contains yield, so a call of the function would do nothing"),
 ]  # fmt: skip
 
 
