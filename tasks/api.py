@@ -98,7 +98,7 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """`row = yield Read(table, key)` locks and returns the current row. It returns None if none exists."""
+    """`row = yield Read(table, key)` locks and returns the row. Without a row, returns None, with no lock."""
 
     table: Table
     key: Text | None

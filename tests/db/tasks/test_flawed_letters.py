@@ -128,7 +128,7 @@ def _other(record: Record) -> Record:
 @pytest.mark.parametrize(
     ("kafka_has", "why"),
     [
-        (lambda _: None, "Kafka no longer has it"),
+        (lambda _: None, "Kafka no longer has the record"),
         (_other, "Kafka has another record there"),
         (lambda record: record._replace(timestamp_ms=5), "Kafka has another record there"),
         (lambda record: record._replace(key=b"l"), "Kafka has another record there"),
