@@ -25,14 +25,14 @@ from sqlalchemy.types import (
 
 MAX_NAME_BYTES = 63
 SUPPORTED_TYPES = (String, Integer, Numeric, Float, Boolean, DateTime, Date, Uuid, LargeBinary, JSON, Enum)
-# The names of these types in Postgres. A subclass may have another name there.
+# The names of these types in Postgres. A subclass of such a type may have another name in Postgres.
 _SUPPORTED_NAMES = frozenset(
     {"VARCHAR", "TEXT", "CITEXT", "SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "DECIMAL", "FLOAT"}
     | {"DOUBLE PRECISION", "BOOLEAN", "TIMESTAMP WITH TIME ZONE", "DATE", "UUID", "BYTEA", "JSON", "JSONB"}
 )
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-# Characters that are allowed besides letters, digits and "_". A dot, a colon, "%" and a quote have a special
-# meaning in a program that processes a name.
+# Characters that a name may contain in addition to letters, digits and "_". A dot, a colon, "%" and a quote
+# are not allowed, because programs that process names give them a special meaning.
 _SIGNS = frozenset("$- ")
 _MAX_PRECISION, _MAX_LENGTH = 1_000, 10_485_760
 
@@ -51,7 +51,7 @@ def name_problem(name: str) -> str | None:
         what = " ".join(map(ascii, strange)) or "a space at its start or end"
         return f"holds {what}; use letters, digits, '_', '$', '-' and spaces between them"
     if getattr(name, "quote", None) is False:
-        return "has quote=False, so that Postgres changes its case; leave quote out"
+        return "has quote=False, and then Postgres changes upper case to lower case; remove quote="
     return None
 
 
@@ -67,15 +67,18 @@ def column_problem(column: Column[Any], *, is_key: bool) -> str | None:
 
 
 def _value_problem(column: Column[Any]) -> str | None:
-    """Returns the rule by which Postgres would set a value that the fold does not have, or None."""
+    """Returns the reason why Postgres would set a value of this column itself, as the end of a sentence.
+
+    None if only handlers set the values.
+    """
     if column.identity is not None or column.computed is not None or column.autoincrement is True:
         return "is filled by Postgres (Identity, Computed or autoincrement); write it in the handler"
     if column.onupdate is not None or column.server_onupdate is not None:
         return "has onupdate=, which would write a value that no event contains; write it in the handler"
     if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
-        return "needs a literal default, so that the fold can compute its value"
+        return "has a default that Postgres or a function computes; use default= with a literal"
     if column.system:
-        return "has system=True, so that no statement creates it"
+        return "has system=True, and CREATE TABLE leaves out such a column; remove system="
     return None
 
 
@@ -116,20 +119,20 @@ def _enum_problem(kind: Enum) -> str | None:
 
 def _size_problem(kind: TypeEngine[Any]) -> str | None:
     if isinstance(kind, String) and kind.length is not None and not 1 <= kind.length <= _MAX_LENGTH:
-        return f"has length {kind.length}; Postgres takes 1 to {_MAX_LENGTH}, or none for any length"
+        return f"has length {kind.length}; use 1 to {_MAX_LENGTH}, or no length for text of any length"
     if isinstance(kind, Float):
         if kind.precision is not None and not 1 <= kind.precision <= 53:
-            return f"has precision {kind.precision}; Postgres takes 25 to 53"
+            return f"has precision {kind.precision}; use 25 to 53"
     elif isinstance(kind, Numeric) and kind.precision is not None:
         if not 1 <= kind.precision <= _MAX_PRECISION:
-            return f"has precision {kind.precision}; Postgres takes 1 to {_MAX_PRECISION}"
+            return f"has precision {kind.precision}; use 1 to {_MAX_PRECISION}"
         if not 0 <= (kind.scale or 0) <= kind.precision:
-            return f"has scale {kind.scale}; 0 to its precision {kind.precision} is supported"
+            return f"has scale {kind.scale}; use 0 to the precision, which is {kind.precision}"
     return None
 
 
 def _is_altered_by_postgres(kind: TypeEngine[Any]) -> bool:
-    # A value that is read back would differ from the fold's value in memory.
+    # If Postgres alters a value, the value that is read back differs from the value in the worker's memory.
     single = isinstance(kind, REAL) or (isinstance(kind, Float) and (kind.precision or 53) <= 24)
     return (
         single

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 LOG_OVERHEAD = 12  # offset and length, the first fields of a batch of any format
 MAGIC_OFFSET = 16
-FORMAT = 2  # of every batch since Kafka 0.11
+FORMAT = 2  # the format of every batch since Kafka 0.11
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 _CODEC_MASK, _CONTROL = 0x07, 0x20
 # The fields from the attributes to the number of records.
@@ -16,16 +16,16 @@ _PLACE = struct.Struct(">qi")
 
 
 class BatchHeader(NamedTuple):
-    """The header of one batch. A field is None if this version cannot read the batch's format."""
+    """The header of one batch. A field is None if this module does not support the format of the batch."""
 
     first_offset: int
     last_offset: int | None
     records: int | None
     timestamp_ms: int | None
-    """The highest time of the batch."""
+    """The highest time of a record of the batch."""
     codec: str
     is_control: bool
-    """Returns True if the batch is the mark that ends a transaction."""
+    """True if the batch is a marker that ends a transaction."""
 
 
 def split_batches(data: bytes) -> list[bytes]:
@@ -55,10 +55,10 @@ def read_header(batch: bytes) -> BatchHeader:
 
 
 class UnopenedRecords(NamedTuple):
-    """Records of one batch, from the first one that cannot be read to the end of the batch."""
+    """Records of one batch, from the first record that cannot be read to the end of the batch."""
 
     passed_from: int
-    """The offset at which reading stopped. There are no records from it up to `first_offset`."""
+    """The offset at which reading stopped. No record has an offset from this one up to `first_offset`."""
     first_offset: int
     last_offset: int
     records: int
@@ -71,9 +71,10 @@ def find_unopened(
 ) -> UnopenedRecords | None:
     """Returns the records to skip so that reading can continue after the unreadable offset.
 
-    `headers` are of consecutive batches. Returns None if none of them reaches the offset. A client reads a
-    batch from its beginning, so it reads nothing behind an unreadable record of the same batch. The values of
-    a damaged header are bounded by the next batch and the end of the log.
+    `headers` are the headers of consecutive batches. Returns None if all batches end before the offset. A
+    client reads a batch from its beginning, so it cannot read the records behind an unreadable record of the
+    same batch. The header may be damaged, so its last offset is used only if it is below the next batch and
+    the end of the log.
     """
     for header, after in zip(headers, [*headers[1:], None], strict=False):
         limit = log_end - 1 if after is None else after.first_offset - 1

@@ -1,7 +1,7 @@
 """Converts a fetched record to one that a message can carry. Pure.
 
 A client fetches records that no message can carry: some are too large, others have header names that are not
-text. Each of them becomes a record with a flaw, so that the records beside it are not affected.
+text. Each such record is reduced to a record with a `Flaw`, and the other records stay unchanged.
 """
 
 import gc
@@ -11,21 +11,23 @@ from typing import Any
 
 from sluice.kafka_io.record_types import Flaw, Headers, Record
 
-HEADER_BYTES = 16  # per header, in addition to name and value: at least the overhead in a message
+HEADER_BYTES = 16  # counted per header in addition to its name and value; a message needs no more than this
 
 _call_headers = methodcaller("headers")
 
 
 def record_of(message: Any, max_bytes: int | None) -> Record:
-    """Returns the record of a message of confluent-kafka, reduced to the limit (None: no limit)."""
+    """Returns the record of a message of confluent-kafka, reduced to `max_bytes` (None: no limit)."""
     flaw = None
-    # For a name that is not UTF-8, confluent-kafka 2.16 returns the headers and also sets an error. CPython
-    # may not check for it after a plain call in a hot loop: then the error is raised at another place.
+    # For a header name that is not UTF-8, confluent-kafka 2.16 returns the headers and also sets an error.
+    # After a plain call in a hot loop, CPython may not check for that error. The error would then be raised
+    # later, by other code.
     try:
         headers: Headers = _call_headers(message) or []
     except (SystemError, UnicodeDecodeError):
-        # A second call returns them without the error. In the pair of such a header the name is not an
-        # object: any access to it ends the process. The garbage collector's view of the pair omits it.
+        # A second call returns the headers without the error. In the pair of a header with such a name, the
+        # name is not a Python object, and any access to the name crashes the process. `gc.get_referents`
+        # omits the name, so it shows which pairs are damaged.
         pairs = _call_headers(message)
         headers = [pair for pair in pairs if len(gc.get_referents(pair)) == len(pair)]
         flaw = Flaw(len(pairs) - len(headers))
@@ -35,11 +37,11 @@ def record_of(message: Any, max_bytes: int | None) -> Record:
 
 def record_of_consumed(consumed: Any, max_bytes: int | None) -> Record:
     """Returns the record of a ConsumerRecord of kafka-python, like `record_of`."""
-    # By position, since access by attribute costs 1.5 times as much.
+    # Fields are read by position, because access by attribute costs 1.5 times as much.
     _, _, _, offset, timestamp, _, key, value, headers, *_ = consumed
     flaw = None
     if headers:
-        # Another type, `header_names.UnreadableName`, stands for a name that is not UTF-8.
+        # A name that is not UTF-8 is an `UnreadableName` (see `header_names`) and not a str.
         readable = [header for header in headers if type(header[0]) is str]
         if len(readable) < len(headers):
             flaw = Flaw(len(headers) - len(readable))
@@ -48,10 +50,12 @@ def record_of_consumed(consumed: Any, max_bytes: int | None) -> Record:
 
 
 def bounded(record: Record, max_bytes: int | None) -> Record:
-    """Returns the record if it is within the limit; else without its value, with size and SHA-256.
+    """Returns the record unchanged if it is within the limit, else a record without the value.
 
-    If key and headers together exceed the limit, the record keeps the first bytes of the key, then the first
-    headers, each of them whole.
+    A record without its value has a `Flaw` with the size and the SHA-256 of the value.
+
+    If key and headers together exceed the limit, the record keeps the first bytes of the key, and then as
+    many whole headers as fit.
     """
     if max_bytes is None:
         return record
@@ -72,7 +76,10 @@ def bounded(record: Record, max_bytes: int | None) -> Record:
 
 
 def is_whole_of(whole: Record, cut: Record) -> bool:
-    """Returns True if one record is the whole form of the other, by time, key, and SHA-256 of the value."""
+    """Returns True if `whole` is the record that was reduced to the other one.
+
+    Compares time, key and SHA-256.
+    """
     assert cut.flaw is not None
     same_key = (whole.key is None) == (cut.key is None) and (whole.key or b"").startswith(cut.key or b"")
     same_place = (whole.offset, whole.timestamp_ms) == (cut.offset, cut.timestamp_ms)
@@ -83,7 +90,7 @@ def count_bytes(record: Record) -> int:
     """Returns the bytes of key, headers and value, with HEADER_BYTES for each header."""
     _, _, key, value, headers, _ = record
     size = (len(key) if key else 0) + (len(value) if value else 0)
-    # One expression, since this runs for every header.
+    # One expression is fastest, and this runs for every header.
     for name, found in headers:
         size += HEADER_BYTES + (len(name) if name.isascii() else len(name.encode()))
         size += len(found) if found else 0

@@ -1,7 +1,8 @@
 """Builds every client of Kafka. No other module of production code constructs one.
 
-This module decides how a client reaches the brokers. The caller passes only the options of its own use.
-A client library is imported when one of its clients is built, so that a process loads only what it uses.
+This module decides how a client reaches the brokers. The caller passes only the options of its own use. A
+client library is imported when one of its clients is built. Therefore a process loads only the libraries that
+it uses.
 """
 
 from collections.abc import Mapping
@@ -13,23 +14,26 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
-BOOTSTRAP_TIMEOUT_MS = 5_000  # bounds the time until an operator reads that no broker is reachable
-REQUEST_TIMEOUT_MS = 10_000  # for one request of a command, for the same reason
-SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default waits a minute for a lost broker
+BOOTSTRAP_TIMEOUT_MS = 5_000  # after this time, a command reports that no broker is reachable
+REQUEST_TIMEOUT_MS = 10_000  # for one request of a command; then the command reports the failure
+SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default is a minute, which is too long for a lost broker
 RECONNECT_BACKOFF_MAX_MS = 1_000  # the defaults of 10 s and 30 s are longer than a broker's restart
 
-# For the bridge's consumer, with both clients. Without the wait for 64 kB or 10 ms, answers of 1 byte cost
-# 0.4 of a core at 1,000 events per second.
+# For the bridge's consumer, with both clients. A broker waits until it has 64 kB, for at most 10 ms. Without
+# this wait the broker would answer with single records, which costs 0.4 of a core at 1,000 events per second.
 FETCH_MIN_BYTES = 64 * 1024
 FETCH_MAX_WAIT_MS = 10
-FETCH_MAX_BYTES = 8 * 1024 * 1024  # what one poll may add before the bounds are checked again
+# The most that one poll reads; afterwards the bridge checks its limits again.
+FETCH_MAX_BYTES = 8 * 1024 * 1024
 MAX_POLL_RECORDS = 2_000
-SESSION_TIMEOUT_MS = 6_000  # the shortest that brokers allow by default, to notice a dead bridge soon
+# The shortest that brokers allow by default; a dead bridge is noticed after this time.
+SESSION_TIMEOUT_MS = 6_000
 HEARTBEAT_INTERVAL_MS = 2_000
-MAX_POLL_INTERVAL_MS = 60_000  # above every time-out of one turn of the loop
-METADATA_MAX_AGE_MS = 30_000  # bounds the time until new partitions and topics are seen
+MAX_POLL_INTERVAL_MS = 60_000  # longer than each time-out in one turn of the loop
+METADATA_MAX_AGE_MS = 30_000  # new partitions and topics are noticed after this time at the latest
 
-# A level of syslog: critical. Below it librdkafka writes a line per attempt to connect, and not as JSON.
+# The level "critical" of syslog. With less severe levels, librdkafka would write a line per attempt to
+# connect, and not as JSON.
 LOG_LEVEL_CRITICAL = 2
 
 
@@ -42,12 +46,18 @@ class KafkaAccess:
 
 
 def librdkafka_properties(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the properties of a confluent-kafka client. Raises ValueError if `own` overrides the access."""
+    """Returns the properties of a confluent-kafka client.
+
+    Raises ValueError if `own` contains a property that this class sets.
+    """
     return _merge({"bootstrap.servers": access.bootstrap_servers}, own)
 
 
 def kafka_python_arguments(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a kafka-python client. Raises ValueError if `own` overrides the access."""
+    """Returns the arguments of a kafka-python client.
+
+    Raises ValueError if `own` contains an argument that this class sets.
+    """
     return _merge({"bootstrap_servers": access.bootstrap_servers.split(",")}, own)
 
 
@@ -100,8 +110,8 @@ def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClie
 
 
 def _connect(client: Any, arguments: Mapping[str, Any]) -> Any:
-    # kafka-python 3.0.12 starts a thread, and leaves it running if no broker answers: a process that retries
-    # during an outage would accumulate threads.
+    # kafka-python 3.0.12 starts a thread, and does not end this thread if no broker answers. A process that
+    # retries during an outage would accumulate such threads.
     made = client.__new__(client)
     try:
         made.__init__(**arguments)

@@ -25,13 +25,14 @@ from sluice.kafka_io.topic_watch import TopicWatch
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.place import Place
 
-# While Kafka does not answer, each request for the facts of topics blocks the loop for the time-out.
+# The longest pause between requests for the facts of topics while Kafka does not answer. Each such request
+# blocks the loop until its time-out.
 ASKING_SECONDS = 30.0
 ANSWER_AGE_SECONDS = 15.0
 
-# Within FETCH_ERROR_BACKOFF_MS after a failed fetch, facts of this age are of the topic that is read: see
-# there. A paused partition had no failed fetch, so its first records after a pause or a seek are returned
-# only with facts requested anew.
+# Facts that are at most this old belong to the topic of the returned records: see FETCH_ERROR_BACKOFF_MS. A
+# paused partition had no failed fetch, so new facts are requested for its first records after a pause or a
+# seek.
 FACTS_AGE_SECONDS = 0.8
 
 
@@ -50,19 +51,19 @@ class ConfluentConsumer:
     ) -> None:
         """Joins the group with the first polls. Raises ConsumerBroken if no broker answers.
 
-        `commit_metadata` returns what goes with the offsets of each commit. Records of more than
-        `max_record_bytes` come without their value, see `bounded_record`.
+        `commit_metadata` returns the metadata that is stored with the offsets of each commit. Records of more
+        than `max_record_bytes` are returned without their value, see `bounded_record`.
         """
         self._commit_metadata = commit_metadata
         self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
-        self._doubted_at = float("-inf")  # older facts may be of another topic
-        self._doubted: set[Place] = set()  # their next records may be of another topic
+        self._doubted_at = float("-inf")  # facts from before this time may be of an earlier topic
+        self._doubted: set[Place] = set()  # partitions whose next records may be of another topic
         self._changes: set[Place] = set()
         self._truncated: dict[Place, str] = {}
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
-        # A fatal error is reported once: afterwards every poll returns nothing.
+        # The client reports a fatal error one time; after that, every poll of the client returns nothing.
         self._fatal_error = ""
         self._errors: list[ClientError] = []
         self._readable: set[Place] = set()
@@ -72,7 +73,7 @@ class ConfluentConsumer:
             admin = build_confluent_admin(access, CONNECTION_PROPERTIES)
             self._watch = TopicWatch(admin, self._topics)
             self._offsets = LeaderOffsets(admin, self._errors.append)
-            # Before the first answer, a deleted topic and an unavailable broker cannot be distinguished.
+            # Until a broker answers, a deleted topic and an unavailable broker cannot be distinguished.
             self._watch.ask_now()
             self._consumer = build_confluent_consumer(
                 access,
@@ -93,7 +94,7 @@ class ConfluentConsumer:
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer. Raises ConsumerBroken at every poll after a fatal error."""
         with _translated():
-            # Also calls the callbacks for errors and for finished commits.
+            # `consume` also calls the callbacks for errors and for finished commits.
             messages = self._consumer.consume(MAX_POLL_RECORDS, timeout_seconds)
         polled: dict[Place, list[Record]] = {}
         message: Any
@@ -114,7 +115,7 @@ class ConfluentConsumer:
             raise ConsumerBroken(self._fatal_error)
         if self._look_at_topics(polled.keys()):
             return polled
-        # Without facts, these records may be of another topic: read them again.
+        # Without the facts of their topics, these records may be of another topic, so they are read again.
         self._changes |= polled.keys()
         return {}
 
@@ -139,17 +140,17 @@ class ConfluentConsumer:
         if place not in self.assignment():
             self._changes.add(place)
             return
-        # The client refuses its own seek for a partition without a position, which is the state at the start.
+        # The client's own `seek` fails if the partition has no position, as directly after an assignment.
         with _translated():
             self._consumer.incremental_unassign([TopicPartition(*place)])
             self._consumer.incremental_assign([TopicPartition(*place, offset)])
-            # The pause survives the assignment.
+            # If the partition was paused, it is still paused after it was assigned again.
             self._consumer.resume([TopicPartition(*place)])
         self._paused.discard(place)
         self._doubted.add(place)
 
     def position(self, place: Place) -> int | None:
-        """See Consumer. Known only at the end of the log, since the client's own position ignores a seek."""
+        """See Consumer. Known only at the end of the log: the client's own position ignores a seek."""
         return self._ends.get(place)
 
     def pause_exactly(self, places: Iterable[Place]) -> None:
@@ -173,7 +174,7 @@ class ConfluentConsumer:
             return self._offsets.measure(places, self._watch.leaders)
 
     def topics(self) -> Mapping[str, TopicFacts]:
-        """See Consumer. Read after the newest assignment, and a moment ago if records arrived."""
+        """See Consumer. The facts are at most a second old if records were polled."""
         return self._watch.facts
 
     def topic_errors(self) -> Mapping[str, ClientError]:
@@ -217,7 +218,7 @@ class ConfluentConsumer:
             place = (partition.topic, partition.partition)
             self._changes.add(place)
             self._ends.pop(place, None)
-            # A newly assigned partition is never paused, also if it was paused before.
+            # A newly assigned partition is not paused, even if it was paused during an earlier assignment.
             self._paused.discard(place)
 
     def _note_message_error(self, error: KafkaError, message: Any) -> None:
@@ -238,7 +239,7 @@ class ConfluentConsumer:
         self._note_error(judge_error(error.name(), error.str(), fatal=error.fatal()))
 
     def _note_committed(self, error: KafkaError | None, partitions: Iterable[TopicPartition] | None) -> None:
-        # Commits only inform lag tools, so a refused commit must not stop reading.
+        # Commits are only for tools that show the lag, so a refused commit must not stop reading.
         refused = [error, *(partition.error for partition in partitions or ())]
         noted = {one.name(): judge_error(one.name(), one.str(), fatal=one.fatal()) for one in refused if one}
         for one in noted.values():
@@ -261,7 +262,7 @@ class ConfluentConsumer:
             self._fatal_error = self._fatal_error or error.detail
 
     def _look_at_topics(self, polled: AbstractSet[Place]) -> bool:
-        """Returns False if records arrived and Kafka does not report of which topics they are."""
+        """Returns False if records were polled, and Kafka does not report the current topics."""
         now = time.monotonic()
         if polled:
             age = FACTS_AGE_SECONDS if self._doubted.isdisjoint(polled) else 0.0

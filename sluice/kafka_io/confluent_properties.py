@@ -1,4 +1,4 @@
-"""The properties of librdkafka that are the same in every bridge."""
+"""The properties of librdkafka that are the same for the clients of every bridge."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +16,10 @@ from sluice.kafka_io.config import (
     SOCKET_TIMEOUT_MS,
 )
 
-# librdkafka continues in a re-created topic at its old position, without an error. But its fetch from the
-# deleted topic fails first, and the next fetch follows after this time. Facts younger than that when records
-# are returned were requested after the failure, so they are of the new topic, or of none.
+# If a topic is re-created, librdkafka continues to read at the old position, without an error. But its fetch
+# from the deleted topic fails first, and its next fetch follows after this time. If the facts of the topic
+# are younger than this time when records are returned, they were requested after the failed fetch. Therefore
+# they describe the new topic, or no topic.
 FETCH_ERROR_BACKOFF_MS = 1_000
 
 CONNECTION_PROPERTIES: Mapping[str, Any] = {
@@ -29,7 +30,7 @@ CONNECTION_PROPERTIES: Mapping[str, Any] = {
 }
 
 CONSUMER_PROPERTIES: Mapping[str, Any] = {
-    # The bridge resumes from Postgres; an automatic reset of a position would skip records.
+    # The bridge reads its positions from Postgres; an automatic reset of a position would skip records.
     "auto.offset.reset": "error",
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -41,8 +42,8 @@ CONSUMER_PROPERTIES: Mapping[str, Any] = {
     "fetch.wait.max.ms": FETCH_MAX_WAIT_MS,
     "fetch.max.bytes": FETCH_MAX_BYTES,
     "fetch.error.backoff.ms": FETCH_ERROR_BACKOFF_MS,
-    # Read ahead of the bridge's own bounds. Where that is full the client waits, by default for a second: a
-    # backlog was read at 12 MB/s instead of 100.
+    # The client reads ahead into a buffer of this size. If the buffer is full, the client waits, by default
+    # for a second. With that default, a backlog was read at 12 MB/s instead of 100.
     "queued.max.messages.kbytes": FETCH_MAX_BYTES // 1024,
     "fetch.queue.backoff.ms": FETCH_MAX_WAIT_MS,
     "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,

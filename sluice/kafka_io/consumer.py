@@ -1,4 +1,4 @@
-"""The interface of a Kafka client for the bridge, which has two implementations."""
+"""The interface of the bridge's Kafka client. Two classes implement it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sluice.runtime.place import Place
 
 
 class ConsumerBroken(Exception):
-    """Raised if the client cannot recover: close it and make a new one."""
+    """Raised if the client cannot recover. The caller closes the client and makes a new one."""
 
 
 class BrokersAway(ConsumerBroken):
@@ -22,79 +22,84 @@ class BrokersAway(ConsumerBroken):
 
 @dataclass(frozen=True)
 class TopicFacts:
-    """A topic as the client knows it now."""
+    """The newest facts about a topic that the client received."""
 
     topic_id: str
     partitions: int
     leaderless: frozenset[int] = frozenset()
-    """The partitions without a leader now, which can be neither read nor measured."""
+    """The partitions that have no leader now. They can be neither read nor measured."""
 
 
 class Consumer(Protocol):
     """One member of the bridges' group; owned by one thread.
 
-    It decides nothing: it notes changes of the assignment for `take_changes`, and the loop acts on them.
-    Any method may raise ConsumerBroken. Positions are never reset automatically.
+    The consumer only notes changes of the assignment for `take_changes`; the bridge's loop acts on these
+    changes. Any method may raise ConsumerBroken. Positions are never reset automatically.
     """
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """Returns the next records, in offset order per partition; {} after the time-out.
 
-        May return records of partitions that were not seeked since they were assigned.
+        May return records of partitions that were assigned and for which `seek` was not called yet.
         """
 
     def take_changes(self) -> frozenset[Place]:
         """Returns partitions that were assigned, revoked, or lost their position since the last call."""
 
     def take_truncated(self) -> Mapping[Place, str]:
-        """Returns partitions whose log lost records that were read, since the last call → the client's text.
+        """Returns partitions whose logs lost records after these were read → the client's text.
 
-        Records of them that were read or applied since then cannot be trusted.
+        Contains the losses that were noted since the last call. Records of these partitions that were read or
+        applied since the loss cannot be trusted.
         """
 
     def assignment(self) -> frozenset[Place]:
         """Returns the partitions that this member has now."""
 
     def seek(self, place: Place, offset: int) -> None:
-        """Sets the position of the next poll. The caller must ignore records polled before."""
+        """Sets the position of the next poll.
+
+        The caller must ignore records that were polled before the seek.
+        """
 
     def position(self, place: Place) -> int | None:
-        """Returns the offset after the last record polled or passed; None if it is unknown."""
+        """Returns the offset behind the last record that was polled or passed over; None if unknown."""
 
     def pause_exactly(self, places: Iterable[Place]) -> None:
         """Pauses these assigned partitions, and resumes all others."""
 
     def paused(self) -> frozenset[Place]:
-        """Returns the partitions paused now."""
+        """Returns the partitions that are paused now."""
 
     def take_readable(self) -> frozenset[Place]:
-        """Returns the partitions that a fetch read since the last call, also if it only reached their end."""
+        """Returns the partitions that were fetched since the last call, even if they had no more records."""
 
     def take_errors(self) -> Sequence[ClientError]:
-        """Returns the client's errors since the last call that no other method returns or raises."""
+        """Returns the client's errors since the last call, if no other method returns or raises them."""
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         """Returns the current ranges of the logs. Blocks for one or two round trips.
 
-        Omits partitions that do not exist, have no leader, or for which Kafka does not answer; `take_errors`
-        returns the reasons.
+        Omits partitions that do not exist, that have no leader, or for which Kafka does not answer.
+        `take_errors` returns the reasons.
         """
 
     def topics(self) -> Mapping[str, TopicFacts]:
-        """Returns the subscribed topics that exist, not older than the newest assignment. Cheap.
+        """Returns the facts of the subscribed topics that exist. Sends no request.
 
-        They are also new enough that polled records are of the topic with this id, or of an earlier one.
-        docs/design/kafka-client.md has the exception for confluent-kafka.
+        The facts are not older than the newest assignment. Polled records belong to the topic with the id in
+        the facts, or to an earlier topic of this name. docs/design/kafka-client.md has the exception for
+        confluent-kafka.
         """
 
     def topic_errors(self) -> Mapping[str, ClientError]:
-        """Returns the topics that `topics` lacks because Kafka refuses their facts, with the reasons."""
+        """Returns the topics for which Kafka refuses to return facts, with the reasons."""
 
     def brokers_answer(self) -> bool:
         """Returns False if no broker has answered for a while."""
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
-        """Commits the offsets, only for lag tools. Neither waits nor fails."""
+        """Commits the offsets, only for tools that show the lag. Neither waits nor fails."""
 
     def close(self) -> None:
         """Closes the client. A dynamic member leaves the group. Idempotent."""

@@ -9,19 +9,19 @@ from kafka.errors import KafkaError, RetriableError
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 
 TIMEOUT_SECONDS = 3.0
-"""Bounds the wait of a process that starts while Kafka is unavailable."""
+"""The longest time for which a starting process waits for Kafka."""
 RETRY_SECONDS = 0.1
 
 
 class GroupMetadataUnavailable(Exception):
-    """Raised if Kafka did not answer in time, or this process may not describe the group."""
+    """Raised if Kafka did not answer in time, or if this process has no right to describe the group."""
 
 
 class GroupMetadataReader:
     """Holds one client, made at the first use. Owned by one thread.
 
-    Does not use confluent-kafka: version 2.16 sometimes ends the process with a segmentation fault if the
-    coordinator of the group is still loading.
+    Does not use confluent-kafka. Its version 2.16 sometimes crashes the process with a segmentation fault if
+    the coordinator of the group is still loading.
     """
 
     def __init__(self, bootstrap_servers: str, group: str) -> None:
@@ -37,7 +37,7 @@ class GroupMetadataReader:
                 return self._read()
             except (KafkaError, OSError) as error:
                 self.close()
-                # A broker that has just started loads its groups for a moment.
+                # A broker that has just started needs a moment to load its groups.
                 if not isinstance(error, RetriableError) or time.monotonic() >= deadline:
                     raise GroupMetadataUnavailable(f"{type(error).__name__}: {error}") from error
             time.sleep(RETRY_SECONDS)
@@ -49,7 +49,7 @@ class GroupMetadataReader:
                 self._access, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds
             )
         offsets = self._admin.list_group_offsets([self._group])[self._group]
-        # confluent-kafka 2.16 commits a metadata string with the NUL that ends it in C.
+        # confluent-kafka 2.16 commits metadata including the NUL that ends a string in C.
         return {offset.metadata.removesuffix("\0") for offset in offsets.values() if offset.metadata} - {""}
 
     def close(self) -> None:

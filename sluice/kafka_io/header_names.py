@@ -1,6 +1,7 @@
 """Lets kafka-python read records whose header names are not UTF-8.
 
-kafka-python 3.0.12 raises for such a name, drops the batch, and never advances past it.
+For such a name, kafka-python 3.0.12 raises an error and drops the whole batch. Its position never advances
+past that batch.
 """
 
 from typing import Any, SupportsIndex
@@ -14,12 +15,12 @@ class UnreadableName(str):
 
 
 def accept_any_header_name() -> None:
-    """Makes the consumers of this process return an UnreadableName for such a name. Idempotent."""
+    """Makes consumers return an UnreadableName for a name that is not UTF-8. Idempotent."""
     memory_records.DefaultRecordBatch = _Batch
 
 
 class _Batch(DefaultRecordBatch):  # type: ignore[misc]
-    """A batch that parses a record again, with another decoder of names, if a name is not UTF-8."""
+    """A batch that accepts names that are not UTF-8: it parses a record with such a name a second time."""
 
     _buffer: bytearray
 
@@ -27,7 +28,7 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         try:
             return super()._read_msg(*decoders)
         except UnicodeDecodeError:
-            # Nothing of this record has been returned yet. One copy is used for the rest of the batch.
+            # No part of this record was returned yet. The copy is used for all later records of the batch.
             self._buffer = _AnyNames(self._buffer)
             return super()._read_msg(*decoders)
 

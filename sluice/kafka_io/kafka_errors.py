@@ -1,7 +1,8 @@
-"""Classifies the errors of a Kafka client: their subject, and their consequence. Pure.
+"""Classifies the errors of a Kafka client by their subject and their consequence. Pure.
 
-Every error that a client reports becomes one ClientError. Its code is the name in Kafka's protocol. An error
-of librdkafka itself has a name that begins with an underscore; one of kafka-python has the name of its class.
+Every error that a client reports becomes one ClientError. The code of a ClientError is the name of the error
+in Kafka's protocol. Errors of librdkafka itself have names that begin with an underscore. Errors of
+kafka-python itself have the name of their class.
 """
 
 import re
@@ -16,22 +17,22 @@ class ErrorAction(Enum):
     """The consequence of an error."""
 
     IGNORE = auto()
-    """No error: a partition's end was reached."""
+    """The client only reports that a partition's end was reached."""
     POSITION_LOST = auto()
-    """The partition has no position in the log: seek it again."""
+    """The consumer has no valid position in the partition, and must seek again."""
     TRUNCATED = auto()
-    """The log lost records that were read: stop the topic."""
+    """The log lost records that the bridge had read, so the topic must be stopped."""
     NO_LEADER = auto()
     NOT_AUTHORIZED = auto()
     UNREADABLE_RECORD = auto()
     REPLACE_CONSUMER = auto()
-    """The client cannot recover: close it and make a new one."""
+    """The client cannot recover, and must be closed and replaced."""
     OTHER = auto()
-    """Log it, count it, and read on."""
+    """The error is logged and counted, and reading continues."""
 
 
 class ClientError(NamedTuple):
-    """One error that a client reported. Without a topic it concerns the group or a connection."""
+    """One error that a client reported. An error without a topic concerns the group or a connection."""
 
     code: str
     detail: str
@@ -41,7 +42,7 @@ class ClientError(NamedTuple):
     """None if the error concerns all partitions of the topic."""
     offset: int | None = None
     of_group: bool = False
-    """True if the member cannot take part in its group, so that none of its partitions is read."""
+    """True if the member cannot take part in its group. Then it reads none of its partitions."""
 
 
 _ACTIONS = {
@@ -66,7 +67,7 @@ _ACTIONS = {
         "UNSUPPORTED_COMPRESSION_TYPE",
         "UnsupportedCodecError",
     ),
-    # A static member is fenced when another one takes its name, also by its own new session.
+    # A static member is fenced when another member joins with the same name, even one of the same process.
     ErrorAction.REPLACE_CONSUMER: (
         "_FATAL",
         "_FENCED",
@@ -77,7 +78,7 @@ _ACTIONS = {
 }
 _ACTION_OF = {code: action for action, codes in _ACTIONS.items() for code in codes}
 
-# The coordinator refuses the member. A new consumer does not help, only a new right or setting.
+# The coordinator refuses the member. A new consumer is refused too, until a right or a setting is changed.
 _GROUP_CODES = frozenset(
     {
         "GROUP_AUTHORIZATION_FAILED",
@@ -90,7 +91,7 @@ _GROUP_CODES = frozenset(
     }
 )
 
-# Texts of a client about a broker that refuses it permanently, or expects another protocol.
+# Error texts for a broker that refuses the client permanently, or that expects another protocol.
 _REFUSALS = re.compile(
     "SASL|_AUTHENTICATION|authentication failed|handshake fail|certificate|incorrect security.protocol"
     "|CLUSTER_AUTHORIZATION_FAILED|ClusterAuthorizationFailed|not a Kafka|SSL routines",
@@ -104,7 +105,7 @@ def find_advice(text: str) -> str | None:
     """Returns what an operator must do about an error of a client; None if waiting may help."""
     if _REFUSALS.search(text) is None:
         return None
-    return "let SLUICE_KAFKA_BOOTSTRAP_SERVERS name a listener that accepts this client"
+    return "set SLUICE_KAFKA_BOOTSTRAP_SERVERS to a listener that accepts this client"
 
 
 def judge_error(
@@ -118,7 +119,7 @@ def judge_error(
 ) -> ClientError:
     """Returns the subject and the consequence of one error.
 
-    `fatal`: the client reports that it cannot recover. An unknown code is OTHER.
+    `fatal` is True if the client reports that it cannot recover. The consequence of an unknown code is OTHER.
     """
     action = ErrorAction.REPLACE_CONSUMER if fatal else _ACTION_OF.get(code, ErrorAction.OTHER)
     of_group = place is None and topic is None and code in _GROUP_CODES

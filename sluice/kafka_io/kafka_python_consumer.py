@@ -54,7 +54,7 @@ from sluice.runtime.place import Place
 CLOSE_TIMEOUT_MS = 5_000
 OFFSETS_TIMEOUT_MS = 5_000
 ANSWER_AGE_MS = 15_000
-FAILING_SECONDS = 30.0  # a client is replaced after all its polls have failed for this long
+FAILING_SECONDS = 30.0  # if all polls fail for this long, the client is replaced
 
 
 class KafkaPythonConsumer:
@@ -72,15 +72,15 @@ class KafkaPythonConsumer:
     ) -> None:
         """Joins the group with the first polls. Raises ConsumerBroken if no broker answers.
 
-        `commit_metadata` returns what goes with the offsets of each commit. Records of more than
-        `max_record_bytes` come without their value, see `bounded_record`.
+        `commit_metadata` returns the metadata that is stored with the offsets of each commit. Records of more
+        than `max_record_bytes` are returned without their value, see `bounded_record`.
         """
         self._commit_metadata = commit_metadata
         self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
         self._changes = _Changes()
         self._truncated: dict[Place, str] = {}
-        # Appending and popping are atomic, since the client's own thread also appends.
+        # A deque, because its append and pop are atomic, and the client's own thread also appends.
         self._errors: deque[ClientError] = deque()
         self._group_backoff = Backoff()
         self._failing_since: float | None = None
@@ -90,7 +90,7 @@ class KafkaPythonConsumer:
                 client_id="sluice-bridge",
                 group_id=group,
                 group_instance_id=instance,
-                # The bridge resumes from Postgres; an automatic reset of a position would skip records.
+                # Positions are stored in Postgres; an automatic reset of a position would skip records.
                 auto_offset_reset="none",
                 enable_auto_commit=False,
                 isolation_level="read_committed",
@@ -108,7 +108,7 @@ class KafkaPythonConsumer:
                 metrics_enabled=False,
                 reconnect_backoff_max_ms=RECONNECT_BACKOFF_MAX_MS,
             )
-            # A leader that joins before its first metadata assigns nothing for a long time.
+            # If the leader of the group joins before it has metadata, it assigns nothing for a long time.
             self._consumer.topics()
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
             self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
@@ -122,11 +122,11 @@ class KafkaPythonConsumer:
             now = time.monotonic()
             polled = self._poll_once(timeout_seconds) if self._group_backoff.allows(now) else None
             if polled is None:
-                # An error must not cause a busy loop.
+                # After an error, this wait prevents a busy loop.
                 time.sleep(timeout_seconds)
                 return {}
             if polled and not self._metadata.renew(self._errors.append):
-                # Without facts, these records may be of another topic: read them again.
+                # Without new facts, these records may be of another topic, so they are read again.
                 self._changes.note(polled)
                 return {}
         return {
@@ -137,7 +137,7 @@ class KafkaPythonConsumer:
         }
 
     def _poll_once(self, timeout_seconds: float) -> Any:
-        """Returns None after an error that concerns the whole member."""
+        """Polls the client one time. Returns None after an error that concerns the whole member."""
         coordinator = self._consumer._coordinator
         try:
             raise_if_fenced(coordinator)
@@ -146,12 +146,12 @@ class KafkaPythonConsumer:
             pause_without_position(self._consumer)
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except NoOffsetForPartitionError:
-            # Partitions that were assigned during this poll.
+            # Some partitions were assigned during this poll, and have no position yet.
             return None
         except LogTruncationError as error:
             for place in error.divergent_offsets:
                 self._truncated[place.topic, place.partition] = str(error)
-                self.seek((place.topic, place.partition), 0)  # else every later poll raises this
+                self.seek((place.topic, place.partition), 0)  # or every later poll raises this error
             return {}
         except KafkaError as error:
             noted = client_error(error)
@@ -185,7 +185,7 @@ class KafkaPythonConsumer:
         """See Consumer."""
         try:
             self._consumer.seek(TopicPartition(*place), offset)
-            # The partition is paused while it has no position.
+            # The partition was paused because it had no position.
             self._consumer.resume(TopicPartition(*place))
         except (ValueError, KeyError):
             # The partition was revoked meanwhile; `take_changes` will return it.
@@ -217,7 +217,7 @@ class KafkaPythonConsumer:
 
     def topics(self) -> Mapping[str, TopicFacts]:
         """See Consumer."""
-        # The metadata that the consumer itself uses: an answer of an admin client would be too late.
+        # This is the metadata that the consumer itself uses. An admin client would receive it too late.
         return self._metadata.facts()
 
     def topic_errors(self) -> Mapping[str, ClientError]:
@@ -245,12 +245,12 @@ class KafkaPythonConsumer:
             for place, offset in watermarks.items()
         }
         if offsets:
-            # The next poll also raises the error.
+            # The next poll raises this error too.
             with _translated(), suppress(FencedInstanceIdError):
                 self._consumer.commit_async(offsets, self._note_committed)
 
     def _note_committed(self, _: object, answer: object) -> None:
-        # Commits only inform lag tools, so a refused commit must not stop reading.
+        # Commits are only for tools that show the lag, so a refused commit must not stop reading.
         if isinstance(answer, Exception):
             noted = client_error(answer)
             self._errors.append(ClientError(noted.code, noted.detail, ErrorAction.OTHER))
@@ -262,10 +262,10 @@ class KafkaPythonConsumer:
 
 
 class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Notes partitions. Called from the client's own thread, so it does nothing else."""
+    """Notes partitions, and does nothing else, because the client's own thread calls its methods."""
 
     def __init__(self) -> None:
-        # Appending and popping are atomic; a swap of a set would lose partitions noted meanwhile.
+        # A deque has an atomic append and pop. A swap of a set could lose partitions noted meanwhile.
         self._noted: deque[Place] = deque()
 
     def note(self, partitions: Iterable[TopicPartition]) -> None:
@@ -295,6 +295,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Every later call raises the error that ended the client's thread.
+        # After an error has ended the client's thread, every call raises this error.
         broken = BrokersAway if client_error(error).code in AWAY_CODES else ConsumerBroken
         raise broken(f"{type(error).__name__}: {error}") from error

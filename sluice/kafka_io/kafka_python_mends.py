@@ -1,7 +1,8 @@
 """Workarounds for faults of kafka-python 3.0.12 in a bridge's consumer.
 
-kafka-python raises an error of one partition or topic from a poll, or ignores it. The workarounds note such
-an error and let the others continue. They replace private methods on the objects of one consumer.
+If one partition or topic has an error, kafka-python either raises the error from a poll or ignores it. The
+workarounds note such an error, and the other partitions and topics continue. The workarounds replace private
+methods of the objects of one consumer.
 """
 
 import time
@@ -30,7 +31,7 @@ from sluice.kafka_io.kafka_errors import ClientError, ErrorAction, judge_error
 from sluice.runtime.backoff import Backoffs
 from sluice.runtime.place import Place
 
-# kafka-python repeats a failed fetch at every poll.
+# The longest pause before a failed fetch is repeated; kafka-python itself repeats it at every poll.
 FETCH_AGAIN_SECONDS = 10.0
 ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
@@ -41,18 +42,18 @@ NoteError = Callable[[ClientError], None]
 
 
 def client_error(error: Exception, place: Place | None = None, topic: str | None = None) -> ClientError:
-    """Returns an exception of kafka-python as a ClientError."""
+    """Converts an exception of kafka-python to a ClientError."""
     code = error.message if isinstance(error, BrokerResponseError) and error.message else type(error).__name__
     return judge_error(code, str(error), place=place, topic=topic)
 
 
 class FetchErrors:
-    """The fetches of one consumer, with separate errors per partition."""
+    """Handles the fetches of one consumer. An error of one partition does not affect the others."""
 
     def __init__(
         self, consumer: Any, note: NoteError, note_lost: Callable[[Iterable[TopicPartition]], None]
     ) -> None:
-        """`note_lost` takes the partitions whose position is not in their log."""
+        """`note_lost` is called with the partitions whose position is not in their log."""
         fetcher = consumer._fetcher
         self._note, self._note_lost = note, note_lost
         self._failing: Backoffs[TopicPartition] = Backoffs(max_seconds=FETCH_AGAIN_SECONDS)
@@ -92,7 +93,7 @@ class FetchErrors:
         try:
             appended: int = self._append(drained, part, max_records, update_offsets)
         except Exception as error:
-            # An answer that cannot be parsed has no code in the protocol.
+            # For an answer that cannot be parsed, the protocol has no error code.
             noted = client_error(error, tuple(place))
             self._note_failed(
                 place, part.next_fetch_offset, noted._replace(action=ErrorAction.UNREADABLE_RECORD)
@@ -113,22 +114,26 @@ class FetchErrors:
 
 
 class TopicMetadata:
-    """The metadata of one consumer's topics, and a group that continues without refused topics."""
+    """Reads the metadata of one consumer's topics. A refused topic does not affect the other topics."""
 
     def __init__(self, consumer: Any, topics: Iterable[str]) -> None:
         self.errors: Mapping[str, ClientError] = {}
-        """Errors that Kafka returns instead of a topic's metadata, except that the topic does not exist."""
+        """The error that Kafka returned instead of each topic's metadata.
+
+        Topics that do not exist are omitted.
+        """
         self._cluster, self._manager = consumer._cluster, consumer._manager
         self._coordinator = consumer._coordinator
         self._topics = tuple(topics)
         self._update = self._cluster.update_metadata
         self._cluster.update_metadata = self._take
-        # The coordinator's own listener raises for a denied topic, and then skips the other topics.
+        # The coordinator's own listener raises an error for a denied topic, and then ignores the other
+        # topics.
         self._cluster.remove_listener(WeakMethod(self._coordinator._handle_metadata_update))
         self._cluster.add_listener(self._handle_update)
 
     def facts(self) -> dict[str, TopicFacts]:
-        """Returns the topics that exist."""
+        """Returns the facts of the topics that exist."""
         found = {}
         for topic in self._topics:
             partitions, topic_id = self._cluster.partitions_for_topic(topic), self._cluster.topic_id(topic)
@@ -138,9 +143,13 @@ class TopicMetadata:
         return found
 
     def renew(self, note: NoteError) -> bool:
-        """Requests the metadata and waits. Returns False without an answer; `note` takes the error."""
-        # kafka-python fetches by name: what it reads of a topic created anew, at its old position, looks like
-        # the old one's. What has the old id after it was polled is of the old topic.
+        """Requests the metadata and waits.
+
+        If there is no answer, passes the error to `note` and returns False.
+        """
+        # kafka-python fetches topics by name. If a topic was re-created, records of the new topic at the old
+        # position look like records of the old topic. If the topic still has its old id after a poll, the
+        # polled records belong to the old topic.
         deadline = time.monotonic() + ANSWER_TIMEOUT_MS / 1000
         while True:
             try:
@@ -155,12 +164,14 @@ class TopicMetadata:
     async def _ask(self) -> None:
         cluster, manager = self._cluster, self._manager
         if cluster.metadata_refresh_in_progress:
-            # An older answer must not be noted later. The client's timeout is half of MAX_POLL_INTERVAL_MS.
+            # Waits for the refresh that is in progress, or its older answer would replace the answer below.
+            # The client's own timeout would be half of MAX_POLL_INTERVAL_MS.
             with suppress(KafkaError):
                 await manager.wait_for(manager.call_soon(cluster.refresh_metadata), ANSWER_TIMEOUT_MS)
         answer = await manager.send(cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS)
         if not answer.brokers:
-            # The broker is starting, or the controller has fenced it: kafka-python keeps its old metadata.
+            # The broker is starting, or the controller has fenced it. kafka-python then keeps its old
+            # metadata.
             raise MetadataEmptyBrokerList("the broker lists no broker of its cluster")
         cluster.update_metadata(answer)
 
@@ -173,7 +184,8 @@ class TopicMetadata:
         self._update(answer)
         if answer.brokers:
             self.errors = errors
-            # Without this, an invalid name would not be requested again, and count as a deleted topic.
+            # Without this line, a topic with an invalid name would not be requested again, and would count as
+            # deleted.
             self._cluster._topics.update(self._topics)
 
     def _handle_update(self, cluster: Any) -> None:
@@ -183,7 +195,8 @@ class TopicMetadata:
 
 def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
     """Passes the errors in a coordinator's answers to heartbeats to `note`."""
-    # kafka-python continues as if it were a member. After the errors omitted here it joins again.
+    # After such an error, kafka-python continues as if it were a member. The errors that are not noted here
+    # make it join again.
     send = coordinator._send_heartbeat_request
 
     async def send_and_note() -> Any:
@@ -198,9 +211,10 @@ def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
 
 
 def raise_if_fenced(coordinator: Any) -> None:
-    """Raises FencedInstanceIdError if another consumer has taken the name of this one."""
-    # kafka-python ends the heartbeats of a fenced member, logs that, and continues to poll without records.
-    # It also pauses heartbeats while it joins; both marks of that change under this lock.
+    """Raises FencedInstanceIdError if another consumer has taken the name of this consumer."""
+    # If a member is fenced, kafka-python ends its heartbeats and logs that, but later polls only return no
+    # records. kafka-python also pauses heartbeats while it joins. The lock makes the reads of both states
+    # consistent.
     with coordinator._lock:
         ended = not coordinator._heartbeat_enabled and not coordinator.rejoining
         if ended and coordinator.stable():
@@ -208,25 +222,25 @@ def raise_if_fenced(coordinator: Any) -> None:
 
 
 def finish_joining(coordinator: Any) -> None:
-    """Makes the member continue a join in flight."""
-    # kafka-python drops a join in flight when a poll ends between its two answers: the group then counts a
-    # member that polls and never gets a partition.
+    """Makes the member continue a join that has not ended."""
+    # A join has two answers. If a poll ends between them, kafka-python forgets the join. The group then has a
+    # member that polls but never gets a partition.
     if coordinator.rejoining:
         coordinator.request_rejoin()
 
 
 def take_up_parked(fetcher: Any) -> None:
     """Makes the fetcher return its buffered records of partitions that were resumed."""
-    # kafka-python sets aside the buffered records of a paused partition, and uses them again only while no
-    # other buffer is current. A used-up buffer stays current: if no later answer replaces it, a resumed
-    # partition is neither returned nor fetched, without end.
+    # kafka-python sets aside the buffered records of a paused partition. It uses them again only if no other
+    # buffer is current, but an empty buffer stays current until a later answer replaces it. Without such an
+    # answer, a resumed partition would never be returned or fetched.
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
         fetcher._next_partition_records = None
 
 
 def pause_without_position(consumer: Any) -> None:
-    """Pauses assigned partitions without a position; they are read after a seek."""
-    # kafka-python raises at every poll for one of them, and so does not read the others.
+    """Pauses assigned partitions that have no position. `seek` resumes them."""
+    # If one partition has no position, every poll of kafka-python raises an error, and no partition is read.
     subscription = consumer._subscription
     for place in subscription.missing_fetch_positions():
         consumer.seek(place, 0)

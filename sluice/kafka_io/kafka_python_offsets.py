@@ -14,12 +14,13 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.runtime.backoff import Backoffs
 from sluice.runtime.place import Place
 
-# A leader that does not answer blocks the loop for the time-out at each request.
+# Each request to a leader that does not answer blocks the loop until its time-out. This is the longest pause
+# between such requests.
 UNANSWERED_SECONDS = 60.0
 
 
 class LeaderOffsets:
-    """Reads ranges. An error of one topic or leader does not affect the others."""
+    """Reads offset ranges. An error of one topic or leader does not affect the other ones."""
 
     def __init__(self, consumer: Any, note: NoteError, *, timeout_ms: int) -> None:
         self._cluster, self._manager = consumer._cluster, consumer._manager
@@ -29,7 +30,7 @@ class LeaderOffsets:
         self._unanswered: Backoffs[Place] = Backoffs(max_seconds=UNANSWERED_SECONDS)
 
     def measure(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        """Returns the ranges of the partitions that have a leader and an answer."""
+        """Returns the ranges of the partitions whose leaders answer."""
         now = time.monotonic()
         leaders: dict[int, dict[str, list[TopicPartition]]] = {}
         for place in places:
@@ -60,7 +61,8 @@ class LeaderOffsets:
     async def _ask_leader(
         self, leader: int, topics: Mapping[str, list[TopicPartition]], found: dict[Any, dict[Any, Any]]
     ) -> None:
-        # One after the other: kafka-python refuses the sixth request that is in flight on a connection.
+        # Requests are sent one after the other, because kafka-python allows only five in flight per
+        # connection.
         deadline = time.monotonic() + self._timeout_seconds
         for places in topics.values():
             for spec, offsets in found.items():
@@ -71,7 +73,7 @@ class LeaderOffsets:
                     break
                 offsets.update(answer)
                 if unanswered:
-                    detail = "the broker that leads the partition gave no offsets"
+                    detail = "the broker that leads the partition returned no offsets"
                     self._note_unanswered(unanswered, judge_error("OFFSET_NOT_AVAILABLE", detail))
 
     async def _send(self, leader: int, spec: Any, places: Iterable[TopicPartition], deadline: float) -> Any:
@@ -81,7 +83,7 @@ class LeaderOffsets:
             try:
                 return await self._manager.wait_for(sent, max(0.0, deadline - time.monotonic()) * 1_000)
             except NodeNotReadyError:
-                # Other requests are in flight, or the client is not connected yet.
+                # kafka-python raises this if other requests are in flight, or if it is not connected yet.
                 if time.monotonic() >= deadline:
                     raise
             await self._manager._net.sleep(RETRY_SECONDS)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 REQUEST_TIMEOUT_SECONDS = 5.0
-# A leader that does not answer blocks the loop for the time-out at each request.
+# Each request to a leader that does not answer blocks the loop until its time-out. This is the longest pause
+# between such requests.
 UNANSWERED_SECONDS = 60.0
 
 _START_AND_END = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -27,18 +28,21 @@ _Answers: TypeAlias = dict[TopicPartition, Future[Any]]
 
 
 class LeaderOffsets:
-    """Owned by one thread. An error of one partition or leader does not affect the others."""
+    """Reads offset ranges; owned by one thread.
+
+    An error of one partition or leader does not affect the others.
+    """
 
     def __init__(self, admin: "AdminClient", note: Callable[[ClientError], None]) -> None:
-        """`note` takes the errors. A partition that does not exist is not an error."""
+        """`note` is called with each error. A partition that does not exist is not an error."""
         self._admin = admin
         self._note = note
         self._unanswered: Backoffs[Place] = Backoffs(max_seconds=UNANSWERED_SECONDS)
 
     def measure(self, places: Iterable[Place], leaders: Mapping[Place, int]) -> dict[Place, LogRange]:
-        """Returns the ranges of the partitions that have a leader and an answer. Raises KafkaException."""
+        """Returns the ranges of the partitions whose leaders answer. Raises KafkaException."""
         now = time.monotonic()
-        # librdkafka answers for none of the partitions of a request while the leader of one is away.
+        # Requests are per leader: if one leader is away, librdkafka answers for no partition of a request.
         wanted: dict[int, list[TopicPartition]] = {}
         for place in places:
             leader = leaders.get(place)
@@ -75,9 +79,9 @@ class LeaderOffsets:
 
 
 def known_offset(answer: Any) -> int:
-    """Returns the offset of one answer. Raises KafkaException if it has none."""
-    # librdkafka 2.16 returns -1001 without an error for a partition whose leader has just been lost. As the
-    # end of the log, that would mean that the log lost all of its records.
+    """Returns the offset of one answer. Raises KafkaException if the answer has no offset."""
+    # If the leader of a partition has just been lost, librdkafka 2.16 returns the offset -1001 and no error.
+    # Used as the end of the log, this offset would mean that the log lost all of its records.
     offset: int = answer.offset
     if offset < 0:
         raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
@@ -85,7 +89,7 @@ def known_offset(answer: Any) -> int:
 
 
 def client_error(error: KafkaException | TimeoutError, place: Place | None = None) -> ClientError:
-    """Returns the error of a request. `place`: the partition that it asked about."""
+    """Converts the error of a request. `place` is the partition for which the request was."""
     if isinstance(error, TimeoutError):
         return judge_error("_TIMED_OUT", "Kafka does not answer in time", place=place)
     cause = error.args[0]

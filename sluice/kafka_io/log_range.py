@@ -14,7 +14,7 @@ class LogRange:
     end: int
     """The end for readers of committed records: the last stable offset."""
     log_end: int | None = None
-    """The end with the records of open transactions; None if it was not read."""
+    """The end of the log including the records of open transactions; None if this end was not read."""
 
     @property
     def behind_transaction(self) -> int:
@@ -24,7 +24,10 @@ class LogRange:
 
 @dataclass(frozen=True)
 class LogRanges:
-    """The ranges of some topics' logs, and those that could not be read, with the reasons."""
+    """The ranges of some topics' logs.
+
+    Also contains the partitions and topics that could not be read, with the reasons.
+    """
 
     ranges: Mapping[Place, LogRange] = field(default_factory=dict)
     topic_ids: Mapping[str, str] = field(default_factory=dict)
@@ -38,7 +41,8 @@ class LogRanges:
 def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = False) -> int:
     """Returns the number of records between the watermark and the end of the log, at least 0.
 
-    Without a watermark no bridge has started the partition; `begins_at_end` is the place where one would.
+    If `watermark` is None, no bridge has started the partition. Then `begins_at_end` is True if a bridge
+    would start at the end of the log, and False if it would start at the beginning.
     """
     if watermark is None:
         watermark = log.end if begins_at_end else log.start
@@ -46,5 +50,8 @@ def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = F
 
 
 def find_unapplied(logs: Mapping[Place, LogRange], lags: Mapping[Place, int]) -> dict[Place, int]:
-    """Returns partitions with records without an outcome → the lowest possible offset of the first one."""
+    """Returns the partitions in which some records have no outcome.
+
+    Maps each partition to the lowest offset that the first of these records can have.
+    """
     return {place: max(logs[place].start, logs[place].end - lag) for place, lag in lags.items() if lag}

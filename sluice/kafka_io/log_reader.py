@@ -1,4 +1,4 @@
-"""Reads the ranges of logs, times of records, and single records, without joining a group."""
+"""Reads the offset ranges of logs, the times of records, and single records, without joining a group."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -45,11 +45,11 @@ _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PART
 
 
 class LogsUnavailable(Exception):
-    """Raised if no broker answered. The message is the client's reason."""
+    """Raised if no broker answered. The message is the reason that the client reported."""
 
 
 class LogReader:
-    """Reads committed records, as the bridge does. Not thread-safe. Close it."""
+    """Reads committed records, as the bridge does. Not thread-safe. Call `close` after use."""
 
     def __init__(
         self,
@@ -75,9 +75,10 @@ class LogReader:
         self._consumer: Any = None
 
     def read_ranges(self, topics: Iterable[str]) -> LogRanges:
-        """Returns the ranges of all partitions of those topics that exist, and those that did not answer.
+        """Returns the offset ranges of all partitions of these topics, without topics that do not exist.
 
-        Raises LogsUnavailable if no broker answered.
+        The result also lists the partitions and topics that could not be read. Raises LogsUnavailable if no
+        broker answered.
         """
         leaders: dict[Place, int | None] = {}
         topic_ids, refused = self._describe(sorted(set(topics)), leaders)
@@ -89,7 +90,8 @@ class LogReader:
                 by_leader.setdefault(leaders[place], []).append(place)
             return self._read_offsets(list(by_leader.values()), spec, isolation, unreadable)
 
-        # In this order the end for committed records is below the other end only if a transaction is open.
+        # The end of the log is read before the end of the committed records. Therefore the latter is lower
+        # only if a transaction is open.
         log_ends = read_offsets(leaders.keys() - unreadable.keys(), _END, IsolationLevel.READ_UNCOMMITTED)
         ends = read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED)
         starts = read_offsets(ends, _START, IsolationLevel.READ_COMMITTED)
@@ -97,9 +99,10 @@ class LogReader:
         return LogRanges(ranges, topic_ids, unreadable, refused)
 
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
-        """Returns place → Unix time of its first record from the offset on, without those not found in time.
+        """Returns the Unix time of the first record at or after the offset of each partition.
 
-        If records were deleted before they were applied, the first remaining one counts.
+        Omits partitions whose record was not found in time. If Kafka deleted the record at the offset, the
+        first remaining record counts.
         """
         found: dict[Place, float] = {}
         left = set(offsets)
@@ -124,9 +127,9 @@ class LogReader:
         return found
 
     def read_record(self, place: Place, offset: int) -> Record | None:
-        """Returns the record at exactly this offset, or None if there is none.
+        """Returns the record at exactly this offset, or None if no record has this offset.
 
-        Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open it.
+        Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open the record.
         """
         read = self.read_ranges([place[0]])
         reason = read.unreadable.get(place) or read.unreadable_topics.get(place[0])
@@ -141,7 +144,7 @@ class LogReader:
                     for found in reader.read(READ_SECONDS)[:1]:
                         return found if found.offset == offset else None
         except LogIncomplete:
-            pass  # deleted since
+            pass  # the record was deleted meanwhile
         return None
 
     def close(self) -> None:
@@ -160,7 +163,7 @@ class LogReader:
         )
 
     def _note_error(self, error: KafkaError) -> None:
-        # "1/1 brokers are down" follows the reason and has less information.
+        # The client reports the reason first, and then "1/1 brokers are down", which has less information.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._client_error = error.str()
 
@@ -173,7 +176,8 @@ class LogReader:
         """
         topic_ids: dict[str, str] = {}
         refused: dict[str, str] = {}
-        # First, and also without a topic: librdkafka waits for a broker as long as for an answer.
+        # This request checks that a broker answers. Without it, a request for topics would wait for an absent
+        # broker until its own, longer time-out.
         patience = min(self._timeout_seconds, BOOTSTRAP_TIMEOUT_MS / 1_000)
         try:
             self._result(self._admin.describe_cluster(request_timeout=patience))
@@ -199,7 +203,7 @@ class LogReader:
 
     def _raise_if_away(self, error: KafkaException) -> None:
         if error.args[0].code() in _AWAY:
-            self._admin.poll(0)  # calls `error_cb`, which has the better reason
+            self._admin.poll(0)  # calls `error_cb`, which stores a better reason
             raise LogsUnavailable(self._client_error or error.args[0].str()) from error
 
     def _read_offsets(
@@ -209,10 +213,10 @@ class LogReader:
         isolation: IsolationLevel,
         unreadable: dict[Place, str],
     ) -> dict[Place, int]:
-        """Returns the offsets; adds the places without an answer to `unreadable`.
+        """Returns the offsets. Adds the partitions without an answer to `unreadable`.
 
-        Sends one request per group: librdkafka answers for none of a request's partitions while the leader of
-        one of them is unavailable.
+        Sends one request per group. If the leader of one partition is unavailable, librdkafka answers for no
+        partition of the same request.
         """
         asked: dict[TopicPartition, Future[Any]] = {}
         for places in groups:
@@ -233,7 +237,7 @@ class LogReader:
 
     def _result(self, future: "Future[Any]") -> Any:
         try:
-            # The client's own time-out error has more information.
+            # Waits longer than the client, because the client's own time-out error has more information.
             return future.result(self._timeout_seconds + 1)
         except TimeoutError as error:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error

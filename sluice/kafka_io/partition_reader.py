@@ -17,9 +17,9 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 
-MAX_RECORDS = 2_000  # per read
+MAX_RECORDS = 2_000  # the most records of one read
 CONSUME_SECONDS = 0.05  # how long the client may wait for a full answer
-QUEUED_KIB = 16 * 1024  # what the client reads ahead
+QUEUED_KIB = 16 * 1024  # the most that the client reads ahead
 STALLED_SECONDS = 10.0
 LOG_END_SECONDS = 5.0
 _POSITION_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
@@ -33,11 +33,11 @@ UNREADABLE = frozenset(
         KafkaError.INVALID_MSG,  # the broker itself found the batch corrupt
     }
 )
-"""Error codes of a fetched record that could not be opened. The client fetches it repeatedly."""
+"""Error codes for a record that the client cannot open. The client fetches such a record repeatedly."""
 
 
 class LogIncomplete(Exception):
-    """Raised if the log no longer has the next record. The message has the first available offset."""
+    """Raised if the log no longer has the next record."""
 
 
 class PartitionStalled(Exception):
@@ -47,7 +47,7 @@ class PartitionStalled(Exception):
 
 
 class RecordUnreadable(Exception):
-    """Raised if the client cannot open the record at this offset. All records before it were returned."""
+    """Raised if the client cannot open the record at this offset. All earlier records were returned."""
 
     def __init__(self, place: Place, offset: int, reason: str) -> None:
         self.place = place
@@ -60,7 +60,7 @@ def reader_properties(client_id: str, *, reset: str) -> dict[str, Any]:
     """Returns the properties of a consumer that joins no group and reads only committed records."""
     return {
         "client.id": client_id,
-        # The client requires a group. It is never joined, and no offset is committed in it.
+        # The client requires the name of a group. It does not join the group, and commits no offset in it.
         "group.id": client_id,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -75,7 +75,10 @@ def reader_properties(client_id: str, *, reset: str) -> dict[str, Any]:
 
 
 class PartitionReader:
-    """`read_through`: every committed record up to there was returned, or is in `skipped`. Close it."""
+    """Reads the committed records of one partition. Call `close` after use.
+
+    Every committed record up to the offset `read_through` was returned, or is in `skipped`.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class PartitionReader:
     ) -> None:
         """Reads from this offset on, without the offsets in `skipped`.
 
-        Records of more than `max_record_bytes` come without their value, see `bounded_record`.
+        Records of more than `max_record_bytes` are returned without their value, see `bounded_record`.
         """
         self._max_record_bytes = max_record_bytes
         self._place = place
@@ -102,14 +105,14 @@ class PartitionReader:
             {
                 **reader_properties(client_id, reset="error"),
                 "queued.max.messages.kbytes": QUEUED_KIB,
-                # When that is full the client waits, by default for a second.
+                # If the buffer is full, the client waits, by default for a second.
                 "fetch.queue.backoff.ms": 10,
             },
         )
         self._seek(next_unskipped(skipped, offset))
 
     def read(self, timeout_seconds: float) -> list[Record]:
-        """Returns the next records; [] if none arrive in time or the log ends here.
+        """Returns the next records; [] if no record arrives in time or the reader is at the end of the log.
 
         Raises LogIncomplete, RecordUnreadable, or PartitionStalled after STALLED_SECONDS without an answer.
         """
@@ -147,7 +150,7 @@ class PartitionReader:
         self._consumer.assign([TopicPartition(*self._place, offset)])
 
     def _take(self, message: Any, records: list[Record]) -> bool:
-        """Takes one message of the client. Returns True if it reports the current end of the log."""
+        """Handles a message of the client. Returns True if the message reports the current end of the log."""
         error, offset = message.error(), message.offset()
         if error is None:
             if next_unskipped(self._skipped, offset) > offset:
@@ -155,7 +158,8 @@ class PartitionReader:
             else:
                 records.append(record_of(message, self._max_record_bytes))
         elif error.code() == KafkaError._PARTITION_EOF:
-            # The end at that moment. Newer records may follow in the same answer.
+            # The client reports the end of the log at one moment. Newer records may follow in the same
+            # answer.
             self.read_through = max(self.read_through, offset - 1)
             return True
         elif error.code() in _POSITION_LOST:
@@ -165,12 +169,15 @@ class PartitionReader:
             )
         elif error.code() in UNREADABLE:
             last = records[-1].offset if records else self.read_through
-            # The error has the offset of the whole batch.
+            # The offset of the error may be that of the whole batch, and so before the unreadable record.
             raise RecordUnreadable(self._place, max(last + 1, offset), error.str())
         return False
 
     def _pass_or_raise(self, met: RecordUnreadable, *, is_later: bool) -> None:
-        """Continues after a skipped record. Raises for another one, with `is_later` at the next read."""
+        """If an operator skipped the unreadable record, continues behind it, else raises `met`.
+
+        With `is_later`, the next `read` raises `met`.
+        """
         beyond = next_unskipped(self._skipped, met.offset)
         if beyond > met.offset:
             self._seek(beyond)

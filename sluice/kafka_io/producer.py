@@ -21,24 +21,26 @@ from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 if TYPE_CHECKING:
     from confluent_kafka import Producer as Client
 
-T = TypeVar("T")  # the token of a record: answers carry it
+T = TypeVar("T")  # the token of a record; the answer for the record contains it
 
-# No retry after this time: the caller holds locks while it waits for the answer.
-DELIVERY_TIMEOUT_SECONDS = 2.5  # the client checks once a second, so up to 3.5
-LINGER_MS = 1  # a page is produced at once, so its records need not wait for each other
-MAX_BYTES = 4 * 1024 * 1024  # the broker decides what is too large, not the client
+# After this time the client does not retry, because the caller holds locks while it waits for the answer.
+DELIVERY_TIMEOUT_SECONDS = 2.5  # the client checks this every second, so the answer may take 3.5 seconds
+LINGER_MS = 1  # short, because the relay passes all records of a page at the same time
+MAX_BYTES = 4 * 1024 * 1024  # high, because the broker and not the client decides which record is too large
 
-# Errors that the same record gets again after any wait.
+# Errors that do not end by themselves: a retry of the same record fails again.
 _REFUSED = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
-        # Not INVALID_TIMESTAMP: this relay's clock may be corrected, or another relay's may be right.
+        # INVALID_TIMESTAMP is not here: this relay's clock may be corrected, or another relay has a correct
+        # clock.
     }
 )
 
-# Texts of answers AWAY that do not concern the topic: no broker was reached, or none answered.
+# Error texts of answers with `Delivery.AWAY` that do not concern the topic: no broker was reached, or no
+# broker answered.
 AWAY_TEXTS = frozenset(
     KafkaError(code).str()
     for code in (
@@ -52,13 +54,19 @@ class Producer(Protocol[T]):
     """Sends records to Kafka. Used by one thread."""
 
     def send(self, row: T, record: OutgoingRecord) -> None:
-        """Queues the record of a row. `poll` returns its answer exactly once, in DELIVERY_TIMEOUT_SECONDS."""
+        """Queues the record of a row.
+
+        `poll` returns exactly one answer for the record, after DELIVERY_TIMEOUT_SECONDS at the latest.
+        """
 
     def poll(self, timeout_seconds: float) -> list[Answer[T]]:
-        """Returns the available answers. Waits for the first one, at most for this time."""
+        """Returns the available answers.
+
+        If there is no answer, waits for the first one, at most for this time.
+        """
 
     def close(self) -> None:
-        """Drops the records in flight, which may still arrive but get no answer. Idempotent."""
+        """Drops the records in flight. They may still arrive at Kafka, but get no answer. Idempotent."""
 
 
 class ConfluentProducer(Generic[T]):
@@ -70,7 +78,7 @@ class ConfluentProducer(Generic[T]):
             "client.id": "sluice-relay",
             "acks": "all",
             "enable.idempotence": True,
-            # Chooses the same partition as a Java producer.
+            # This partitioner chooses the same partition as a Java producer.
             "partitioner": "murmur2_random",
             "linger.ms": LINGER_MS,
             "message.timeout.ms": int(DELIVERY_TIMEOUT_SECONDS * 1000),
@@ -78,7 +86,7 @@ class ConfluentProducer(Generic[T]):
             "socket.timeout.ms": SOCKET_TIMEOUT_MS,
             "queue.buffering.max.messages": 100_000,
             "allow.auto.create.topics": False,
-            # A missing topic is reported at once; the relay retries by its own clock.
+            # Short, because the relay itself retries the records of a missing topic.
             "topic.metadata.propagation.max.ms": 500,
             "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
             "log_level": LOG_LEVEL_CRITICAL,
@@ -90,7 +98,8 @@ class ConfluentProducer(Generic[T]):
     def send(self, row: T, record: OutgoingRecord) -> None:
         """See Producer."""
         if self._is_broken and self._client is not None and not len(self._client):
-            # Only after its last answer is fetched, since the caller waits for that answer.
+            # The client is replaced only when all its answers were fetched, because the caller waits for
+            # them.
             self._client, self._is_broken = None, False
         if self._client is None:
             self._client = build_confluent_producer(self._access, self._settings)
@@ -110,7 +119,7 @@ class ConfluentProducer(Generic[T]):
     def poll(self, timeout_seconds: float) -> list[Answer[T]]:
         """See Producer."""
         if self._client is not None:
-            # A record that the client refused already has its answer.
+            # Does not wait if `send` already stored an answer, for a record that the client itself refused.
             self._client.poll(0 if self._answers else timeout_seconds)
         answers = self._answers.copy()
         self._answers.clear()
@@ -119,7 +128,7 @@ class ConfluentProducer(Generic[T]):
     def close(self) -> None:
         """See Producer."""
         client, self._client, self._is_broken = self._client, None, False
-        self._answers = []  # a new list: later answers of the old client are dropped
+        self._answers = []  # a new list, because later answers of the old client must be dropped
         if client is not None:
             client.purge()
 
@@ -133,7 +142,8 @@ class ConfluentProducer(Generic[T]):
 
     def _judge(self, error: KafkaError) -> tuple[Delivery, str]:
         if error.fatal() or error.code() == KafkaError._FATAL:
-            # This client accepts no more records. With idempotence, a broker that lost state causes that.
+            # After a fatal error, the client accepts no more records. For example, a broker lost the state of
+            # the idempotent producer.
             self._is_broken = True
         if error.code() in _REFUSED:
             return Delivery.REFUSED, error.str()

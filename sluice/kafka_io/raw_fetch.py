@@ -17,14 +17,14 @@ from sluice.kafka_io.config import (
 )
 from sluice.runtime.place import Place
 
-# The broker sends the first batch whole, however large it is.
+# The broker always sends the first batch whole, even if it exceeds this limit.
 FETCH_BYTES = 1024 * 1024
 
 
 def fetch_batches(bootstrap_servers: str, place: Place, offset: int) -> list[bytes]:
-    """Returns the batches from the one with the offset on, at least two if the log has them.
+    """Returns the batch that contains the offset and later batches. Raises KafkaError.
 
-    Raises KafkaError.
+    Returns at least two batches, unless the log has no later batch.
     """
     consumer = build_kafka_python_consumer(
         KafkaAccess(bootstrap_servers),
@@ -65,7 +65,10 @@ async def _fetch(consumer: Any, place: Place, offset: int, max_bytes: int) -> by
 
 
 def find_unparsed(batch: bytes) -> tuple[int, str] | None:
-    """Returns the first offset that kafka-python cannot read in the batch, and why; None if it reads all."""
+    """Returns the first offset of the batch that kafka-python cannot read, and the reason.
+
+    Returns None if kafka-python can read all records.
+    """
     if batch[MAGIC_OFFSET] < FORMAT:
         return None  # kafka-python reads the older formats too
     opened = DefaultRecordBatch(batch)
@@ -76,7 +79,7 @@ def find_unparsed(batch: bytes) -> tuple[int, str] | None:
         for record in opened:
             offset = record.offset + 1
     except UnicodeDecodeError:
-        return None  # the name of a header: such a record is read, without that header
+        return None  # the name of a header is not UTF-8; other code reads such a record without this header
     except Exception as error:
         # The libraries of the codecs raise various errors.
         return offset, f"{type(error).__name__}: {error}"

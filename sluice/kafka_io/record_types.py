@@ -1,11 +1,12 @@
-"""Records read from Kafka and sent to it, and the delivery of a sent one."""
+"""Records that are read from Kafka, records that are sent to Kafka, and the results of sending."""
 
 from enum import Enum
 from typing import NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-# Measured: the tuple, its numbers, the headers of its strings, and its slot in a list; a test compares.
+# A measured value for the tuple, its numbers, the overhead of its strings, and its slot in a list. A test
+# checks it.
 RECORD_BYTES = 384
 HEADER_BYTES = 160
 
@@ -13,18 +14,18 @@ Headers: TypeAlias = list[tuple[str, bytes | None]]
 
 
 class Flaw(NamedTuple):
-    """The omitted parts of a record. Such a record is not applied, but becomes a dead letter."""
+    """The omitted parts of a record. A record with a flaw is not applied, but becomes a dead letter."""
 
     unreadable_headers: int = 0
     """The number of headers omitted because their names are not UTF-8."""
     size_bytes: int = 0
     """The size of key, headers and value in Kafka, if the record was over the limit; else 0."""
     sha256: bytes = b""
-    """The SHA-256 of the omitted value; of no bytes if the value is null."""
+    """The SHA-256 of the omitted value. If the value is null, this is the SHA-256 of no bytes."""
 
     @property
     def is_cut(self) -> bool:
-        """Returns True if the record was over the limit, so that only Kafka has it whole."""
+        """Returns True if the record was over the limit. Then only Kafka has the whole record."""
         return self.size_bytes > 0
 
 
@@ -40,7 +41,7 @@ class Record(NamedTuple):
 
 
 def size_bytes(record: Record) -> int:
-    """Returns the bytes that a record takes in memory: its content, and Python's objects around it.
+    """Returns the size of a record in memory: its content, and the Python objects around it.
 
     A record in a message is smaller. Every bound on bytes counts records by this function.
     """
@@ -54,7 +55,7 @@ def size_bytes(record: Record) -> int:
 
 
 class OutgoingRecord(NamedTuple):
-    """A record to send. The same row gives the same record, byte for byte; texts are sent as UTF-8."""
+    """A record to send. A row always gives the same record, byte for byte. Texts are sent as UTF-8."""
 
     topic: str
     key: str | None
@@ -63,11 +64,12 @@ class OutgoingRecord(NamedTuple):
 
 
 class Delivery(Enum):
-    """The delivery of a record that was given to the producer."""
+    """The result of sending a record."""
 
     ACKNOWLEDGED = "acknowledged"
-    REFUSED = "refused"  # the broker refuses it in this batch, or in any
-    AWAY = "away"  # unknown; the row stays and is sent again, with the same id
+    # The broker refuses the record, perhaps only because of other records in the same batch.
+    REFUSED = "refused"
+    AWAY = "away"  # the result is unknown; the row is kept and is sent again with the same id
 
 
 Answer: TypeAlias = tuple[T, Delivery, str]

@@ -1,4 +1,4 @@
-"""Reads the topics from Kafka repeatedly, since confluent-kafka's consumer does not report them."""
+"""Reads the topics from Kafka repeatedly, because confluent-kafka's consumer does not report them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,30 +21,36 @@ log = structlog.get_logger("sluice.bridge")
 
 ASK_EVERY_SECONDS = 0.5  # a request for five topics with 12 partitions costs 1 ms of CPU
 ANSWER_TIMEOUT_SECONDS = 5.0
-# librdkafka's own errors have codes below that: Kafka gave no answer at all.
+# librdkafka's own errors have lower codes. They mean that Kafka did not answer.
 _LOWEST_ANSWER = KafkaError.UNKNOWN
 
 
 class TopicWatch:
-    """Owned by one thread. Without an answer the old facts stay, since a topic may still exist."""
+    """Reads the facts of topics; owned by one thread.
+
+    If Kafka does not answer, the old facts are kept, because the topics may still exist.
+    """
 
     def __init__(self, admin: "AdminClient", topics: Sequence[str]) -> None:
         self._admin = admin
         self._topics = TopicCollection(list(topics))
         self._asked: dict[str, Future[Any]] = {}
         self._asked_at = float("-inf")
-        self._is_away = False  # only for the log
+        self._is_away = False  # used only for the log
         self.facts: Mapping[str, TopicFacts] = {}
         """The topics that exist."""
         self.errors: Mapping[str, ClientError] = {}
-        """The topics whose facts Kafka refuses."""
+        """The topics for which Kafka refuses to return facts."""
         self.leaders: Mapping[Place, int] = {}
-        """The broker that leads a partition, without partitions that have none."""
+        """Partition → the broker that leads it. Partitions without a leader are omitted."""
         self.known_at = float("-inf")
-        """The time of the request for these facts, by the monotonic clock. The facts are not older."""
+        """The time by the monotonic clock when these facts were requested.
+
+        The facts are not older than this time.
+        """
 
     def look(self) -> None:
-        """Takes an answer that has arrived, and sends the next request when it is due. Never waits."""
+        """Reads an answer that has arrived, and sends the next request if it is due. Never waits."""
         if self._asked and all(future.done() for future in self._asked.values()):
             try:
                 self._take()
@@ -56,7 +62,10 @@ class TopicWatch:
             self._ask()
 
     def ask_now(self) -> None:
-        """Sends a request and waits for the answer. Raises KafkaException or TimeoutError without one."""
+        """Sends a request and waits for the answer.
+
+        Raises KafkaException or TimeoutError if there is no answer.
+        """
         self._ask()
         self._take()
 
@@ -71,7 +80,8 @@ class TopicWatch:
         leaders: dict[Place, int] = {}
         for topic, future in asked.items():
             try:
-                description = future.result(ANSWER_TIMEOUT_SECONDS + 1)  # the client's own error is better
+                # The client's own time-out, which is shorter, has a better message.
+                description = future.result(ANSWER_TIMEOUT_SECONDS + 1)
             except KafkaException as error:
                 cause = error.args[0]
                 if cause.code() < _LOWEST_ANSWER:
@@ -96,6 +106,9 @@ def _is_broker(leader: Any) -> bool:
 
 
 def topic_uuid(topic_id: Any) -> str:
-    """Returns the id in the other client's form, so that a change of the client is not a new topic."""
+    """Returns the id of a topic in the form of kafka-python.
+
+    With one form for both clients, a change of the client does not look like a new topic.
+    """
     high, low = topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
     return str(UUID(int=(high % 2**64 << 64) | low % 2**64))

@@ -1,4 +1,4 @@
-"""Reads one record whole, of any size, if a message could not carry it."""
+"""Reads one whole record of any size. Used for records that were too large for a message."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -8,7 +8,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 ReadWhole: TypeAlias = Callable[[Place, int], Record | None]
-"""Reads the record at an offset whole; None if Kafka has none there. Raises RecordNotRead."""
+"""Reads the whole record at an offset; None if Kafka has no record there. Raises RecordNotRead."""
 
 
 class RecordNotRead(Exception):
@@ -16,8 +16,8 @@ class RecordNotRead(Exception):
 
 
 def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Record | None:
-    """Returns the record at exactly this offset; None if Kafka has none there. Raises RecordNotRead."""
-    # Imported only here: the import of the client takes a tenth of the start time of a command.
+    """Returns the record at exactly this offset; None if Kafka has no record there. Raises RecordNotRead."""
+    # Imported only here, because the import of the client takes a tenth of the start time of a command.
     from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
     from sluice.kafka_io.partition_reader import PartitionStalled, RecordUnreadable
 
