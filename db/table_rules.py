@@ -76,7 +76,7 @@ def _value_problem(column: Column[Any]) -> str | None:
     if column.onupdate is not None or column.server_onupdate is not None:
         return "has onupdate=, which would write a value that no event contains; write it in the handler"
     if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
-        return "has a default that Postgres or a function computes; use default= with a literal"
+        return "has a default that Postgres or a function computes; declare a literal default with default="
     if column.system:
         return "has system=True, and CREATE TABLE leaves out such a column; remove system="
     return None

@@ -1,1 +1,1 @@
-"""Shared by all processes of Sluice: settings, logs, the Celery application, metrics, health."""
+"""Code that all processes of Sluice share: settings, logs, the Celery application, metrics, health."""

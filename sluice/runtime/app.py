@@ -1,6 +1,8 @@
-"""The Celery application: `worker -P solo` leases a share of the queues; with `--queues` it consumes a list.
+"""The Celery application of workers and beat.
 
-Imports go one way, so the application names the modules of the layers above by strings.
+A worker with `-P solo` leases a share of the queues. A worker with `--queues` consumes the listed queues.
+Modules import only modules of their own or a lower layer, so the application names the modules of higher
+layers as strings.
 """
 
 from collections.abc import Callable
@@ -29,10 +31,10 @@ QUEUE_ORDER = "sluice.worker.queue_subscription.LeaseCycle"
 
 @cache
 def create_app() -> Celery:
-    """Returns the application of this process, made at the first call. Raises SettingsError."""
+    """Returns the application of this process, which is made at the first call. Raises SettingsError."""
     settings = read_settings()
     faults.arm(settings.faults)
-    # Before the first log line: a process may have to wait for Postgres.
+    # Logs are configured first, because a process that waits for Postgres logs that.
     configure_logs(
         log_format=settings.log_format,
         level=settings.log_level,
@@ -47,7 +49,8 @@ def create_app() -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # A message in hand during a reconnect is still applied; its second copy changes nothing.
+        # If the connection is lost, the worker still applies its current message. The message is delivered
+        # again, and the second delivery changes nothing.
         worker_enable_prefetch_count_reduction=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -59,7 +62,7 @@ def create_app() -> Celery:
     app.steps["worker"].update(WORKER_STEPS)
     app.steps["consumer"].update(CONSUMER_STEPS)
 
-    # Any receiver of this signal prevents Celery's own set-up of logs.
+    # If this signal has a receiver, Celery does not configure logs itself.
     signals.setup_logging.connect(_keep_logs)
     return app
 
@@ -73,7 +76,7 @@ def _wait_for_installation(settings: Settings) -> Installation:
     try:
         return read(settings)
     except InstallationRefused as error:
-        # For Flower and `celery inspect`: a worker has read the installation before.
+        # Only Flower and `celery inspect` can fail here: a worker has read the installation earlier.
         raise SystemExit(f"Refused: {error}") from error
 
 
@@ -83,6 +86,6 @@ def __getattr__(name: str) -> Any:
         try:
             return create_app()
         except SettingsError as error:
-            # Celery's own commands would print a traceback.
+            # Without this conversion, Celery's own commands would print a traceback.
             raise SystemExit(f"Refused: {error}") from error
     raise AttributeError(name)

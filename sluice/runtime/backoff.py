@@ -3,19 +3,23 @@
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-FIRST_SECONDS = 0.1  # a restart of a service takes seconds; a failed probe every 0.1 s costs little
-MAX_SECONDS = 2.0  # bounds the delay after a recovery; a failed call costs little
+# Short, because a service restarts within seconds and a failed attempt every 0.1 s costs little.
+FIRST_SECONDS = 0.1
+# After a recovery, the next attempt follows within this time; a failed attempt costs little.
+MAX_SECONDS = 2.0
 
 Key = TypeVar("Key", bound=Hashable)
 
-_MAX_DOUBLINGS = 60  # more than any `longest_seconds / first_seconds`; keeps the power within a float
+# 2 to this power exceeds every `longest_seconds / first_seconds`, and is still a finite float.
+_MAX_DOUBLINGS = 60
 
 
 def backoff_seconds(first_seconds: float, longest_seconds: float, attempt: int, jitter: float = 0.0) -> float:
     """Returns the pause after the failed attempt number `attempt`, which counts from 1.
 
-    The pause doubles from `first_seconds` with every attempt, up to `longest_seconds`. `jitter`, drawn from
-    [0, 1), shortens it by up to half, so that processes that failed together do not retry together.
+    The first pause is `first_seconds`. The pause doubles with every attempt, up to `longest_seconds`.
+    `jitter`, a random number from [0, 1), shortens the pause by up to half, so that processes that failed at
+    the same time do not retry at the same time.
     """
     doublings = min(max(attempt - 1, 0), _MAX_DOUBLINGS)
     return min(longest_seconds, first_seconds * 2.0**doublings) * (1 - jitter / 2)
@@ -45,13 +49,13 @@ class Backoff:
         return self._failures == 1
 
     def note_success(self) -> bool:
-        """Forgets the failures. Returns True if there were any."""
+        """Resets the count of failures. Returns True if the previous attempt failed."""
         was_failing, self._failures = self.failing, 0
         return was_failing
 
 
 class Backoffs(Generic[Key]):
-    """A Backoff for each of many services, which fail and recover by themselves."""
+    """A Backoff for each of many services, which fail and recover independently."""
 
     def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
         self._max_seconds = max_seconds
@@ -66,5 +70,5 @@ class Backoffs(Generic[Key]):
         return self._failing.setdefault(key, Backoff(max_seconds=self._max_seconds)).note_failure(now)
 
     def note_success(self, key: Key) -> None:
-        """Forgets the failures. Idempotent."""
+        """Resets the count of failures. Idempotent."""
         self._failing.pop(key, None)

@@ -25,17 +25,19 @@ EXPIRE_CLAIMS_TASK = "sluice.expire_claims"
 PURGE_TASK = "sluice.purge"
 SELF_CHECK_TASK = "sluice.self_check"
 
-# Without a name: then kombu reads no bindings, which foreign clients could write.
+# The default exchange has no name. For this exchange kombu reads no bindings, which other clients of Redis
+# could write.
 EXCHANGE = Exchange("", type="direct")  # type: ignore[no-untyped-call]
 
-# Seconds, but for the throttle (rounds) and the steps (priorities).
+# All numbers are seconds, except the throttle (rounds), the limit (messages) and the steps (priorities).
 TRANSPORT_OPTIONS: dict[str, Any] = {
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
     "unacked_mutex_expire": 10,
-    # Per look: entries that foreign clients wrote into `unacked` must not block the loop.
+    # The most entries of `unacked` per round. Other clients of Redis may write many entries, which must not
+    # block the loop.
     "unacked_restore_limit": 100,
-    # One list per queue, with the name of the queue: its length is one LLEN.
+    # With one priority, each queue is one list with the name of the queue, and LLEN returns its length.
     "priority_steps": [0],
     "socket_timeout": SOCKET_TIMEOUT_SECONDS,
     "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
@@ -44,9 +46,10 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
 
 
 class SluiceCelery(Celery):  # type: ignore[misc]
-    """Celery's application, whose connections carry the prefix of the installation.
+    """Celery's application. Its connections add the prefix of the installation to every key.
 
-    The installation is read when the first connection is made: a command like `celery --help` reads nothing.
+    The installation is read from Postgres when the first connection is made. Therefore a command like `celery
+    --help` reads nothing.
     """
 
     sluice_settings: Settings
@@ -60,7 +63,7 @@ class SluiceCelery(Celery):  # type: ignore[misc]
         return self.read_installation()
 
     def _connection(self, *args: Any, **kwargs: Any) -> Any:
-        # Changed in place, since Flower also reads this option.
+        # The option is changed in place, because Flower also reads it.
         self.conf.broker_transport_options["global_keyprefix"] = self.sluice_installation.redis_prefix
         return super()._connection(*args, **kwargs)
 
@@ -72,15 +75,15 @@ def make_celery(settings: Settings, read_installation: Callable[[], Installation
     app.sluice_settings = settings
     app.read_installation = read_installation
     app.conf.update(
-        # No result backend: it costs a write per task, and blocks for 19 s if Redis does not answer.
+        # A result backend would cost a write per task, and would block for 19 s if Redis does not answer.
         result_backend=None,
         task_ignore_result=True,
-        # For remote control only; tasks are read from their signed form.
+        # Used only for remote control. Tasks are read from signed messages.
         accept_content=["json"],
-        # Only `sluice init` and a re-routing create queues, so a misspelt name creates none.
+        # Only `sluice init` and a re-routing create queues. A misspelt name must not create a queue.
         task_create_missing_queues=False,
-        # A batch is applied within seconds, so that of a dead worker should be restored soon. The guard makes
-        # a message that is restored too early harmless.
+        # A batch is applied within seconds, so the message of a dead worker can be restored soon. If a
+        # message is restored too early, the delivery guard skips the records that were already applied.
         broker_transport_options={
             **TRANSPORT_OPTIONS,
             "visibility_timeout": settings.visibility_timeout_seconds,

@@ -1,4 +1,4 @@
-"""Messages that this process dropped: counted by reason, and logged once a minute per reason."""
+"""Counts the messages that this process dropped, by reason, and logs each reason at most once a minute."""
 
 import threading
 import time
@@ -38,4 +38,4 @@ class DroppedMessages:
 
 
 dropped = DroppedMessages()
-"""The counts of this process. A global, since kombu makes its channels itself."""
+"""The counts of this process. This is a global variable, because kombu creates the channels that use it."""

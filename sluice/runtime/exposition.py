@@ -1,4 +1,4 @@
-"""Makes metrics from the catalogue, and serves those of this process to Prometheus."""
+"""Makes metrics from the catalogue, and serves the metrics of this process to Prometheus."""
 
 import os
 import threading
@@ -44,23 +44,26 @@ def histogram(metric: Metric) -> Histogram:
 
 
 def gauge_family(metric: Metric) -> GaugeMetricFamily:
-    """Returns a gauge's values at one moment, for a collector that reads at each scrape."""
+    """Returns the values of a gauge at one moment. For collectors, which read new values at each scrape."""
     assert metric.kind == "gauge"
     return GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
 
 
 class MetricsEndpoint:
-    """One HTTP server with its own threads; no server without SLUICE_METRICS_PORT."""
+    """An HTTP server with its own threads. Without SLUICE_METRICS_PORT there is no server."""
 
     def __init__(self, settings: Settings) -> None:
-        """Stores the address. `open` opens the port, after a process has forked."""
+        """Stores the address. `open` opens the port; a process that forks calls `open` after the fork."""
         self._host, self._port = settings.metrics_host, settings.metrics_port
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
         self._owner = 0
 
     def open(self, collectors: Iterable[Collector]) -> None:
-        """Serves these and the standard metrics of a Python process. Call it once. Raises SettingsError."""
+        """Serves these metrics, and the standard metrics of a Python process. Call it once.
+
+        Raises SettingsError.
+        """
         if not self._port:
             return
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series per counter that says when this process began
@@ -88,7 +91,10 @@ class MetricsEndpoint:
             server.server_close()
 
     def forget(self) -> None:
-        """Closes the port in a child process, where it would stay open after the parent's end. Idempotent."""
+        """Closes the port in a child process, or it would stay open after the end of the parent.
+
+        Idempotent.
+        """
         if self._server is not None and self._owner != os.getpid():
             self._server.socket.close()
             self._server = None

@@ -1,7 +1,7 @@
-"""Messages of Redis' pub/sub: remote control for workers, events for Flower.
+"""Checks messages of Redis' pub/sub: remote control for workers, and task events for Flower.
 
-Any client of Redis can publish there. kombu's channel raises for a malformed message, and the exception ends
-the worker's loop. This channel drops the message before kombu or Celery reads it.
+Any client of Redis can publish such messages. For a malformed message, kombu's channel raises an exception
+that ends the worker's loop. `FanoutGuard` drops the message before kombu or Celery reads it.
 """
 
 import base64
@@ -18,9 +18,9 @@ log = structlog.get_logger("sluice.fanout")
 EVENT_EXCHANGE = "celeryev"
 MAX_CONTROL_BYTES = 64 * 1024
 MAX_EVENTS_BYTES = 1024 * 1024
-"""A worker sends up to 24 events of tasks in one message."""
+"""The size limit of a message with task events. A worker sends up to 24 task events in one message."""
 MAX_NUMBER = 2**53
-"""The largest clock or timestamp that is accepted; Sluice sends none above it."""
+"""The largest clock value or timestamp that is accepted. Sluice sends no larger number."""
 
 
 class Dropped(NamedTuple):
@@ -30,11 +30,14 @@ class Dropped(NamedTuple):
 
 
 def read_fanout(data: bytes, exchange: str) -> dict[str, Any] | Dropped:
-    """Returns the envelope of a message that kombu delivers without an exception, else the reason. Pure."""
+    """Returns the envelope of the message, or the reason to drop it. Pure.
+
+    kombu delivers a message with a returned envelope without an exception.
+    """
     if len(data) > (MAX_EVENTS_BYTES if exchange == EVENT_EXCHANGE else MAX_CONTROL_BYTES):
         return Dropped("too long")
     try:
-        # Without kombu's decoders: the envelope has no dates.
+        # kombu's decoders are not needed, because the envelope has no dates.
         envelope: dict[str, Any] = json.loads(data)
     except (ValueError, RecursionError):
         return Dropped("not JSON")
@@ -44,7 +47,7 @@ def read_fanout(data: bytes, exchange: str) -> dict[str, Any] | Dropped:
         return Dropped("compressed")
     try:
         body: Any = kombu_json.loads(base64.b64decode(envelope["body"], validate=True))  # type: ignore[no-untyped-call]
-    except Exception:  # kombu's decoders of types raise anything
+    except Exception:  # kombu's decoders of types may raise any exception
         return Dropped("body not JSON")
     if exchange == EVENT_EXCHANGE and not _are_events(body):
         return Dropped("not an event")
@@ -52,7 +55,10 @@ def read_fanout(data: bytes, exchange: str) -> dict[str, Any] | Dropped:
 
 
 def _is_envelope(envelope: Any) -> bool:
-    """Decodes the body as kombu encodes it. No other encoding is accepted."""
+    """Returns True for an envelope as kombu writes it.
+
+    Accepts only the encoding that kombu uses for the body.
+    """
     if not isinstance(envelope, dict):
         return False
     properties, headers = envelope.get("properties"), envelope.get("headers")
@@ -74,7 +80,7 @@ def _are_events(body: Any) -> bool:
 
 
 def _is_event(event: Any) -> bool:
-    """The fields that Celery's receiver of events and Flower read without a check."""
+    """Checks the fields that Celery's receiver of events and Flower read without a check."""
     if not isinstance(event, dict):
         return False
     kind = event.get("type")
@@ -96,7 +102,7 @@ def _is_number(value: Any) -> bool:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and abs(value) < MAX_NUMBER  # also false for NaN
+        and abs(value) < MAX_NUMBER  # the comparison is also false for NaN
     )
 
 
@@ -113,7 +119,7 @@ dropped = Refusals(_log_dropped)
 
 
 class FanoutGuard:
-    """Base class of the channel, before kombu's."""
+    """A base class of Sluice's channel that overrides a method of kombu's channel."""
 
     connection: Any
     connection_errors: Any
@@ -123,8 +129,8 @@ class FanoutGuard:
     def _receive_one(self, subscriber: Any) -> bool:
         """Reads one answer of pub/sub. Returns True if a message was delivered.
 
-        Replaces kombu's method, which raises for a message that it cannot read, among others Empty, also
-        where no caller catches it.
+        Replaces kombu's method. For a message that it cannot read, kombu's method raises exceptions, such as
+        Empty, and not every caller catches them.
         """
         try:
             answer = subscriber.parse_response()
@@ -142,7 +148,7 @@ class FanoutGuard:
         exchange = channel.split("/", 1)[0]
         queue = self._fanout_to_queue.get(exchange)
         if queue is None:
-            return False  # cancelled while the message was in flight
+            return False  # the subscription was cancelled while the message was in flight
         message = read_fanout(payload["data"], exchange)
         if isinstance(message, Dropped):
             dropped.note(message.reason)

@@ -1,6 +1,7 @@
-"""Memory that a worker shares with its supervisor: the event whose handler runs, and the worker's state.
+"""Memory that a worker shares with its supervisor.
 
-The worker writes, the supervisor reads. Numbers are 64 bits wide. The label is JSON text behind them.
+It holds the event whose handler runs, and the worker's state. The worker writes the memory, and the
+supervisor reads it. Numbers are 64 bits wide. Behind the numbers is the label, a JSON text.
 """
 
 import json
@@ -15,7 +16,10 @@ RUNNING, PARTITION, OFFSET, STATE, LABEL_BYTES = range(5)
 _LABEL_AT = 64
 
 MARK_VARIABLE = "_SLUICE_HANDLER_MARK"
-"""The memory's descriptor and the supervisor's process id, as `7:4711`. Not a setting for users."""
+"""An environment variable with the memory's descriptor and the supervisor's process id, as in `7:4711`.
+
+Users must not set it.
+"""
 
 
 class WorkerState(IntEnum):
@@ -24,11 +28,11 @@ class WorkerState(IntEnum):
     STARTING = 0
     READY = 1
     ENDING = 2
-    """The worker got a signal to end."""
+    """The worker received a signal to end."""
 
 
 class Mark(NamedTuple):
-    """An event whose handler runs. `number` differs between any two runs of one worker."""
+    """An event whose handler runs. Each run of a worker has a different `number`."""
 
     number: int
     queue: str
@@ -52,7 +56,10 @@ def write_label(cells: memoryview, label: tuple[str, str, str]) -> None:
 
 
 def read_mark(memory: memoryview) -> Mark | None:
-    """Returns the event whose handler ran; None if none ran. The worker must have ended."""
+    """Returns the event whose handler ran when the worker ended; None if no handler ran.
+
+    Call it only after the worker has ended.
+    """
     cells = memory.cast("q")
     if cells[RUNNING] == 0:
         return None
@@ -62,7 +69,7 @@ def read_mark(memory: memoryview) -> Mark | None:
 
 
 def make_memory() -> int:
-    """Returns a descriptor of zeroed memory. A process that inherits it shares the memory."""
+    """Returns a descriptor of zeroed memory. A process that inherits the descriptor shares the memory."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("sluice-handler-mark")
     else:
@@ -80,7 +87,7 @@ def map_memory(descriptor: int) -> memoryview:
 
 
 def find_memory(environ: Mapping[str, str]) -> memoryview | None:
-    """Returns the memory that the parent shares with this process; None if it shares none."""
+    """Returns the memory that the parent shares with this process; None if there is no shared memory."""
     descriptor, _, supervisor = environ.get(MARK_VARIABLE, "").partition(":")
     # Grandchildren inherit the variable, but not the descriptor.
     if not supervisor or int(supervisor) != os.getppid():

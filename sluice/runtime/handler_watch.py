@@ -1,12 +1,15 @@
-"""Limits the handlers of one event: their time, and the number of their effects.
+"""Limits the time of the handlers of one event, and the number of their effects.
 
-A timer interrupts the main thread. Its signal also ends a sleep, a blocking read and a regular expression.
-A thread could not, since the regular expression engine keeps the interpreter lock. The timer counts its own
-ticks, so time in which the process was frozen does not count. Code in C that never checks for signals is not
-interrupted. The supervisor reads that from the shared memory (`handler_mark`), and kills this process.
+A timer sends a signal to the main thread. The signal also interrupts a sleep, a blocking read and a regular
+expression. A watching thread could not interrupt a regular expression, because its engine keeps the
+interpreter lock. The time is counted in ticks of the timer, so time in which the process was frozen does not
+count.
 
-CPython runs signal handlers only after a call, at a function's start and at a loop's end. So plain stores
-mark exactly the code in which the time-out may be raised.
+The signal cannot interrupt code in C that never checks for signals. The supervisor detects such a handler in
+the shared memory (`handler_mark`), and kills this process.
+
+CPython runs signal handlers only after a call, at a function's start and at a loop's end. Therefore a plain
+assignment before and after the handler's code is enough to mark the code in which the time-out may be raised.
 """
 
 import signal
@@ -26,7 +29,10 @@ SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.01, 0.5
 
 
 class HandlerTimedOut(BaseException):
-    """The event's handlers exceeded their time. Not an Exception: `except Exception` must not catch it."""
+    """The handlers of an event exceeded their time.
+
+    Not a subclass of Exception, so that `except Exception` in a handler does not catch it.
+    """
 
 
 class TooManyEffects(Exception):
@@ -51,19 +57,22 @@ def set_limits(settings: Settings) -> None:
 
 
 class Journal(Protocol):
-    """Notes the event whose handlers run, in a worker that shares no memory. Raises nothing."""
+    """Notes the event whose handlers run. For a worker that shares no memory with a supervisor.
+
+    Never raises.
+    """
 
     def begin(self, queue: str, place: EventPlace) -> None:
-        """Notes that the handlers of the event begin a run."""
+        """Notes that the handlers of the event begin to run."""
 
     def end(self, queue: str) -> None:
         """Notes that the handlers have ended."""
 
 
 class HandlerWatch:
-    """The event whose handlers one thread runs, and the time and effects that they have used.
+    """The event whose handlers one thread runs, and the time and the number of effects of this run.
 
-    `cells[RUNNING]` is `number` while code of the handler runs, else 0: `iter_effects` stores it.
+    `cells[RUNNING]` is `number` while code of a handler runs, else 0. `iter_effects` sets this cell.
     """
 
     __slots__ = (
@@ -82,9 +91,9 @@ class HandlerWatch:
     def __init__(self) -> None:
         self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
         self.number = 0
-        """Rises with each run of an event's handlers."""
+        """The number of the current run. It increases with each run of an event's handlers."""
         self.expired = -1
-        """The number of the run that exceeded its time; no run has the number −1."""
+        """The number of the run that exceeded its time; −1 if no run did."""
         self.effects = 0
         self.handler = ""
         self.queue = ""
@@ -94,16 +103,16 @@ class HandlerWatch:
         self._label: tuple[str, str, str] | None = None
 
     def attach(self, memory: memoryview) -> None:
-        """Marks running handlers in memory that a supervisor reads."""
+        """From now on, marks running handlers in memory that a supervisor reads."""
         self.cells = memory.cast("q")
 
     def detach(self) -> None:
-        """Marks running handlers in private memory of this process."""
+        """From now on, marks running handlers in private memory of this process."""
         self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
         self._label = None
 
     def begin(self, place: EventPlace) -> None:
-        """Begins one run of all handlers of the event at this place."""
+        """Begins one run of all handlers of the event at this position."""
         self.number += 1
         self.effects = 0
         write_place(self.cells, place.partition, place.offset)
@@ -129,15 +138,16 @@ class HandlerWatch:
             )
 
     def note_tick(self, seconds: float) -> None:
-        """Counts a tick of the timer. Raises HandlerTimedOut in a handler that exceeded its time.
+        """Counts a tick of the timer.
 
-        It raises at each further tick, until the handler ends.
+        Raises HandlerTimedOut if the running handlers have exceeded their time. Raises it again at each
+        further tick until the handler has ended.
         """
         running = self.cells[RUNNING]
         if running == 0:
             return
         if running != self._seen:
-            # The run began after the last tick, so less than a tick ago.
+            # The run began after the previous tick, so it has lasted for less than a tick.
             self._seen, self._used = running, 0.0
             return
         self._used += seconds
@@ -169,10 +179,10 @@ def current_watch() -> HandlerWatch:
 
 @contextmanager
 def timed(queue: str) -> Iterator[None]:
-    """Limits the time of the handlers that run in the block, for one queue. Only in the main thread.
+    """Limits the time of the handlers of one queue that run in the block.
 
-    Uses SIGALRM, as calls of effects do: a process runs only one of the two at a time. A handler must not use
-    SIGALRM.
+    Has no effect outside of the main thread. Uses SIGALRM. Calls of effects use SIGALRM too, but a process
+    never runs handlers and calls at the same time. A handler must not use SIGALRM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -194,5 +204,8 @@ def timed(queue: str) -> Iterator[None]:
 
 
 def tick_seconds(limit_seconds: float) -> float:
-    """Returns the interval of the timer for a limit: an event is stopped at most two of them later."""
+    """Returns the interval of the timer for a limit.
+
+    The handlers of an event are stopped at most two intervals after the limit.
+    """
     return min(LONGEST_TICK_SECONDS, max(SHORTEST_TICK_SECONDS, limit_seconds / TICKS_OF_LIMIT))

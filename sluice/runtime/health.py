@@ -1,4 +1,7 @@
-"""The health file, which a healthy process touches; `python -m sluice.runtime.health` checks it."""
+"""The health file.
+
+A healthy process touches this file, and `python -m sluice.runtime.health` checks its age.
+"""
 
 import os
 import sys
@@ -7,7 +10,8 @@ from pathlib import Path
 
 DEFAULT_HEALTH_FILE = "/tmp/sluice-alive"
 TOUCH_EVERY_SECONDS = 5.0
-STALE_AFTER_SECONDS = 30.0  # a solo worker runs no timers during a batch, which may take 20 seconds
+# Long, because a solo worker touches no file during a batch, which may take 20 seconds.
+STALE_AFTER_SECONDS = 30.0
 
 
 def touch_health(health_file: str) -> None:
@@ -16,10 +20,10 @@ def touch_health(health_file: str) -> None:
 
 
 def is_healthy(health_file: Path, now: float) -> bool:
-    """Returns True if the file was touched within the last STALE_AFTER_SECONDS; `now` in seconds since 1970.
+    """Returns True if the file was touched within the last STALE_AFTER_SECONDS.
 
-    A time in the future also counts as stale. It means that the clock was set back. If the process is alive,
-    its loop touches the file again within seconds.
+    `now` is in seconds since 1970. A time of the file in the future also counts as stale, because then the
+    clock was set back. If the process still runs, its loop touches the file again within seconds.
     """
     try:
         return abs(now - health_file.stat().st_mtime) < STALE_AFTER_SECONDS
@@ -28,7 +32,7 @@ def is_healthy(health_file: Path, now: float) -> bool:
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Checks the health file. Returns the exit code."""
     path = os.environ.get("SLUICE_HEALTH_FILE") or DEFAULT_HEALTH_FILE
     return 0 if is_healthy(Path(path), time.time()) else 1
 

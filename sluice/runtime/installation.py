@@ -1,19 +1,22 @@
-"""The names of one installation, which separate it from others in one Redis and one Kafka."""
+"""The names of one installation. They separate installations that share a Redis or a Kafka."""
 
 from dataclasses import dataclass
 from uuid import UUID
 
 NAME_PATTERN = r"[a-z][a-z0-9-]{0,30}"
-"""A name is part of Redis keys and of a consumer group, so it has no character that is special there."""
+"""A name is part of Redis keys and of a consumer group.
+
+It contains no character with a special meaning there.
+"""
 
 
 class InstallationRefused(Exception):
-    """Raised if this process must not work with this database. The message has the reason and what to do."""
+    """Raised if this process must not work with this database. The message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The name that its operator chose, and the random id that `sluice init` drew."""
+    """An installation: the name that its operator chose, and the random id that `sluice init` drew."""
 
     name: str
     id: UUID

@@ -16,11 +16,14 @@ class LogPace:
         self._left_out: dict[Hashable, int] = {}
 
     def allows(self, subject: Hashable) -> bool:
-        """Returns True if nothing was logged about the subject for a minute, and counts as logging it."""
+        """Returns True if a line about the subject may be logged now. The caller must then log it."""
         return self.count(subject) is not None
 
     def count(self, subject: Hashable) -> int | None:
-        """Returns None if the line must be omitted, else the number of omitted lines since the last line."""
+        """Returns None if the caller must omit the line.
+
+        Otherwise returns the number of lines omitted before.
+        """
         now = self._clock()
         if now - self._logged_at.get(subject, float("-inf")) < LOG_SECONDS:
             self._left_out[subject] = self._left_out.get(subject, 0) + 1

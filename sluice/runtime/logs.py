@@ -1,4 +1,4 @@
-"""Structured logs: one line per state change, as fields."""
+"""Structured logs: one line with fields per change of state."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ from sluice.runtime.terminal_text import shown
 
 
 def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escapes characters that a terminal would interpret. A traceback keeps its lines."""
+    """Escapes characters that a terminal would interpret. The line breaks of a traceback are kept."""
     for name, value in fields.items():
         if isinstance(value, str):
             lines = value.split("\n") if name in ("exception", "stack") else [value]
@@ -26,9 +26,9 @@ def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -
 def configure_logs(
     *, log_format: str, level: str, process: str, addresses: Mapping[Server, str] = MappingProxyType({})
 ) -> None:
-    """Sends structlog and the standard library's loggers to stderr in one format. Idempotent.
+    """Writes the lines of structlog and of the standard library's loggers to stderr in one format.
 
-    `addresses`: the addresses that a line about an outage names.
+    Idempotent. A line about an outage contains the address of the server from `addresses`.
     """
     logging.captureWarnings(True)
     shared: list[Any] = [
@@ -60,7 +60,8 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Only warnings: these loggers write each reconnect, two lines per batch, and one per cancelled queue.
+    # Only warnings are logged: with level INFO, these loggers write a line per reconnect and per cancelled
+    # queue, and two lines per batch.
     for noisy in (
         "kafka",
         "kombu",
@@ -70,7 +71,7 @@ def configure_logs(
         "celery.worker.consumer",
     ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    # It warns of every step of 0.1 s, which a busy machine takes often.
+    # This logger warns whenever a step takes 0.1 s, which happens often on a busy machine.
     logging.getLogger("kafka.net.selector").setLevel(max(logging.ERROR, root.level))
     structlog.configure(
         processors=[
@@ -86,7 +87,7 @@ def configure_logs(
 
 
 def _complete(process: str, _logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
-    """Adds the name of the process, also in other threads, and writes an error as one line."""
+    """Adds the name of the process, in every thread, and formats an error as one line."""
     error = line.get("error")
     if isinstance(error, BaseException):
         line["error"] = " ".join(str(error).split()) or type(error).__name__

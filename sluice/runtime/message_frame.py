@@ -2,8 +2,9 @@
 
     MAC (32 bytes) · format version (1 byte) · installation id (16 bytes) · content
 
-The MAC is keyed blake2b over all that follows it. The places of MAC and version, and what the MAC covers, are
-the same in every format, so a receiver checks the MAC before it reads anything else.
+The MAC is a keyed blake2b hash of all bytes behind the MAC. In every format, MAC and version have the same
+position, and the MAC covers the same bytes. Therefore a receiver checks the MAC before it reads anything
+else.
 """
 
 import hmac
@@ -16,8 +17,11 @@ MAC_BYTES = 32
 HEAD_BYTES = MAC_BYTES + 1 + 16
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""The limit of a message as it is stored in Redis. It is part of the format: no publisher makes a larger
-message, and a receiver drops a larger one unread, independent of its settings."""
+"""The size limit of a message as it is stored in Redis.
+
+The limit is part of the format and not a setting. No publisher makes a larger message, and a receiver drops a
+larger message unread.
+"""
 
 
 class Frame(NamedTuple):
@@ -35,7 +39,7 @@ def seal(key: bytes, frame: Frame) -> bytes:
 
 
 def open_frame(keys: Iterable[bytes], message: bytes) -> Frame | None:
-    """Returns the content of the message; None if none of the keys signed it."""
+    """Returns the content of the message; None if the message was signed with none of the keys."""
     if len(message) < HEAD_BYTES:
         return None
     mac, signed = message[:MAC_BYTES], memoryview(message)[MAC_BYTES:]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-# Seconds of a batch: from one record that was applied before to a transaction that was retried for 20 s.
+# Bounds in seconds for the time of a batch. The fastest batch has one record that was applied before. The
+# slowest is a transaction that was retried for 20 s.
 BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 
 
@@ -98,13 +99,14 @@ BRIDGE_REDIS_FULL = _gauge(
     Exporter.BRIDGE,
     "bridge_redis_full",
     "",
-    "1 if Redis refuses messages of this bridge, because it is full or read-only",
+    "1 if Redis refuses messages of this bridge, because Redis is full or read-only",
 )
 BRIDGE_UNREADABLE_RECORD_OFFSET = _gauge(
     Exporter.BRIDGE,
     "bridge_unreadable_record_offset",
     "",
-    "offset of a record that the bridge's Kafka client cannot read, for a partition that stopped at it",
+    "offset of the record at which a partition stopped,"
+    " because the bridge's Kafka client cannot read this record",
     "topic",
     "partition",
 )
@@ -182,7 +184,7 @@ PURGE_FAILURES = _counter(
     "kind",
 )
 
-BEAT_LEADS = _gauge(Exporter.BEAT, "beat_leads", "", "1 if this beat schedules")
+BEAT_LEADS = _gauge(Exporter.BEAT, "beat_leads", "", "1 if this beat leads and schedules tasks")
 POSTGRES_UP = _gauge(Exporter.BEAT, "postgres_up", "", "1 if Postgres answers; absent if another beat leads")
 
 HALTED_TOPICS = _gauge(
@@ -211,7 +213,8 @@ OLDEST_UNAPPLIED_SECONDS = _gauge(
     Exporter.LEADER,
     "oldest_unapplied_seconds",
     "seconds",
-    "age of the oldest record without an outcome; 0 if there is none; absent if it was not found in time",
+    "age of the oldest record without an outcome; 0 if all records have outcomes;"
+    " absent if this record was not found in time",
     "topic",
 )
 PARTITION_UNREAD_SECONDS = _gauge(
@@ -219,7 +222,7 @@ PARTITION_UNREAD_SECONDS = _gauge(
     "partition_unread_seconds",
     "seconds",
     "time since a bridge last read a partition, by reason;"
-    " only for partitions that are not read, or not read further",
+    " only for partitions that are not read or do not advance",
     "topic",
     "partition",
     "reason",
@@ -229,7 +232,7 @@ OUTBOX_OLDEST_SECONDS = _gauge(
     Exporter.LEADER,
     "outbox_oldest_seconds",
     "seconds",
-    "age of the oldest outgoing event not yet sent; 0 if there is none",
+    "age of the oldest outgoing event not yet sent; 0 if all are sent",
 )
 REFUSED_RECORDS = _gauge(
     Exporter.LEADER, "refused_records", "records", "outgoing events that Kafka refuses permanently"

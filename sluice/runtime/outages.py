@@ -1,4 +1,7 @@
-"""Finds the unavailable server from an error. Pure. Compares names of classes, so it imports no client."""
+"""Finds the unavailable server from an error. Pure.
+
+Compares the names of exception classes, and therefore imports no client library.
+"""
 
 from typing import Literal, TypeAlias
 
@@ -6,7 +9,8 @@ from sluice.runtime.redis_failures import find_advice
 
 Server: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
 
-# No broker was reached, or none answered: librdkafka's and the protocol's codes, and classes of kafka-python.
+# Errors that mean that no broker was reached, or that no broker answered. These are codes of librdkafka and
+# of the protocol, and names of kafka-python's classes.
 KAFKA_AWAY = frozenset(
     {
         *("_TRANSPORT", "_RESOLVE", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "REQUEST_TIMED_OUT"),
@@ -15,7 +19,7 @@ KAFKA_AWAY = frozenset(
 )
 MAX_CAUSES = 4
 _POSTGRES_LOST = ("psycopg2.OperationalError", "psycopg2.InterfaceError")
-# libpq reports some lost connections without a class of their own.
+# For some lost connections, libpq reports an error without a specific class.
 _POSTGRES_UNSPECIFIC = ("psycopg2.Error", "psycopg2.DatabaseError")
 _POSTGRES_AWAY = ("08", "57P", "53300", "25006")
 _REDIS_AWAY = (
@@ -26,7 +30,10 @@ _REDIS_AWAY = (
 
 
 def server_away(error: BaseException) -> Server | None:
-    """Returns the server that does not answer, if the error or one of its causes is its client's."""
+    """Returns the server that does not answer, according to the error or one of its causes.
+
+    Returns None for other errors.
+    """
     looked_at: BaseException | None = error
     for _ in range(MAX_CAUSES):
         if looked_at is None:

@@ -8,7 +8,10 @@ Place: TypeAlias = tuple[str, int]
 
 
 class EventPlace(NamedTuple):
-    """The position of an event. The topic's id distinguishes it from one of a re-created topic."""
+    """The position of an event.
+
+    The topic's id distinguishes a topic from a re-created topic of the same name.
+    """
 
     topic: str
     topic_id: str

@@ -1,10 +1,10 @@
-"""The client of Redis that all processes use: every key it sends begins with the installation's prefix.
+"""The client of Redis that all processes use. It adds the installation's prefix to every key.
 
-kombu's own prefixing client has a list of commands and silently sends all others without the prefix. This
-client has a table of the keys' positions per command, and refuses a command that is not in the table.
+kombu's own prefixing client has a list of commands, and sends all other commands without the prefix. This
+client has a table with the positions of the keys in each command, and refuses all other commands.
 
-A key whose type does not match its name was not written by Sluice. The client deletes it and sends the
-command again: everything that Sluice stores in Redis can be sent again from Kafka and Postgres.
+If a key has a type that does not match its name, another program wrote the key. The client deletes such a key
+and sends the command again. Nothing is lost: Kafka and Postgres have all that Sluice stores in Redis.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from redis import client
 from sluice.runtime.dropped_messages import dropped
 
 SOCKET_TIMEOUT_SECONDS = 5
-"""A Redis that drops packets must not block a loop for longer."""
+"""The longest time for which a Redis that drops packets blocks a loop."""
 
 _TYPES = {
     "unacked": "hash",
@@ -31,7 +31,7 @@ _BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 _FIRST = (0, 1)
 _ALL = (0, None)
-# Command → which of its arguments are keys: from, to (None: the last, -1: all but the last).
+# Command → the range of its arguments that are keys (end exclusive; None: to the last, -1: all but the last).
 _KEYS: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(
         [
@@ -92,7 +92,7 @@ _KEYS: dict[str, tuple[int, int | None]] = {
     ),
     "BRPOP": (0, -1),
 }
-_SCRIPTS = frozenset({"EVAL", "EVALSHA"})  # script, number of keys, keys…
+_SCRIPTS = frozenset({"EVAL", "EVALSHA"})  # the arguments are: script, number of keys, keys…
 _WITHOUT_KEYS = frozenset(
     [
         "PING",
@@ -122,7 +122,7 @@ class UnknownCommand(Exception):
 def with_prefix(prefix: str, args: Sequence[Any]) -> list[Any]:
     """Returns the words of a command with the prefix before each key. Raises UnknownCommand.
 
-    A script has its number of keys as an argument: a key among the other arguments gets no prefix.
+    An argument of a script gives the number of its keys. A key behind these keys gets no prefix.
     """
     span = _key_span(args)
     return [*args[: span.start], *(_prefixed(prefix, args[at]) for at in span), *args[span.stop :]]
@@ -139,7 +139,7 @@ def _key_span(args: Sequence[Any]) -> range:
     name = str(command).upper()
     if name in _WITHOUT_KEYS or (words and f"{name} {words[0]}".upper() in _SUBCOMMANDS_WITHOUT_KEYS):
         return range(0)
-    # redis-py sends some commands of two words as one.
+    # redis-py passes some commands of two words as one text.
     if name in _SUBCOMMANDS_WITHOUT_KEYS or name.partition(" ")[0] in _WITHOUT_KEYS:
         return range(0)
     if name in _SCRIPTS:
@@ -161,9 +161,9 @@ def _prefixed(prefix: str, key: Any) -> bytes | str:
 
 
 def _repair(connection_pool: Any, prefix: str, commands: Iterable[Sequence[Any]]) -> bool:
-    """Deletes keys of a wrong type among those of the commands, which carry the prefix.
+    """Deletes those keys of the commands that have a wrong type. Returns True if there were such keys.
 
-    Returns True if there was one.
+    The keys in `commands` have the prefix.
     """
     found = set()
     for args in commands:
@@ -188,18 +188,18 @@ def is_wrong_type(error: Exception) -> bool:
 
 
 class PrefixedRedis(redis.Redis):
-    """A client whose keys all begin with the prefix."""
+    """A client that adds the prefix to every key."""
 
     def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
         self.redis_prefix = redis_prefix
         super().__init__(*args, **kwargs)
 
     def _prefix_args(self, args: Sequence[Any]) -> list[Any]:
-        """The name that kombu's channel uses before it sends a BRPOP itself."""
+        """kombu's channel calls this method by this name, before it sends a BRPOP itself."""
         return with_prefix(self.redis_prefix, args)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Sends a command. Retries once if a key had a wrong type and was deleted."""
+        """Sends a command. If a key has a wrong type, deletes the key and sends the command again."""
         words = self._prefix_args(args)
         try:
             return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
@@ -209,7 +209,7 @@ class PrefixedRedis(redis.Redis):
         return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
 
     def repair_queues(self, queues: Iterable[str]) -> None:
-        """Deletes keys that are not lists."""
+        """Deletes those of the queues that are not lists."""
         _repair(self.connection_pool, self.redis_prefix, [self._prefix_args(["DEL", *queues])])
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
@@ -221,9 +221,9 @@ class PrefixedRedis(redis.Redis):
         return answer
 
     def pipeline(self, transaction: bool = False, shard_hint: Any = None) -> "PrefixedPipeline":
-        """Returns a pipeline with the same prefix, by default without a transaction, unlike kombu's.
+        """Returns a pipeline with the same prefix. By default, it uses no transaction.
 
-        A full Redis refuses every transaction, also of commands that it allows outside of one.
+        A full Redis refuses every transaction, even if it allows the same commands outside of a transaction.
         """
         return PrefixedPipeline(
             self.connection_pool,
@@ -250,10 +250,10 @@ class PrefixedPipeline(client.Pipeline):
         return super().execute_command(*with_prefix(self.redis_prefix, args), **options)  # type: ignore[no-untyped-call]
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Sends the queued commands. Retries once if a key had a wrong type and was deleted.
+        """Sends the queued commands. If a key has a wrong type, deletes the key and sends all commands again.
 
-        Redis then carries out twice the commands that succeeded the first time. If the pipeline watches keys,
-        raises WatchError instead, as after a change by another client.
+        Then Redis runs the commands that succeeded the first time twice. If the pipeline watches keys, raises
+        WatchError instead of sending again, as after a change by another client.
         """
         commands, watches = list(self.command_stack), self.watching
         try:

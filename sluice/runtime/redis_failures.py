@@ -15,7 +15,7 @@ _ADVICE = (
         "|invalid password|without any password configured|no password is set|Authentication required",
         f"correct the user or the password in {SETTING}",
     ),
-    (r"NOPERM|no permissions? to", "allow it to the user with ACL SETUSER"),
+    (r"NOPERM|no permissions? to", "allow the command to the user with ACL SETUSER"),
     (r"DB index is out of range|SELECT is not allowed", f"correct the number of the database in {SETTING}"),
     (
         r"CERTIFICATE.VERIFY.FAILED|WRONG.VERSION.NUMBER|CERTIFICATE.REQUIRED|ALERT.UNKNOWN.CA"
@@ -35,14 +35,14 @@ _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), advice) for pattern, advi
 
 
 def find_advice(error: BaseException) -> str | None:
-    """Returns what an operator must do; None if waiting may help."""
-    # TLS errors have their reason only in the text.
+    """Returns the remedy for an operator; None if the failure may end by itself."""
+    # The reason of a TLS error is only in the text.
     text = f"{type(error).__name__}: {error}"
     return next((advice for pattern, advice in _COMPILED if pattern.search(text)), None)
 
 
 def describe_failure(error: BaseException, redis_url: str) -> str:
-    """Returns one sentence: the address, the reason and what to do."""
+    """Returns one sentence with the address, the reason and the remedy."""
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     advice = find_advice(error)
     return f"cannot use {redis_address(redis_url)}: {reason}" + ("" if advice is None else f"; {advice}")

@@ -1,7 +1,7 @@
 """A Celery message of Sluice as it is stored on a list in Redis. Pure.
 
-It has the form of kombu's messages. Only the signed frame in it is read; all other fields (`eta`, `expires`,
-time limits, callbacks, `reply_to`) are ignored.
+The message has the form of kombu's messages. Workers read only the signed frame, and ignore all other fields
+(`eta`, `expires`, time limits, callbacks, `reply_to`).
 """
 
 import binascii
@@ -21,21 +21,21 @@ class DropReason(StrEnum):
     """The reason why a message is dropped without effect."""
 
     TOO_LARGE = "too large"
-    UNREADABLE = "unreadable"  # not JSON, or JSON of another shape
+    UNREADABLE = "unreadable"  # the message is not JSON, or JSON of another shape
     COMPRESSED = "compressed"
-    FORGED = "forged"  # no key of this installation signed it
+    FORGED = "forged"  # the message was signed with no key of this installation
     UNKNOWN_TASK = "unknown task"
 
 
 class Item(NamedTuple):
-    """The id is for logs and for Flower; the frame is not yet checked."""
+    """A message. The id is for logs and for Flower. The signature of the frame is not checked yet."""
 
     task_id: str
     frame: bytes
 
 
 class MessageTooLarge(ValueError):
-    """Raised for a message over MAX_MESSAGE_BYTES, which is not published."""
+    """Raised for a message of more than MAX_MESSAGE_BYTES. Such a message is not published."""
 
 
 class _Headers(msgspec.Struct):

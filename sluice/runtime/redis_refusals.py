@@ -1,7 +1,7 @@
-"""Handles refusals by a Redis that answers: it is full, cannot save, is a replica, or lacks replicas.
+"""Handles refusals by Redis: it answers, but is full, cannot save, is a replica, or lacks replicas.
 
-A refusal is not an outage. Publishers wait. Workers continue to take and apply messages, since only they can
-empty a full Redis, which allows BRPOP, DEL, HDEL and ZREM.
+A refusal is not an outage. Publishers wait. Workers continue to take and apply messages, because only this
+empties a full Redis. A full Redis still allows BRPOP, DEL, HDEL and ZREM.
 """
 
 import threading
@@ -22,16 +22,20 @@ MAX_REASON_CHARACTERS = 200
 
 
 def describe_refusal(error: redis.ResponseError, client: Any) -> str:
-    """Returns a sentence for a refusal. Reads the memory of a full Redis. Raises nothing."""
+    """Returns a sentence about a refusal. If Redis is full, the sentence contains its memory.
+
+    Never raises.
+    """
     if _is_full(error):
         return _describe_full(client)
-    # redis-py puts the command, which contains a part of the message, before the error of a pipeline.
+    # In the error of a pipeline, redis-py writes the command first, and the command contains a part of the
+    # message.
     reason = str(error).rpartition("caused error: ")[2]
     return f"Redis refuses a command: {reason[:MAX_REASON_CHARACTERS]}"
 
 
 def _is_full(error: redis.ResponseError) -> bool:
-    # For a script, the client gives only the text of the error.
+    # For an error in a script, the client has no class, only the text.
     return isinstance(error, redis.OutOfMemoryError) or "OOM command not allowed" in str(error)
 
 
@@ -45,14 +49,17 @@ def _describe_full(client: Any) -> str:
 
 
 class RefusedCommands:
-    """Logs refusals, each kind once a minute. Thread-safe."""
+    """Logs refusals, each kind at most once a minute. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
         self._pace = LogPace(clock=clock)
 
     def note(self, error: redis.ResponseError, make_client: Callable[[], Any]) -> None:
-        """Logs a refusal if a line is due. `make_client` returns a client whose connection is idle."""
+        """Logs a refusal if a line is due.
+
+        `make_client` returns a client with an idle connection, to read the memory.
+        """
         with self._lock:
             due = self._pace.allows("full" if _is_full(error) else type(error).__name__)
         if due:
@@ -60,7 +67,7 @@ class RefusedCommands:
 
     @contextmanager
     def tolerated(self, make_client: Callable[[], Any]) -> Iterator[None]:
-        """Ignores a refusal of the block's commands, and logs it as `note` does."""
+        """Ignores a refusal of a command in the block, and logs the refusal as `note` does."""
         try:
             yield
         except redis.ResponseError as error:
@@ -68,4 +75,4 @@ class RefusedCommands:
 
 
 refused = RefusedCommands()
-"""The refusals of this process. A global, since kombu makes its channels itself."""
+"""The refusals of this process. This is a global variable, because kombu creates the channels that use it."""

@@ -1,19 +1,20 @@
 """The clock of Redis, as one of its clients estimates it. Pure except for the request.
 
-Times that several machines write and compare, such as those of messages in hand, use this one clock.
+Several machines write and compare the times of messages in hand, so these times use one clock.
 """
 
 import time
 from collections.abc import Callable
 
 ASK_SECONDS = 5.0
-"""Bounds the time until a jump of the clock, or another clock after a failover, is noticed."""
+"""After this time at the latest, a jump of the clock is noticed, or a failover to another clock."""
 
 
 class RedisTime:
     """Seconds since 1970 by the clock of Redis.
 
-    Sends a request at most every ASK_SECONDS; in between, adds the monotonic clock to the last answer.
+    Sends a request at most every ASK_SECONDS. Between requests, adds the time by the monotonic clock to the
+    last answer.
     """
 
     def __init__(

@@ -1,8 +1,11 @@
 """kombu's transport for Redis, for an installation that shares its Redis with others and trusts no message.
 
-Every key carries the prefix of the installation. A message that is not Sluice's is dropped before kombu reads
-it. A message in hand is stored unchanged, under a tag that begins with its queue. So it is put back without
-being read, and foreign entries in `unacked` or in the bindings cannot stop a worker.
+Every key begins with the prefix of the installation. A message that Sluice did not write is dropped before
+kombu reads it.
+
+A message in hand is a message that a worker popped and has not acknowledged. It is stored unchanged, under a
+tag that begins with its queue, so it can be put back without being read. Entries that other clients wrote
+into `unacked` or into the bindings cannot stop a worker.
 """
 
 import functools
@@ -24,15 +27,15 @@ from sluice.runtime.redis_refusals import refused
 from sluice.runtime.redis_time import RedisTime
 
 REPLY_QUEUE_END = ".reply.celery.pidbox"
-"""The end of the name of a queue to which workers answer `celery inspect`. Its messages are kombu's own."""
+"""The end of the names of queues to which workers answer `celery inspect`. kombu writes these messages."""
 
 UNACKED_KEY, UNACKED_INDEX_KEY = "unacked", "unacked_index"
-"""The keys of the messages in hand by tag, and of their tags by the time of the pop."""
+"""The keys of the messages in hand by tag, and of their tags with the times of the pops."""
 
 REFUSED_PAUSE_SECONDS = 0.25
-"""The pause before the next BRPOP: a server that refuses a BRPOP answers at once."""
+"""The pause after a refused BRPOP. Without it, the loop would repeat the BRPOP without a pause."""
 
-# Puts the message at the head of the list, before newer ones, and only once if several clients try.
+# Puts a message back to the head of its list, and only one time if several clients run the script.
 _RESTORE = """
 local item = redis.call('HGET', KEYS[1], ARGV[1])
 if item then redis.call('RPUSH', KEYS[3], item) end
@@ -43,17 +46,20 @@ return item and 1 or 0
 
 
 def make_tag(queue: str, holder: str) -> str:
-    """Returns a new delivery tag of a message of this queue, in hand of this holder."""
+    """Returns a new delivery tag for a message of this queue that this holder popped."""
     return f"{queue}|{holder}.{uuid4().hex}"
 
 
 def holder_channel(holder: str) -> str:
-    """Returns the channel to which a holder of messages subscribes while it runs. Nothing is published."""
+    """Returns the channel to which a holder of messages subscribes while it runs.
+
+    Nothing is published there.
+    """
     return f"holder.{holder}"
 
 
 def queue_of_tag(tag: str | bytes) -> str | None:
-    """Returns the queue of a message; None for a tag that this code did not make."""
+    """Returns the queue in a delivery tag; None if `make_tag` did not make the tag."""
     text = tag.decode(errors="replace") if isinstance(tag, bytes) else tag
     return text.rpartition("|")[0] or None
 
@@ -61,7 +67,8 @@ def queue_of_tag(tag: str | bytes) -> str | None:
 class QoS(redis.QoS):
     """The messages in hand, stored unchanged in the hash `unacked`.
 
-    `unacked_index` has times of Redis' clock, since each worker checks the messages of all workers.
+    The times in `unacked_index` are by the clock of Redis, because each worker checks the messages of all
+    workers.
     """
 
     @functools.cached_property
@@ -74,9 +81,10 @@ class QoS(redis.QoS):
         return seconds, microseconds
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Notes a message that was popped.
+        """Stores a message that was popped.
 
-        If Redis refuses that, the message still runs: its content is also in Kafka and Postgres.
+        If Redis refuses to store it, the worker runs it anyway: the content of the message is also in Kafka
+        and Postgres.
         """
         try:
             now = self._time.now()
@@ -86,13 +94,14 @@ class QoS(redis.QoS):
                 pipe.execute()
         except redis_py.ResponseError as error:
             refused.note(error, self.channel._create_client)
-            self._forget(delivery_tag)  # one of the two may be stored
+            self._forget(delivery_tag)  # one of the two writes may have succeeded
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
-        """Removes a message. If Redis refuses that, the message is delivered again, which is harmless.
+        """Removes a message that was processed.
 
-        This worker drops it in any case, since with a message in hand it would take no other.
+        If Redis refuses to remove it, the message is delivered again, which is harmless. This process forgets
+        the message in any case: it takes no new message while it has one in hand.
         """
         self._forget(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
@@ -102,14 +111,14 @@ class QoS(redis.QoS):
             self._remove_from_indices(tag).execute()
 
     def _remove_from_indices(self, delivery_tag: Any, pipe: Any = None) -> Any:
-        # The item first: an item without an entry in the index would never be deleted.
+        # The item is deleted before its entry in the index: an item without an entry would never be deleted.
         with self.pipe_or_acquire(pipe) as pipe:
             return pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag)
 
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:  # noqa: ARG002
         """Puts back messages that have been in hand for longer than the visibility timeout. Idempotent.
 
-        Messages that Redis refuses to put back stay in hand.
+        If Redis refuses to put a message back, the message stays in hand.
         """
         with refused.tolerated(self.channel._create_client):
             self._restore_visible(start, num)
@@ -128,7 +137,10 @@ class QoS(redis.QoS):
                 self.restore_by_tag(tag, client)
 
     def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002
-        """Puts a message back to the head of its queue, or deletes a foreign tag. Idempotent."""
+        """Puts a message back to the head of its queue. Deletes a tag that `make_tag` did not make.
+
+        Idempotent.
+        """
         queue = queue_of_tag(tag)
         with self.channel.conn_or_acquire(client) as connection:
             if queue is None:
@@ -136,12 +148,12 @@ class QoS(redis.QoS):
                 self._forget(tag)
                 return
             keys = [self.unacked_key, self.unacked_index_key, queue]
-            # A refused script deletes nothing: the message is restored later.
+            # If Redis refuses the script, nothing is deleted, and the message is restored later.
             with refused.tolerated(self.channel._create_client):
                 self.channel.restore_script(keys=keys, args=[tag], client=connection)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Puts back all messages in hand, the newest first, so that the oldest is first in the queue."""
+        """Puts back all messages in hand, the newest first, because the last one becomes the first."""
         self._flush()  # type: ignore[no-untyped-call]
         with self.channel.conn_or_acquire(client) as connection:
             for tag in reversed(list(self._delivered)):
@@ -150,7 +162,10 @@ class QoS(redis.QoS):
 
 
 class Channel(FanoutGuard, redis.Channel):
-    """kombu's channel; its prefix is `global_keyprefix` of the transport options."""
+    """kombu's channel with the changes of this module.
+
+    The prefix is the transport option `global_keyprefix`.
+    """
 
     QoS = QoS
     unacked_key, unacked_index_key = UNACKED_KEY, UNACKED_INDEX_KEY
@@ -173,16 +188,16 @@ class Channel(FanoutGuard, redis.Channel):
 
     @property
     def _script_binding_deadlines(self) -> str:
-        # kombu's client prefixes only the first key of a script, so kombu adds the prefix of this key itself.
+        # kombu's own property adds the prefix, because its client does not. `PrefixedRedis` adds the prefix.
         return str(self.keyprefix_binding_deadlines)
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        # Only remote control has bindings, and its broadcasts reach the worker without them.
+        # Only remote control uses bindings, and a worker receives its broadcasts even without bindings.
         with refused.tolerated(self._create_client):
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
-        """Returns the bindings of an exchange, without members of another shape."""
+        """Returns the bindings of an exchange. Omits members that do not have the shape of a binding."""
         with self.conn_or_acquire() as client:
             members = client.smembers(self.keyprefix_queue % exchange)
         parts = [tuple(member.decode(errors="replace").split(self.sep)) for member in members]
@@ -194,7 +209,7 @@ class Channel(FanoutGuard, redis.Channel):
     def _brpop_read(self, **options: Any) -> bool:
         try:
             queue, item = self._popped(**options)
-            # The solo pool runs a task inside this call, so errors of the task must not be caught here.
+            # The solo pool runs the task inside of `_deliver`, so errors of the task must not be caught here.
             self._queue_cycle.rotate(queue)
             message = _reply(item) if queue.endswith(REPLY_QUEUE_END) else self._message(queue, item)
             if message is not None:
@@ -231,7 +246,10 @@ class Channel(FanoutGuard, redis.Channel):
         return queue.decode(), item
 
     def _message(self, queue: str, item: bytes) -> dict[str, Any] | None:
-        """Returns the item as kombu's message; None if it is dropped. The body is not checked yet."""
+        """Returns the item as a message of kombu; None if the item is dropped.
+
+        The signature is not checked yet.
+        """
         read = read_item(item)
         if isinstance(read, DropReason):
             dropped.note(read.value, queue=queue)
@@ -252,7 +270,8 @@ class Channel(FanoutGuard, redis.Channel):
 class Transport(redis.Transport):
     """kombu's transport with this channel.
 
-    A refusal that no other code tolerates counts as a lost connection, which a worker survives.
+    If Redis refuses a command and no other code handles that, it counts as a lost connection, and the worker
+    reconnects.
     """
 
     Channel = Channel
@@ -264,9 +283,9 @@ class Transport(redis.Transport):
 
 
 def install_transport() -> None:
-    """Uses this transport for `redis://` addresses in this process. Idempotent.
+    """Makes kombu use this transport for `redis://` addresses in this process. Idempotent.
 
-    Changes kombu's table of transports, since Flower needs the standard scheme of the address.
+    Changes kombu's table of transports, because Flower requires the standard scheme of the address.
     """
     TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
 

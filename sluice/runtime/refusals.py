@@ -1,4 +1,4 @@
-"""Counts the refusals of a process, and logs them at most once a minute: senders must not fill the log."""
+"""Counts refusals, and logs the counts at most once a minute, so that senders cannot fill the log."""
 
 import time
 from collections import Counter
@@ -7,12 +7,15 @@ from collections.abc import Callable
 LOG_INTERVAL_SECONDS = 60.0
 MAX_NAMES = 20
 MAX_NAME_LENGTH = 40
-"""Bounds a line of the log, since senders choose the names."""
+"""Limits the length of a log line, because senders choose the names."""
 OTHERS = "others"
 
 
 class Refusals:
-    """Counts per name. Logs the first refusal at once, later ones together after the interval."""
+    """Counts refusals by name.
+
+    Logs the first refusal at once, and later refusals together after the interval.
+    """
 
     def __init__(
         self, write: Callable[[dict[str, int]], None], clock: Callable[[], float] = time.monotonic
@@ -31,7 +34,7 @@ class Refusals:
         self.flush()
 
     def flush(self) -> None:
-        """Logs the counts since the last line, if the interval has passed. Call it from a timer."""
+        """Logs the counts since the last line if the interval is over. Call it from a timer."""
         now = self._clock()
         due = self._logged_at is None or now - self._logged_at >= LOG_INTERVAL_SECONDS
         if not self._counts or not due:

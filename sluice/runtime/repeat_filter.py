@@ -1,4 +1,4 @@
-"""Limits lines about an outage, and repeated lines of a client library, to one a minute."""
+"""Limits log lines about an outage, and repeated lines of a client library, to one line per minute."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.outages import Server, server_away
 
-# No line of another logger is omitted, since it may be that of a user's handler.
+# Only lines of these loggers are omitted: any other logger may belong to a user's handler.
 LIBRARIES = frozenset(
     {
         "alembic",
@@ -29,22 +29,22 @@ LIBRARIES = frozenset(
     }
 )
 AWAY = "away"
-"""A field of a line of Sluice: the unavailable server, if the line has no exception."""
+"""A field that Sluice's own code sets if a line about an outage has no exception: the unavailable server."""
 OUTAGE, ADDRESS, MORE = "outage", "address", "more_in_the_last_minute"
 FIELDS = frozenset({OUTAGE, ADDRESS, MORE})
-"""The fields that the filter adds: the server, its address, and the number of lines omitted before."""
+"""The fields that the filter adds: the server, its address, and the number of earlier omitted lines."""
 
-# Loggers of kafka-python about connections to brokers, whose errors it logs as text.
+# Loggers of kafka-python for connections to brokers. They log errors as text, without the exception.
 _KAFKA_CONNECTIONS = ("kafka.net", "kafka.conn", "kafka.cluster", "kafka.client")
 _IS_REFUSED = re.compile("authenti|authoriz|sasl|ssl|tls|certificate|version", re.IGNORECASE)
-# Parts that differ in lines about the same subject: addresses of objects, ids, counts, times.
+# Matches parts that differ between lines about the same subject: addresses of objects, ids, counts, times.
 _VARYING = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", re.IGNORECASE)
 
 
 class RepeatFilter(logging.Filter):
-    """Passes one line a minute per unavailable server, and per text of a client library. Thread-safe.
+    """Passes one line per minute for each unavailable server, and for each text of a client library.
 
-    Lines of all components about an outage are one kind. A different error is another kind.
+    Thread-safe. All lines about the outage of one server count together, whichever component logs them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RepeatFilter(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Returns False for a line to omit. Adds FIELDS to the others."""
+        """Returns False if the line must be omitted. Otherwise adds FIELDS to the line."""
         server = _find_outage(record)
         subject = (OUTAGE, server) if server is not None else _library_subject(record)
         if subject is None:
@@ -104,7 +104,7 @@ def _is_library(record: logging.LogRecord) -> bool:
 
 
 def _write_fields(record: logging.LogRecord, fields: dict[str, Any]) -> None:
-    """Adds the fields. Makes a line about an outage one line, without a traceback."""
+    """Adds the fields. Converts a line about an outage to a single line without a traceback."""
     if isinstance(record.msg, dict):
         record.msg.update(fields)
         if OUTAGE in fields:

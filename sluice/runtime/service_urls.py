@@ -1,4 +1,4 @@
-"""Reads the services' addresses from the settings, and refuses those that no client could use."""
+"""Reads the services' addresses from the settings, and refuses addresses that no client could use."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class StackUrls:
 
 
 def shown_addresses(settings: Settings) -> dict[Server, str]:
-    """Returns the addresses for the log, without passwords. Omits one that cannot be parsed."""
+    """Returns the addresses for the log, without passwords. Omits addresses that cannot be parsed."""
     shown: dict[Server, str] = {"Kafka": settings.kafka_bootstrap_servers}
     with suppress(ArgumentError, ValueError):
         url = make_url(settings.database_url.get_secret_value())
@@ -55,7 +55,7 @@ def read_addresses(settings: Settings) -> StackUrls:
     try:
         make_url(settings.database_url.get_secret_value())
     except (ArgumentError, ValueError):
-        # Without the error's text, which may hold the password.
+        # The text of the error is left out, because it may contain the password.
         raise SettingsError("SLUICE_DATABASE_URL cannot be read as a URL") from None
     try:
         parse_url(settings.redis_url.get_secret_value())  # type: ignore[no-untyped-call]

@@ -28,16 +28,19 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class SettingsError(ValueError):
-    """Raised if Sluice cannot start with the environment. The message has the name and what to do."""
+    """Raised if Sluice cannot start with these environment variables.
+
+    The message has the name and the remedy.
+    """
 
 
 class FaultSettings(BaseModel):
-    """The fault points to arm. Every process reads them, also one that needs no other setting."""
+    """The fault points to arm. Every process reads them, even a process that needs no other setting."""
 
     model_config = ConfigDict(frozen=True)
 
-    faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
-    allow_faults: bool = Field(False, description="allows SLUICE_FAULTS, which breaks the program on purpose")
+    faults: str = Field("", description="named fault points, for tests, as in apply.before_commit:3:kill")
+    allow_faults: bool = Field(False, description="1: SLUICE_FAULTS may break this program")
 
     @model_validator(mode="after")
     def _faults_are_allowed(self) -> Self:
@@ -50,7 +53,10 @@ class FaultSettings(BaseModel):
 
 
 class Settings(FaultSettings):
-    """The settings that differ between deployments. Units are in the names; secrets are never printed."""
+    """The settings that differ between deployments. The names contain the units.
+
+    Secrets are never printed.
+    """
 
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
     redis_url: SecretStr = Field(description="redis://host:port/0")
@@ -63,16 +69,18 @@ class Settings(FaultSettings):
     )
     kafka_client: Literal["confluent", "kafka-python"] = "confluent"
     bridge_memory_mib: int = Field(
-        256, ge=8, description="unapplied records held by one bridge, all partitions"
+        256, ge=8, description="memory for unapplied records in one bridge, sum of all partitions"
     )
     max_record_kib: int = Field(
         8_192,
         ge=64,
         le=32_768,
-        description="key, headers and value of a record; the value of a larger one stays in Kafka",
+        description="size of key, headers and value of a record; a larger value stays in Kafka",
     )
     bridge_span_records: int = Field(
-        200_000, ge=1_000, description="position − watermark, over all partitions"
+        200_000,
+        ge=1_000,
+        description="limit for position − watermark, sum of all partitions",
     )
     handler_seconds: float = Field(
         10,
@@ -89,15 +97,17 @@ class Settings(FaultSettings):
         max_length=MAX_SOURCE_CHARACTERS,
         description="CloudEvents source of emitted events; empty: <name>-<short id>",
     )
-    keep_identities_days: int = Field(30, ge=1, description="identities of events, at least")
-    keep_effects_days: int = Field(90, ge=1, description="calls that succeeded")
-    keep_dead_letters_days: int = Field(90, ge=1, description="finished dead letters")
-    visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message is restored")
+    keep_identities_days: int = Field(30, ge=1, description="least time to keep identities of events")
+    keep_effects_days: int = Field(90, ge=1, description="time to keep succeeded calls")
+    keep_dead_letters_days: int = Field(90, ge=1, description="time to keep finished dead letters")
+    visibility_timeout_seconds: int = Field(
+        60, ge=1, description="time until a dead worker's message is restored"
+    )
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     health_file: str = Field("", description="file that a healthy process touches every few seconds")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="address of the metrics endpoint")
-    metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
+    metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics endpoint; 0: no endpoint")
     stack_cache: str = Field("", description="folder in which the local stack stores Kafka's jars")
 
     @property
@@ -110,7 +120,7 @@ class Settings(FaultSettings):
     def _driver_is_named(cls, url: SecretStr) -> SecretStr:
         scheme = url.get_secret_value().partition("://")[0]
         if scheme != "postgresql+psycopg2":
-            # SQLAlchemy 2.1 reads the bare scheme as psycopg 3, which is not installed here.
+            # For the scheme without a driver, SQLAlchemy 2.1 uses psycopg 3, which is not installed here.
             raise ValueError(f"starts with {scheme!r}; write postgresql+psycopg2://…")
         return url
 
@@ -136,7 +146,7 @@ def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        # Never str(error): it would print the values.
+        # str(error) is not used, because it contains the values of settings.
         found = error.errors()
         hint = f". {MISSING_HINT}" if any(_is_missing(one) for one in found) else ""
         raise SettingsError("; ".join(map(_sentence, found)) + hint) from None
@@ -145,7 +155,7 @@ def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
 def read_source(environ: Mapping[str, str] | None = None) -> str | None:
     """Returns SLUICE_SOURCE; None if it is empty or not set. Raises SettingsError.
 
-    Reads no other setting, since the process of a user's own transaction needs no other one.
+    Reads no other setting, because a process that only emits events in a user's own transaction needs none.
     """
     source = (os.environ if environ is None else environ).get(f"{PREFIX}SOURCE", "")
     if len(source) > MAX_SOURCE_CHARACTERS:

@@ -1,7 +1,7 @@
 r"""Formats values for a terminal, and makes JSON safe for a terminal. Pure.
 
-A control character, an invisible one, or one that the encoding of the output lacks is shown as an escape:
-`\n`, `\x1b`, `\u202e`, `\U000e0041`.
+Control characters, invisible characters, and characters that the encoding of the output lacks are shown as
+escapes: `\n`, `\x1b`, `\u202e`, `\U000e0041`.
 """
 
 import base64
@@ -14,7 +14,8 @@ import msgspec
 
 UTF_8 = "utf-8"
 ABSENT = "-"
-# Printable to Python, but invisible: Unicode's Default_Ignorable_Code_Point, and the blank Braille pattern.
+# Characters that Python treats as printable, but that are invisible: Unicode's Default_Ignorable_Code_Point,
+# and the blank Braille pattern.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
@@ -32,10 +33,10 @@ def counted(number: int, one: str, several: str | None = None) -> str:
 
 
 def shown(value: object, encoding: str = UTF_8) -> str:
-    """Returns the value in one line. Text stays unchanged except for characters shown as escapes.
+    """Returns the value as one line of text, with the characters above as escapes.
 
-    Bytes are text if they are UTF-8, else `base64:` and their base64. None is "-", a time is ISO 8601, and a
-    list or mapping is JSON. The encoding is that of the output.
+    Bytes are shown as text if they are UTF-8, else as `base64:` and their base64. None is shown as "-", a
+    time in ISO 8601, and a list or mapping as JSON. `encoding` is the encoding of the output.
     """
     if isinstance(value, (dict, list, tuple)):
         return shown_json(msgspec.json.encode(value).decode(), encoding)
@@ -43,12 +44,12 @@ def shown(value: object, encoding: str = UTF_8) -> str:
 
 
 def shown_json(document: str, encoding: str = UTF_8) -> str:
-    r"""Returns a JSON text of the same meaning in which these characters are JSON escapes, as in `\u001b`."""
+    r"""Returns an equivalent JSON text in which the characters above are JSON escapes, as in `\u001b`."""
     return _escaped(document, encoding, _json_escape)
 
 
 def text_or_base64(name: str, raw: bytes) -> dict[str, str]:
-    """Returns {name: text} if the bytes are UTF-8, else {`name_base64`: base64}."""
+    """Returns {name: text} if the bytes are UTF-8, else {"<name>_base64": base64}."""
     try:
         return {name: raw.decode()}
     except UnicodeDecodeError:

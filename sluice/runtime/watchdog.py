@@ -1,9 +1,9 @@
-"""Ends a process whose loop no longer turns, so that its supervisor starts it again.
+"""Ends a process whose loop no longer turns. The supervisor of the process then starts it again.
 
-A call of a client library may block without bound. Then neither a time-out in the loop nor SIGTERM helps:
-Python runs a signal's handler only between two instructions of the main thread. So a thread counts the
-seconds since the last turn. It counts its own ticks, so that neither a clock that jumps nor a frozen process
-triggers it.
+A call of a client library may block forever. Then neither a time-out in the loop nor SIGTERM ends the
+process, because Python runs a signal's handler only between two instructions of the main thread. Therefore
+another thread counts the seconds since the last turn of the loop. The thread counts its own ticks, so neither
+a jump of the clock nor a frozen process triggers the watchdog.
 """
 
 import faulthandler
@@ -16,12 +16,13 @@ from select import select
 
 STUCK_EXIT_CODE = 70
 TICK_SECONDS = 1.0
-# While a call keeps the interpreter lock, no thread runs: then a timer outside of Python ends the process.
+# While a call keeps the interpreter lock, no other Python thread runs. After this time, a timer in C ends the
+# process.
 LOCKED_SECONDS = 300.0
 
 
 class Watchdog:
-    """Start it once, from the main thread; call `turned` in every turn, and `stop` at the end."""
+    """A watchdog. Call `start` once in the main thread, `turned` in every turn, and `stop` at the end."""
 
     def __init__(self, *, turn_seconds: float, stop_seconds: float) -> None:
         """A turn may take `turn_seconds`. After SIGTERM the process may take `stop_seconds` to end."""
@@ -33,10 +34,11 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread, which notices signals from now on."""
+        """Starts the thread. From now on, the thread also notices signals."""
         for end in (self._signals, self._wakeup):
             end.setblocking(False)
-        # The interpreter writes there as soon as a signal arrives, even while the main thread is blocked.
+        # The interpreter writes to this socket as soon as a signal arrives, even while the main thread is
+        # blocked.
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._thread.start()
 

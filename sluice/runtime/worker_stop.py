@@ -1,4 +1,4 @@
-"""Recognises errors that end the worker, not only the code that it runs."""
+"""Recognises errors that must end the whole worker, and not only the handler or call that it runs."""
 
 from types import TracebackType
 
@@ -6,13 +6,14 @@ _POOLS = ("celery.", "billiard.")
 
 
 def is_worker_stop(error: BaseException) -> bool:
-    """Returns True for an error that ends this process and was not raised by the code that ran.
+    """Returns True for an error that must end this process.
 
-    These are KeyboardInterrupt and the SystemExit that signal handlers of Celery and its pools raise.
+    Such errors are KeyboardInterrupt, and a SystemExit that a signal handler of Celery or of its pools
+    raised. A SystemExit that a handler or a call raised is not such an error.
     """
     if isinstance(error, KeyboardInterrupt):
         return True
-    # Does not import Celery: commands that run no handler start without it.
+    # Celery is not imported, because commands that run no handler start faster without it.
     return isinstance(error, SystemExit) and (
         type(error).__module__.startswith(_POOLS) or _raised_in(error.__traceback__).startswith(_POOLS)
     )
