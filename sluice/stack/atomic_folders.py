@@ -1,4 +1,4 @@
-"""Makes folders atomically: a folder exists completely or not at all, also after kills."""
+"""Makes folders atomically: a folder exists completely or not at all, even if a process is killed."""
 
 import os
 import shutil
@@ -10,9 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def made_whole(target: Path) -> Iterator[Path]:
-    """Yields a new folder beside `target` to fill, which becomes `target`, or is removed on an error.
+    """Yields a new folder beside `target`. The block fills the folder, which is then renamed to `target`.
 
-    Two concurrent makers are harmless: the first folder stays, the other is removed.
+    If the block raises an error, the new folder is removed. Two processes may do this at the same time: the
+    first folder becomes `target`, and the other folder is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -28,7 +29,7 @@ def made_whole(target: Path) -> Iterator[Path]:
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Replaces a file so that every reader gets the old text or the new one."""
+    """Replaces a file. Every reader gets either the whole old text or the whole new text."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.write_text(text)
     part.replace(target)

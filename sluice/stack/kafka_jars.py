@@ -1,4 +1,4 @@
-"""Downloads the jars of the Kafka broker once, with Maven, into a cache that all stacks share."""
+"""Downloads the jars of the Kafka broker with Maven, into a cache that all stacks share."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from sluice.stack.atomic_folders import made_whole
 from sluice.stack.service import ComponentMissing, Report, StackError
 
 KAFKA_VERSION = "4.1.1"
-# The bridge from Kafka's log calls to log4j is not among the broker's own dependencies.
+# The version of log4j-slf4j-impl, which writes Kafka's log to log4j. It is not a dependency of the broker.
 LOG4J_VERSION = "2.24.3"
 MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 CACHE_VARIABLE = "SLUICE_STACK_CACHE"
 
-# 45 MB over a slow line.
+# Long enough to download 45 MB over a slow connection.
 DOWNLOAD_TIMEOUT_SECONDS = 600
-# Kafka 4 brokers are compiled for it.
+# Kafka 4 brokers are compiled for this version of Java.
 OLDEST_JAVA = 17
 
 INSTEAD = "or run the services with docker-compose.yml"
@@ -46,7 +46,7 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Returns the folder of downloads: SLUICE_STACK_CACHE, else the user's cache folder."""
+    """Returns the folder of downloads: SLUICE_STACK_CACHE if it is set, else the user's cache folder."""
     if chosen := environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser().absolute()
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
@@ -72,9 +72,10 @@ def find_java() -> str:
 
 
 def fetch_jars(cache: Path, report: Report) -> Path:
-    """Returns the folder with the broker's jars. Downloads them first if the folder does not exist.
+    """Returns the folder with the broker's jars. If the folder does not exist, downloads the jars first.
 
-    Raises ComponentMissing without Maven, StackError if Maven fails. Concurrent calls are harmless.
+    Raises ComponentMissing if Maven is not installed, and StackError if Maven fails. Concurrent calls are
+    harmless.
     """
     target = cache / f"kafka-{KAFKA_VERSION}"
     if target.is_dir():
@@ -89,7 +90,7 @@ def fetch_jars(cache: Path, report: Report) -> Path:
         pom = part / "pom.xml"
         pom.write_text(POM)
         _run_maven([maven, "-q", "-B", "-f", str(pom), MAVEN_GOAL, f"-DoutputDirectory={part}"], cwd=part)
-        # Another user may use the cache later, but mkdtemp made the folder private.
+        # mkdtemp makes a folder that only its owner may read, but another user may use the cache later.
         part.chmod(0o755)
     return target
 

@@ -1,6 +1,6 @@
 """Requests the list of brokers from a broker, without a client library.
 
-A broker that is not ready yet answers, but lists no broker: only a registered broker lists itself.
+A broker that is not ready yet answers, but its list is empty. A broker is in the list when it is registered.
 Message formats: https://kafka.apache.org/protocol.html#The_Messages_Metadata
 """
 
@@ -8,15 +8,17 @@ import socket
 import struct
 from collections.abc import Iterator
 
-METADATA_KEY, METADATA_VERSION = 3, 1  # version 1 is the oldest in which no topics can be requested
-MAX_ANSWER_BYTES = 64 * 1024  # one broker and no topic take about 100; a longer answer is not Kafka's
-# int32 length of the rest, int16 API key, int16 API version, int32 correlation id, string client id (int16
-# length -1: none), then an array of topics (int32 length 0: none).
+# The oldest version in which a request can ask for brokers and no topics.
+METADATA_KEY, METADATA_VERSION = 3, 1
+# An answer with one broker and no topic has about 100 bytes; a longer answer is not from Kafka.
+MAX_ANSWER_BYTES = 64 * 1024
+# The fields of the request: int32 length of the rest, int16 API key, int16 API version, int32 correlation id,
+# string client id (int16 length -1: none), and an array of topics (int32 length 0: none).
 REQUEST = struct.pack(">ihhihi", 14, METADATA_KEY, METADATA_VERSION, 0, -1, 0)
 
 
 def lists_itself(host: str, port: int, *, timeout_seconds: float) -> bool:
-    """Returns True if a broker answers at this address and names it as one of its cluster's brokers."""
+    """Returns True if a broker answers at this address, and its list of brokers contains the address."""
     try:
         with (
             socket.create_connection((host, port), timeout_seconds) as connection,

@@ -18,13 +18,14 @@ SLOWEST_FIRST: tuple[ServiceName, ...] = ("kafka", "postgres", "redis")
 
 
 def say_nothing(_: str) -> None:
-    """Ignores a report."""
+    """Ignores a line of a report."""
 
 
 class Stack:
-    """The services under `root`. Any number of objects and processes may use one root: a lock orders them.
+    """The services whose data are under `root`.
 
-    `report` gets a line per action. `cache` is the folder of Kafka's jars.
+    Several objects and processes may use one `root`: a lock lets one command run at a time. `report` is
+    called with a line per action. `cache` is the folder of Kafka's jars.
     """
 
     def __init__(self, root: Path, *, report: Report = say_nothing, cache: Path | None = None) -> None:
@@ -39,9 +40,10 @@ class Stack:
         self._runners = {s.name: Runner(s, self.root / s.name, self._state, report) for s in services}
 
     def up(self) -> StackUrls:
-        """Starts all three services and waits until they answer. Idempotent; restarts killed services.
+        """Starts the services that do not run, and waits until all three answer. Idempotent.
 
-        Raises StackError with what to install, or with the log of a service that does not start.
+        Raises StackError if a program must be installed, or if a service does not start, with the end of its
+        log.
         """
         with self._state.locked(self._report):
             for name in SLOWEST_FIRST:
@@ -51,7 +53,7 @@ class Stack:
         return self.urls()
 
     def start(self, name: ServiceName, *, wipe: bool = False) -> None:
-        """Starts one service and waits until it answers; with `wipe` deletes its data first. Idempotent."""
+        """Starts one service and waits until it answers. With `wipe`, deletes its data first. Idempotent."""
         with self._state.locked(self._report):
             if wipe:
                 self._runners[name].end("kill")
@@ -60,12 +62,12 @@ class Stack:
             self._runners[name].finish()
 
     def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
-        """Ends one service and waits for its end; its data and ports stay. Idempotent."""
+        """Ends one service and waits for its end. Its data and ports are kept. Idempotent."""
         with self._state.locked(self._report):
             self._runners[name].end(signal)
 
     def down(self, *, wipe: bool = False) -> None:
-        """Ends the processes that this stack started, and no others; with `wipe` deletes their data."""
+        """Ends only the processes that this stack started. With `wipe`, deletes their data."""
         if not self.root.exists():
             return
         with self._state.locked(self._report):
@@ -81,7 +83,10 @@ class Stack:
         return [self._runners[name].status() for name in SLOWEST_FIRST]
 
     def urls(self) -> StackUrls:
-        """Returns the addresses of the services, now or of their last run. Raises StackError before `up`."""
+        """Returns the addresses of the services that run, or of their last run.
+
+        Raises StackError before the first `up`.
+        """
         return StackUrls(self.database_url(), self.redis_url(), self.kafka_bootstrap_servers())
 
     def environ(self) -> dict[str, str]:

@@ -4,32 +4,36 @@ import os
 import time
 from functools import cache
 
-# The CPU time of `_work` on the machine that the unscaled deadlines were chosen on.
+# The CPU time of `_work` on the machine for which the unscaled deadlines were chosen.
 REFERENCE_SECONDS = 0.007
 WORK_ROUNDS = 300_000
 MEASUREMENTS = 3
-# Above it a machine is broken rather than slow, and a failure should be reported within the hour.
+# A machine with a higher factor is broken rather than slow. The limit makes a failure visible within an hour.
 LONGEST_FACTOR = 6.0
 
 
 def patient(seconds: float) -> float:
     """Returns the deadline for work that takes less than `seconds` on an idle machine.
 
-    The factor is at least 1. A longer deadline costs nothing unless something fails.
+    The deadline is `seconds` times a factor of at least 1. A longer deadline costs time only in a failure.
     """
     return seconds * slowness(cpu_seconds=_cpu_seconds(), load_per_core=_load_per_core())
 
 
 def slowness(*, cpu_seconds: float, load_per_core: float) -> float:
-    """Returns the factor, which includes both slower cores and waiting for a core."""
+    """Returns the factor for the deadlines.
+
+    It covers slower cores, and the time that a process waits for a core.
+    """
     factor = max(1.0, cpu_seconds / REFERENCE_SECONDS) * max(1.0, load_per_core)
     return min(factor, LONGEST_FACTOR)
 
 
 @cache
 def _cpu_seconds() -> float:
-    # CPU time leaves out the time that other processes take, which the load average covers. The shortest
-    # of several: caches and clock frequency settle.
+    # CPU time does not include the time of other processes, which the load average covers. The shortest of
+    # several measurements counts, because the first ones are slowed down by cold caches and a low clock
+    # frequency.
     return min(_work() for _ in range(MEASUREMENTS))
 
 
@@ -42,5 +46,5 @@ def _work() -> float:
 
 
 def _load_per_core() -> float:
-    # Read each time, since the load changes while a process runs.
+    # Not cached, because the load changes while a process runs.
     return os.getloadavg()[0] / (os.cpu_count() or 1)

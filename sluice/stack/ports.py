@@ -8,18 +8,19 @@ from sluice.stack.processes import wait_for
 
 LOOPBACK = "127.0.0.1"
 
-# Below the ranges of ports for outgoing connections (Linux 32768, macOS 49152): otherwise any client could
-# take the port of a service during its restart.
+# These ports are below the ports for outgoing connections, which begin at 32768 on Linux and 49152 on macOS.
+# Otherwise a client could take the port of a service during a restart of the service.
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 
-# A killed process counts as dead when its first thread is; the last one may hold the port a little longer.
+# A killed process counts as dead when its first thread has ended. Its last thread may hold the port a little
+# longer.
 RELEASE_TIMEOUT_SECONDS = 3
 
 
 def is_free(port: int) -> bool:
     """Returns True if a server could listen on the port now."""
     with socket.socket() as probe:
-        # Like servers: ignores connections of the last server that are still closing.
+        # Servers set this option too. It ignores connections of the previous server that are still closing.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -36,7 +37,10 @@ def is_listening(port: int) -> bool:
 
 
 def choose_ports(names: tuple[str, ...], wished: dict[str, int], taken: set[int]) -> dict[str, int]:
-    """Returns a free port per name: the preferred one if it is free soon, else any outside `taken`."""
+    """Returns a free port per name that is not in `taken`.
+
+    Prefers the port in `wished`, and waits for it shortly.
+    """
     chosen: dict[str, int] = {}
     for name in names:
         port = wished.get(name, 0)

@@ -16,21 +16,25 @@ from sluice.stack.service import ComponentMissing, StackError
 
 # The oldest major version that the Postgres project still maintains.
 OLDEST = 14
-# Postgres refuses to run as root. Debian's package makes the first of these users; the second always is.
+# The users to run Postgres as, because it refuses to run as root. Debian's package creates the first user.
+# The second user always exists.
 UNPRIVILEGED_USERS = ("postgres", "nobody")
 REACHABLE_FOLDER = Path("/var/tmp")
 
 
 @dataclass(frozen=True)
 class Programs:
-    """The folder of one installation's programs and its major version."""
+    """The folder with the programs of one installation of Postgres, and its major version."""
 
     bin: Path
     version: int
 
 
 def find_programs(version: int | None = None) -> Programs:
-    """Returns the newest Postgres, the machine's before the wheel's; exactly `version` if data need it."""
+    """Returns the newest Postgres of the machine; if there is none, the newest Postgres of a wheel.
+
+    With `version`, returns only this major version, because existing data need it.
+    """
     found = [*map(_programs_in, _machine_folders())]
     usable = sorted(
         (p for p in found if p and p.version >= OLDEST and version in (None, p.version)),
@@ -83,7 +87,7 @@ def _programs_in(folder: Path) -> Programs | None:
 
 
 def server_user() -> str | None:
-    """Returns the user to run Postgres as; None if this process is not root and can run it itself."""
+    """Returns the user to run Postgres as; None if this process is not root and can run Postgres itself."""
     if os.geteuid() != 0:
         return None
     for name in UNPRIVILEGED_USERS:
@@ -97,7 +101,10 @@ def server_user() -> str | None:
 
 
 def can_reach(user: str | None, folder: Path) -> bool:
-    """Returns True if the user may access the folders down to this one. Missing folders do not count."""
+    """Returns True if the user may access this folder and all folders above it.
+
+    Missing folders are ignored.
+    """
     if user is None:
         return True
     uid = pwd.getpwnam(user).pw_uid
@@ -111,14 +118,17 @@ def _may_pass(folder: os.stat_result, uid: int) -> bool:
 
 
 def reachable_folder(user: str) -> Path:
-    """Makes a new folder outside of the project that belongs to the user."""
+    """Makes a new folder outside of the project, and makes the user its owner."""
     folder = Path(tempfile.mkdtemp(prefix="sluice-stack-", dir=REACHABLE_FOLDER))
     shutil.chown(folder, user)
     return folder
 
 
 def reachable_programs(programs: Programs, user: str | None, beside: Path) -> Programs:
-    """Returns the programs, copied beside the data if the user cannot read them (a wheel in root's home)."""
+    """Returns the programs.
+
+    If the user cannot read them, as in root's home, returns a copy beside the data.
+    """
     if can_reach(user, programs.bin):
         return programs
     copy = beside / f"postgres-{programs.version}"
@@ -142,7 +152,7 @@ def give_to(user: str | None, folder: Path) -> None:
     uid, gid = pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            # Never through a link: it could lead out of the folder, and this process is root.
+            # lchown does not follow links. A link could point out of the folder, and this process is root.
             os.lchown(Path(parent, name), uid, gid)
     os.chown(folder, uid, gid)
     folder.chmod(0o700)

@@ -26,9 +26,10 @@ from sluice.stack.postgres_files import (
 from sluice.stack.processes import group_of
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
 
-# Not the name of a schema: "$user" is first in the search path, so users' tables would be created there.
+# This must not be the name of a schema: "$user" is first in the search path, so users' tables would be
+# created in that schema.
 SUPERUSER = "app"
-FORMER_SUPERUSER = "sluice"  # of data that an earlier version made
+FORMER_SUPERUSER = "sluice"  # the superuser in data that an earlier version of the stack created
 RENAMING_USER = "app_renaming"
 DATABASE = "sluice"
 ANSWER_TIMEOUT_SECONDS = 2
@@ -36,7 +37,7 @@ INITDB_TIMEOUT_SECONDS = 120
 
 SETTINGS = {
     "listen_addresses": LOOPBACK,
-    # No socket file: it would need a short path that the server's user may write.
+    # No socket file is used, because it would need a short path that the server's user may write.
     "unix_socket_directories": "",
     "max_connections": "200",
     "max_prepared_transactions": "20",
@@ -49,7 +50,10 @@ SETTINGS = {
 
 
 class PostgresServer:
-    """One Postgres with the superuser `app` and the database `sluice`, trusting the loopback address."""
+    """One Postgres with the superuser `app` and the database `sluice`.
+
+    Needs no password from the loopback address.
+    """
 
     name: ServiceName = "postgres"
     port_names: tuple[str, ...] = ("postgres",)
@@ -73,7 +77,7 @@ class PostgresServer:
     def _init(self, place: Place, part: Path, user: str | None) -> None:
         give_to(user, part)
         initdb = str(self._programs(place).bin / "initdb")
-        # The C locale sorts in the same way on every machine, and is the fastest.
+        # The C locale gives the same order on every machine, and is the fastest.
         options = ["-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C"]
         done = subprocess.run(
             [initdb, "-D", str(part), *options],
@@ -108,7 +112,7 @@ class PostgresServer:
         return True
 
     def stop_signal(self, how: StopSignal) -> Signals:
-        # A "smart" shutdown (SIGTERM) would wait for clients that never disconnect.
+        # SIGINT, because the "smart" shutdown of SIGTERM would wait for clients that never disconnect.
         return {"term": Signals.SIGINT, "immediate": Signals.SIGQUIT, "kill": Signals.SIGKILL}[how]
 
 
@@ -121,10 +125,11 @@ def create_database(port: int, name: str) -> None:
 
 
 def _superuser_of(port: int) -> str:
-    """Returns SUPERUSER. Data of an earlier version have FORMER_SUPERUSER, which is renamed first.
+    """Returns SUPERUSER. In data of an earlier version, the superuser is FORMER_SUPERUSER.
 
-    Idempotent, also after an interruption. All objects keep their owner. A role with the former name exists
-    afterwards, for URLs that were printed before, without its own schema in the search path.
+    This role is renamed first, so all objects keep their owner. Afterwards a new role with the former name
+    exists, for URLs that were printed before. Its search path does not contain a schema of its own name.
+    Idempotent, even after an interruption.
     """
     try:
         with _cursor(port, SUPERUSER):
@@ -132,7 +137,7 @@ def _superuser_of(port: int) -> str:
     except psycopg2.OperationalError as error:
         if f'role "{SUPERUSER}" does not exist' not in str(error):
             raise
-    # A session cannot rename its own role.
+    # A session cannot rename its own role, so another role does it.
     with _cursor(port, FORMER_SUPERUSER) as cursor:
         cursor.execute(f"DROP ROLE IF EXISTS {RENAMING_USER}; CREATE ROLE {RENAMING_USER} SUPERUSER LOGIN")
     with _cursor(port, RENAMING_USER) as cursor:

@@ -1,4 +1,4 @@
-"""Starts processes that outlive this one, and identifies them by pid and start time, never by pid alone."""
+"""Starts processes that outlive their parent, and identifies them by pid and start time, never by pid alone."""
 
 import os
 import pwd
@@ -15,13 +15,13 @@ from sluice.stack.service import Launch
 POLL_SECONDS = 0.05
 
 # The child waits for a line before it becomes the server. If this process ends before the pid is on disk, the
-# child reads end-of-file and ends. So no server ever runs that is not in a state file.
+# child reads end-of-file and ends. Therefore every server that runs is in a state file.
 WAIT_FOR_GO = 'read -r go || exit 1; exec "$@" </dev/null'
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process of this machine. `started` distinguishes it from a later one with the same pid."""
+    """A process of this machine. `started` distinguishes it from a later process with the same pid."""
 
     pid: int
     started: str
@@ -30,7 +30,7 @@ class ProcessId:
 def start_detached(launch: Launch, log: Path, *, record: Callable[[ProcessId], None]) -> ProcessId:
     """Starts a server in a new session, so that it survives this process. Appends its output to `log`.
 
-    `record` is called before the server runs; if it raises, the server does not start.
+    `record` is called before the server runs. If `record` raises an error, the server does not start.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -46,7 +46,8 @@ def start_detached(launch: Launch, log: Path, *, record: Callable[[ProcessId], N
             start_new_session=True,
         )
     assert child.stdin is not None
-    # Prevents Popen's warning, since the child may outlive this object. `is_alive` reaps it when it ends.
+    # Prevents Popen's warning about a child that outlives this object. `is_alive` reaps the child when it
+    # ends.
     child.returncode = 0
     with child.stdin as go:
         process = ProcessId(child.pid, start_time(child.pid) or "")
@@ -61,17 +62,17 @@ def group_of(user: str) -> int:
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Returns True if exactly this process still runs; a zombie does not."""
+    """Returns True if exactly this process still runs. A zombie does not count as running."""
     try:
         collected, _ = os.waitpid(process.pid, os.WNOHANG)
     except ChildProcessError:
-        collected = process.pid  # Another command started it and must reap it.
-    # A child that cannot be reaped yet may look dead while its last threads still hold its ports and files.
+        collected = process.pid  # Another command started the process and must reap it.
+    # If a child looks dead but cannot be reaped yet, its last threads may still hold its ports and files.
     return start_time(process.pid, even_dying=collected == 0) == process.started
 
 
 def send_signal(process: ProcessId, number: signal.Signals) -> None:
-    """Signals this process, and no later one with its pid. Ignores a dead process."""
+    """Signals this process, but no later process with its pid. Ignores a process that has ended."""
     if is_alive(process):
         try:
             os.kill(process.pid, number)
@@ -80,7 +81,7 @@ def send_signal(process: ProcessId, number: signal.Signals) -> None:
 
 
 def stop_process(process: ProcessId, number: signal.Signals, *, timeout_seconds: float) -> None:
-    """Signals the process and waits for its end; kills it after the timeout."""
+    """Signals the process and waits for its end. Kills the process if it has not ended after the timeout."""
     send_signal(process, number)
     if not wait_for(lambda: not is_alive(process), timeout_seconds=timeout_seconds):
         send_signal(process, signal.SIGKILL)
@@ -88,7 +89,10 @@ def stop_process(process: ProcessId, number: signal.Signals, *, timeout_seconds:
 
 
 def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:
-    """Returns True if the condition became true in time; on a busy machine the time is longer."""
+    """Waits for the condition. Returns True if it became true in time.
+
+    On a busy machine the time is longer.
+    """
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > patient(timeout_seconds):
@@ -106,7 +110,8 @@ def start_time(pid: int, *, even_dying: bool = False) -> str | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None if Path("/proc/self/stat").exists() else _start_time_from_ps(pid)
-    # The second field is the name in parentheses and may hold anything, also spaces and parentheses.
+    # The second field is the name in parentheses. The name may contain any characters, even spaces and
+    # parentheses.
     fields = stat.rpartition(")")[2].split()
     state, started_ticks = fields[0], fields[19]
     if state in ("Z", "X") and not even_dying:

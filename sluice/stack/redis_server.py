@@ -1,4 +1,4 @@
-"""A Redis configured as a Celery broker: no eviction, and data that survive a restart."""
+"""A Redis that is configured as a Celery broker: it evicts no data, and its data survive a restart."""
 
 import importlib.util
 import os
@@ -16,13 +16,16 @@ from sluice.stack.ports import LOOPBACK, is_listening
 from sluice.stack.service import ComponentMissing, Launch, Place, Report, ServiceName, StopSignal
 
 OLDEST = (6, 2)
-# Each test that needs an empty Redis takes its own database number.
+# Many, because each test that needs an empty Redis uses its own database number.
 DATABASES = 1024
 ANSWER_TIMEOUT_SECONDS = 2
 
 
 def find_redis_server() -> Path:
-    """Finds a redis-server ≥ 6.2: the machine's, else the wheel's. Raises ComponentMissing."""
+    """Returns a redis-server ≥ 6.2 of the machine; if there is none, the one of the wheel.
+
+    Raises ComponentMissing.
+    """
     for candidate in (shutil.which("redis-server"), _wheel_server()):
         if candidate and _version(candidate) >= OLDEST:
             return Path(candidate)
@@ -67,7 +70,7 @@ class RedisServer:
             "databases": DATABASES,
             "maxmemory-policy": "noeviction",
             "appendonly": "yes",
-            # The append-only file is enough; a snapshot would only add a fork under load.
+            # No snapshots: the append-only file is enough, and a snapshot would need a fork under load.
             "save": "",
         }
         options = (text for name, value in settings.items() for text in (f"--{name}", str(value)))

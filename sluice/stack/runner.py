@@ -1,4 +1,4 @@
-"""Starts one service, waits for it, ends it, and restarts it if it is broken."""
+"""Starts and ends one service, waits until it answers, and restarts it if it does not answer."""
 
 import shutil
 import time
@@ -19,7 +19,10 @@ PROGRESS_EVERY_SECONDS = 5
 
 
 class Runner:
-    """Acts on one service of one stack. All methods except `status` and `place` need the stack's lock."""
+    """Starts and ends one service of one stack.
+
+    All methods except `status` and `place` need the stack's lock.
+    """
 
     def __init__(self, service: Service, home: Path, state: StackState, report: Report) -> None:
         self.service = service
@@ -33,7 +36,7 @@ class Runner:
         return self._state.read(self.service.name)
 
     def place(self) -> Place:
-        """Returns the service's recorded folders and ports; no ports before its first start."""
+        """Returns the service's recorded folders and ports. There are no ports before the first start."""
         record = self.record
         return Place(self._home, record.data or self._home / "data", self._home / "server.log", record.ports)
 
@@ -51,13 +54,13 @@ class Runner:
         )
 
     def begin(self) -> None:
-        """Starts a process of the service if none runs. It may not answer yet."""
+        """Starts a process of the service if none runs. The process may not answer yet."""
         process = self.record.process
         if process is None or not is_alive(process) or not self._wakes(process):
             self._launch()
 
     def finish(self) -> None:
-        """Waits until the service answers. Raises StackError with the end of its log."""
+        """Waits until the service answers. Raises StackError with the end of the log if it does not."""
         for pause_seconds in RETRY_PAUSES_SECONDS:
             if self._await_answer():
                 return
@@ -79,7 +82,8 @@ class Runner:
         record, data = self.record, self.place().data
         shutil.rmtree(data, ignore_errors=True)
         if record.data is not None and not data.is_relative_to(self._home):
-            # A folder made only for this service, where its user can read it.
+            # The parent folder was made only for this service, at a place where the service's user can read
+            # it.
             shutil.rmtree(data.parent, ignore_errors=True)
             record.data = None
             self._state.write(self.service.name, record)
@@ -119,7 +123,10 @@ class Runner:
         start_detached(service.launch(place), place.log, record=remember)
 
     def _await_answer(self) -> bool:
-        """Returns True when it answers, False if its process has ended. Raises StackError if neither."""
+        """Waits until the service answers. Returns False if its process has ended first.
+
+        Raises StackError if the service does not answer in time.
+        """
         place, process = self.place(), self.record.process
         if process is None:
             return False
@@ -136,7 +143,7 @@ class Runner:
                 reported = now
                 self._report(f"waiting for {self.service.name} ({now - started:.0f} s)")
             time.sleep(POLL_SECONDS)
-        # If the process has ended, another one took the port first and answered.
+        # If this process has ended, the answer was from another process, which took the port first.
         return is_alive(process)
 
     def _log(self) -> str:
@@ -145,6 +152,9 @@ class Runner:
 
 
 def discard_parts(home: Path) -> None:
-    """Removes what a killed `made_whole` left. The lock prevents concurrent makers."""
+    """Removes folders that a killed `made_whole` left.
+
+    No other `made_whole` runs, because this needs the stack's lock.
+    """
     for part in home.glob(".*.part"):
         shutil.rmtree(part, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 ServiceName = Literal["kafka", "postgres", "redis"]
 ServiceState = Literal["running", "silent", "stopped"]
-# term: orderly. immediate: as fast as the service can without cleaning up. kill: SIGKILL.
+# term: an orderly stop. immediate: the fastest stop of the service itself, without clean-up. kill: SIGKILL.
 StopSignal = Literal["term", "immediate", "kill"]
 Report = Callable[[str], None]
 
@@ -16,7 +16,7 @@ LOG_TAIL_LINES = 15
 
 
 class StackError(RuntimeError):
-    """Raised if the local stack cannot do what was requested. The message has what the operator can do."""
+    """Raised if the local stack cannot do what was requested. The message contains the remedy."""
 
 
 class ComponentMissing(StackError):
@@ -25,7 +25,7 @@ class ComponentMissing(StackError):
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """The status of one service. silent: its process runs but does not answer."""
+    """The status of one service. State "silent": its process runs but does not answer."""
 
     name: ServiceName
     state: ServiceState
@@ -55,20 +55,23 @@ class Launch:
 
 
 class Service(Protocol):
-    """One kind of server. Has no state: everything is in its Place."""
+    """One kind of server. An object has no state: all facts about the service are in its Place."""
 
     name: ServiceName
     port_names: tuple[str, ...]
     ready_timeout_seconds: float
-    # A process that runs and does not answer may have been started a moment ago by a killed `up`, or
-    # may hang: it gets the time of a slow start, then it is replaced.
+    # A process that runs and does not answer may hang, or an `up` that was killed may have just started it.
+    # The process gets the time of a slow start, and is then replaced.
     silence_timeout_seconds: float
 
     def choose_data(self, home: Path) -> Path:
-        """Returns the data folder for a new service; it need not exist. Called once per set of data."""
+        """Returns the data folder for a new service. The folder need not exist.
+
+        Called once per set of data.
+        """
 
     def prepare(self, place: Place, report: Report) -> None:
-        """Prepares the folders for a start of the server, which does not run. Idempotent, also after a crash.
+        """Prepares the folders for a start of the server, which must not run. Idempotent, even after a crash.
 
         Raises StackError if a program is missing on the machine.
         """
@@ -77,7 +80,7 @@ class Service(Protocol):
         """Returns the process to start. Called after `prepare`."""
 
     def answers(self, place: Place) -> bool:
-        """Returns True if the server answers a real request. Takes seconds at most; never raises."""
+        """Returns True if the server answers a request. Takes at most a few seconds. Never raises."""
 
     def stop_signal(self, how: StopSignal) -> Signals:
         """Returns the signal that has this effect on this server."""

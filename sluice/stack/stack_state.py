@@ -16,7 +16,7 @@ from sluice.stack.service import Report
 
 @dataclass
 class ServiceRecord:
-    """The record of one service. `process` may have ended: check it before use."""
+    """The record of one service. `process` may have ended, so the caller must check it."""
 
     data: Path | None = None
     ports: dict[str, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class StackState:
         write_whole(self._file, json.dumps({**self._read_all(), name: written}, indent=2) + "\n")
 
     def ports_of_others(self, name: str) -> set[int]:
-        """Returns the ports of all other services, also of those that do not run now."""
+        """Returns the ports of all other services, even of services that do not run now."""
         return {
             port for other in self._read_all() if other != name for port in self.read(other).ports.values()
         }
@@ -59,7 +59,7 @@ class StackState:
 
     @contextmanager
     def locked(self, report: Report) -> Iterator[None]:
-        """Allows one command at a time per stack. The lock ends with its process, so it needs no clean-up."""
+        """Allows one command at a time per stack. The lock ends with its process and needs no clean-up."""
         path = self._root / "lock"
         while True:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,8 @@ class StackState:
                 except BlockingIOError:
                     report("waiting for another command on this stack")
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                # The previous holder may have deleted the folder: then this lock is on a file without a name.
+                # The previous holder may have deleted the folder. Then this lock is on a deleted file, and is
+                # taken again.
                 if is_same_file(path, lock.fileno()):
                     yield
                     return
