@@ -35,10 +35,10 @@ from sluice.tasks.installation.joining import join_installation
 from sluice.tasks.task_sender import open_sender
 
 LOUD_STOP_EXIT_CODE = 3
-# Longer than all time-outs of a turn together, and than MAX_POLL_INTERVAL_MS, after which the group excludes
-# this bridge.
+# Longer than all time-outs of a turn together. Also longer than MAX_POLL_INTERVAL_MS, after which the group
+# excludes a bridge that does not poll.
 TURN_SECONDS = 120.0
-STOP_SECONDS = 25.0  # most supervisors kill a process after 30
+STOP_SECONDS = 25.0  # shorter than 30 seconds, after which most supervisors kill a process
 REFUSED_EXIT_CODE = 2
 MIB = 1024 * 1024
 
@@ -46,7 +46,11 @@ log = structlog.get_logger("sluice.bridge")
 
 
 def main() -> int:
-    """Runs the bridge. Returns its exit code: 0 after SIGTERM, 2 if it cannot start, 3 after a loud stop."""
+    """Runs the bridge.
+
+    Returns its exit code: 0 after SIGTERM, 2 if the bridge cannot start, 3 if no topic is left that it may
+    read.
+    """
     try:
         settings = read_settings()
         faults.arm(settings.faults)
@@ -112,7 +116,8 @@ def main() -> int:
         log.error("bridge stopped; no records were skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
     except psycopg2.Error as error:
-        # The bridge waits for the end of outages, so this error means that the database does not fit.
+        # During an outage the bridge waits, so this error means that the database is the wrong one for this
+        # bridge.
         log.error("bridge refused", reason=describe_refusal(error))
         return REFUSED_EXIT_CODE
     finally:
@@ -133,7 +138,7 @@ def main() -> int:
 def _make_consumer(
     settings: Settings, registry: Registry, group: str, name: str, claims: ClaimWriter
 ) -> Consumer:
-    # Imported only when chosen: the import of a client takes a tenth of the start time.
+    # Only the chosen client is imported, because the import of a client takes a tenth of the start time.
     make: Callable[..., Consumer]
     if settings.kafka_client == "confluent":
         from sluice.kafka_io.confluent_consumer import ConfluentConsumer as make
@@ -142,7 +147,8 @@ def _make_consumer(
     return make(
         settings.kafka_bootstrap_servers,
         group=group,
-        # A static member that rejoins gets its partitions at once, without a rebalance.
+        # The name makes the bridge a static member: after a restart it gets its partitions at once, without a
+        # rebalance.
         instance=f"{group}-{name}",
         topics=sorted(registry.topics),
         commit_metadata=lambda: claims.text,

@@ -1,29 +1,30 @@
 """Decides if a restart could repair this bridge. Pure.
 
-An absent broker, a missing right or an error of one partition shows in `status`, `doctor` and metrics. A
-restart does not change it, so the bridge counts as healthy. A spare bridge is healthy as well.
+An absent broker, a missing right or an error of one partition is shown by `status`, `doctor` and metrics. A
+restart would not repair such a problem, so the bridge counts as healthy. A spare bridge, which has no
+partition because there are more bridges than partitions, is healthy too.
 """
 
 UNHEALTHY_SECONDS = 60.0
 
 
 class BridgeHealth:
-    """Times are those of a monotonic clock."""
+    """The health of one bridge. Times are by a monotonic clock."""
 
     def __init__(self) -> None:
         self._broken_since: float | None = None
         self._idle_since: float | None = None
 
     def note_consumer(self, *, is_broken: bool, now: float) -> None:
-        """Notes if the newest attempt to make a consumer failed although brokers answer."""
+        """Notes whether the newest attempt to make a consumer failed although brokers answer."""
         self._broken_since = _since(self._broken_since, is_broken, now)
 
     def note_partitions(self, *, assigned: bool, unowned: bool, now: float) -> None:
-        """Notes if this bridge has a partition, and if a readable partition has no bridge."""
+        """Notes whether this bridge has a partition, and whether a readable partition has no bridge."""
         self._idle_since = _since(self._idle_since, unowned and not assigned, now)
 
     def complaint(self, now: float) -> str:
-        """Returns the problem that has lasted for UNHEALTHY_SECONDS; an empty text if there is none."""
+        """Returns the problem that has lasted for UNHEALTHY_SECONDS, or an empty text."""
         if self._broken_since is not None and now - self._broken_since >= UNHEALTHY_SECONDS:
             return "brokers answer, but no consumer could be made"
         if self._idle_since is not None and now - self._idle_since >= UNHEALTHY_SECONDS:

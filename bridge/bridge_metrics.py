@@ -1,4 +1,4 @@
-"""The metrics of one bridge. Counters rise per poll or per message, never per record."""
+"""The metrics of one bridge. Counters are increased once per poll or per message, never once per record."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +69,7 @@ class BridgeMetrics:
         self._kafka_errors.labels(code).inc()
 
     def show_problems(self, problems: Mapping[Place, PartitionProblem]) -> None:
-        """Sets the partitions that are not read now, with the reasons."""
+        """Sets the metric of partitions that are not read now, with the reasons."""
         self._partition_problem.clear()
         self._unreadable_offset.clear()
         for (topic, partition), problem in problems.items():

@@ -1,4 +1,9 @@
-"""Writes the claims of one bridge, and detects claims of another database."""
+"""Writes the claims of one bridge, and detects claims of another database.
+
+A claim is a signed, random id that the bridge's database has stored. The bridge writes its claim to Redis and
+Kafka. If a bridge reads a claim that its database did not write, another database has the same installation
+id.
+"""
 
 import threading
 import time
@@ -26,26 +31,27 @@ log = structlog.get_logger("sluice.bridge")
 
 PERIOD_SECONDS = 10.0
 FORGOTTEN_SECONDS = 60.0
-"""A claim in Redis that stayed the same for this long is deleted: its bridge ended."""
+"""If a claim in Redis has not changed for this long, its bridge has ended, and the claim is deleted."""
 REPORT_SECONDS = 60.0
-KAFKA_PAUSE_SECONDS = 60.0  # after a failure, because the client logs several lines per failure
-STOP_SECONDS = 5.0  # the thread may have a request in flight
+KAFKA_PAUSE_SECONDS = 60.0  # the pause after a failure; the client logs several lines per failure
+STOP_SECONDS = 5.0  # the longest wait for the thread, which may have a request in flight
 
 OUTRANKED = (
-    "`sluice init --original` made another database with the same id the original, and its bridge runs."
+    "`sluice init --original` made another database with the same id the original, and a bridge of that"
+    " database runs."
     " Stop the workers and beats of this database as well; to use this database beside the original,"
     " run `sluice init --new-installation`"
 )
 
 
 class ClaimWriter:
-    """A thread beside the bridge's loop. It survives outages of each service."""
+    """A thread beside the bridge's loop. It continues after outages of every service."""
 
     def __init__(self, settings: Settings, installation: Installation) -> None:
         self.text = ""
         """The newest claim, for the metadata of committed offsets; an empty text before the first claim."""
         self.outranked = False
-        """True if a database of a higher rank writes claims: the bridge must stop."""
+        """True if a database of a higher rank writes claims. Then the bridge must stop."""
         self._writer = uuid4()
         self._reader = ClaimReader(settings, installation)
         self._stopping = threading.Event()
@@ -72,7 +78,8 @@ class ClaimWriter:
                     self.turn(time.monotonic())
                     self._failing = False
                 except Exception as error:
-                    # Without this thread a copy could start, and no log would report it.
+                    # The thread continues after every error. Without it, bridges of a copied database could
+                    # run unnoticed.
                     self._note_failure(error)
                 self._stopping.wait(PERIOD_SECONDS)
 
@@ -88,7 +95,7 @@ class ClaimWriter:
             except RedisError as error:
                 failed = error
             in_kafka = self._read_kafka(now)
-            # Postgres is read after Redis and Kafka, so that claims of a moment ago count as known.
+            # Postgres is read after Redis and Kafka, so that it has all own claims that were read there.
             look = judge_look(session, frozenset(in_redis.claims.values()), in_kafka)
         self._note(look, now)
         if failed is not None:
@@ -120,7 +127,7 @@ class ClaimWriter:
         }
         redis = self._reader.redis
         if len(found.garbage) >= MAX_GARBAGE:
-            # A running bridge writes a deleted claim again.
+            # Deletes all claims. Running bridges write their claims again.
             redis.delete(CLAIMS_KEY)
             redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
             return

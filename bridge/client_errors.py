@@ -9,22 +9,25 @@ from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.place import Place
 
-# A client reports some errors only at their start. Seconds between attempts to read such a partition again.
+# Seconds between attempts to read a partition with an error again. A client may report an error only once, so
+# only an attempt shows if the error is over.
 PROBE_SECONDS = 30.0
-# The same for a group that refuses the bridge: seconds between new consumers.
+# Seconds between new consumers while the group refuses the bridge.
 GROUP_PROBE_SECONDS = 60.0
-GROUP_OVER_SECONDS = 90.0  # after this time the new consumer has reported the error again, if it lasts
-ASSIGNED_SECONDS = 10.0  # a member that has had partitions for this long is not refused
+GROUP_OVER_SECONDS = 90.0  # if the refusal continues, the new consumer has reported it again within this time
+# If the member has partitions this long after the last refusal, it is no longer refused.
+ASSIGNED_SECONDS = 10.0
 
 _KINDS = {
     ErrorAction.NO_LEADER: ProblemKind.NO_LEADER,
     ErrorAction.NOT_AUTHORIZED: ProblemKind.NOT_AUTHORIZED,
     ErrorAction.UNREADABLE_RECORD: ProblemKind.UNREADABLE_RECORD,
 }
-# The problems that a successful fetch ends. A loud stop is not among them, because the bridge decides it.
+# The problems that end with a successful fetch. STOPPED is not among them, because the bridge itself decides
+# to stop.
 FETCH_KINDS = frozenset(ProblemKind) - {ProblemKind.STOPPED}
 _ADVICE = {
-    ProblemKind.NO_LEADER: "start the brokers that hold its replicas",
+    ProblemKind.NO_LEADER: "start the brokers that hold the replicas of the partition",
     ProblemKind.NOT_AUTHORIZED: "grant the bridge's user Read and Describe",
     ProblemKind.KAFKA_ERROR: "check the brokers; the bridge retries",
     ProblemKind.UNREADABLE_RECORD: 'skip the record with `sluice skip TOPIC:PARTITION:OFFSET --reason "…"`',
@@ -32,27 +35,28 @@ _ADVICE = {
 
 
 class ClientErrors:
-    """The problems that follow from a consumer's reports. Times are those of a monotonic clock."""
+    """The problems that follow from a consumer's reports. Times are by a monotonic clock."""
 
     def __init__(
         self, problems: PartitionProblems, topics: Iterable[str], *, clock: Callable[[], float]
     ) -> None:
         self._problems = problems
         self._topics = tuple(topics)
-        self._partitions: dict[str, int] = {}  # from the newest facts of each topic
+        self._partitions: dict[str, int] = {}  # topic → number of partitions, in the newest facts
         self._pace = LogPace(clock=clock)
-        self._standing: set[tuple[Place, ProblemKind]] = set()  # from facts, group and brokers
+        # Problems from the facts of topics, the group and the brokers.
+        self._standing: set[tuple[Place, ProblemKind]] = set()
         self._group_error: ClientError | None = None
         self._group_error_at = self._group_probed_at = float("-inf")
         self._probed_at: dict[Place, float] = {}
 
     @property
     def group_is_refused(self) -> bool:
-        """True while the coordinator refuses this member, which then has no partition."""
+        """True while the coordinator refuses this member. Then this member has no partition."""
         return self._group_error is not None
 
     def seen(self) -> frozenset[Place]:
-        """Returns all partitions of the topics that were ever seen."""
+        """Returns all partitions of all topics whose facts were read at any time."""
         return frozenset(
             (topic, number) for topic, count in self._partitions.items() for number in range(count)
         )
@@ -64,7 +68,10 @@ class ClientErrors:
             del self._probed_at[place]
 
     def note_errors(self, errors: Iterable[ClientError], now: float) -> list[ClientError]:
-        """Notes errors that the client reported. Returns the errors to log: one of a kind per minute."""
+        """Notes errors that the client reported.
+
+        Returns the errors to log: at most one per kind and minute.
+        """
         due = []
         for error in errors:
             if error.of_group:
@@ -75,7 +82,7 @@ class ClientErrors:
                 place = (error.topic, error.partition)
                 self._problems.note(place, _problem(error))
                 self._probed_at.setdefault(place, now)
-                continue  # the problem itself is logged
+                continue  # not logged as an error, because the problem is logged
             if self._pace.allows((error.code, error.topic)):
                 due.append(error)
         return due
@@ -91,7 +98,8 @@ class ClientErrors:
     ) -> None:
         """Notes the current facts of the topics.
 
-        `refused`: topics without facts from Kafka → the reason. `away`: the reason why no broker is reached.
+        `refused`: topics for which Kafka refuses to return facts → the reason. `away`: the reason why no
+        broker is reached.
         """
         for topic, known in facts.items():
             self._partitions[topic] = known.partitions
@@ -110,7 +118,8 @@ class ClientErrors:
         for (place, _), problem in standing.items():
             self._problems.note(place, problem)
         self._standing = set(standing)
-        # For a partition that is no longer assigned, its new bridge reports the problems.
+        # If a partition is no longer assigned to this bridge, its new bridge reports the problems of the
+        # partition.
         for place in self._probed_at.keys() - assigned:
             del self._probed_at[place]
             self._problems.clear(place, FETCH_KINDS - {kind for of, kind in standing if of == place})
@@ -135,16 +144,17 @@ class ClientErrors:
             yield PartitionProblem(ProblemKind.KAFKA_ERROR, detail)
 
     def is_group_probe_due(self, now: float) -> bool:
-        """Returns True if a new consumer should be made, to check if the group still refuses the bridge."""
+        """Returns True if a new consumer should check now if the group still refuses the bridge."""
         if self._group_error is None or now - self._group_probed_at < GROUP_PROBE_SECONDS:
             return False
         self._group_probed_at = now
         return True
 
     def due_probes(self, now: float) -> list[Place]:
-        """Returns the partitions to read again now, to check if their error is over.
+        """Returns the partitions to read again now, to check if their errors are over.
 
-        Includes partitions whose problem another module noted, because the client may stall without an error.
+        Includes partitions whose problem another module noted, because the client may read nothing and report
+        no error.
         """
         for place, problem in self._problems.current().items():
             if problem.kind in FETCH_KINDS and (place, problem.kind) not in self._standing:

@@ -1,4 +1,4 @@
-"""The bridge as a member of its group: opens, renews and closes the consumer."""
+"""The bridge as a member of its group. Opens, replaces and closes the consumer."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -17,13 +17,16 @@ from sluice.runtime.place import Place, place_names
 
 log = structlog.get_logger("sluice.bridge")
 
-REPLACE_SECONDS = 5.0  # between consumers that break
-STEADY_SECONDS = 10.0  # a consumer that lasts for this time works, and resets the backoff
-REJOIN_SECONDS = 120.0  # each rejoin stops all other members, so useless rejoins must be rare
+REPLACE_SECONDS = 5.0  # the longest pause between consumers that break
+STEADY_SECONDS = 10.0  # a consumer that has worked for this time resets the backoff
+REJOIN_SECONDS = 120.0  # long, because each rejoin stops all other members for a moment
 
 
 class GroupMember:
-    """Owns the consumer. `make_consumer` gets the consumer's name in the group, which survives a restart."""
+    """Owns the consumer. `make_consumer` gets the name of the consumer in the group.
+
+    After a restart, a bridge uses the same name again.
+    """
 
     def __init__(
         self,
@@ -51,13 +54,17 @@ class GroupMember:
         self._instance_is_sure = True
 
     def doubt_instance(self) -> None:
-        """Notes an outage of Postgres, in which another bridge may take the number."""
+        """Notes an outage of Postgres.
+
+        During an outage, another bridge may take the number of this bridge.
+        """
         self._instance_is_sure = False
 
     def keep_instance(self) -> None:
-        """Claims a doubted number again. If another bridge has it, closes the consumer before a fencing.
+        """After an outage of Postgres, claims the number again.
 
-        Raises ProgressStoreUnavailable.
+        If another bridge has taken the number, closes the consumer, before Kafka fences it. Raises
+        ProgressStoreUnavailable.
         """
         if self._instance_is_sure or self._instance is None:
             return
@@ -67,25 +74,25 @@ class GroupMember:
             self.drop()
 
     def may_open(self, now: float) -> bool:
-        """Returns False shortly after a consumer broke."""
+        """Returns False during the pause after a broken consumer."""
         return self._backoff.allows(now)
 
     def open(self, now: float) -> Consumer:
-        """Makes a consumer under the number that was claimed last. Raises ConsumerBroken."""
+        """Makes a consumer whose name contains the claimed number. Raises ConsumerBroken."""
         self._opened_at = now
         self.consumer = self._make_consumer(f"bridge-{self._instance}{self._newcomer}")
         log.info("consumer opened", instance=self._instance)
         return self.consumer
 
     def is_healthy(self, now: float) -> bool:
-        """Returns False if a restart of this process may help, and logs that at most every minute."""
+        """Returns False if a restart of this process may help. Logs this at most once a minute."""
         complaint = self.health.complaint(now)
         if complaint and self._pace.allows(complaint):
             log.error("bridge unhealthy: a restart may help", reason=complaint)
         return not complaint
 
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
-        """Closes the consumer after an error from which the consumer does not recover."""
+        """Notes an error from which the consumer does not recover, and closes the consumer."""
         if self._pace.allows(str(error)):
             log.warning("consumer replaced", error=error)
         self._backoff.note_failure(now)
@@ -110,9 +117,10 @@ class GroupMember:
             raise ConsumerBroken(reason) if consumer.brokers_answer() else BrokersAway(reason)
 
     def note_unread(self, consumer: Consumer, unread: UnreadPartitions, now: float) -> None:
-        """Updates the health of this bridge. Rejoins the group if partitions stay without a bridge.
+        """Updates the health of this bridge.
 
-        The bridge rejoins under a new name, so that the group assigns all partitions; its old session ends.
+        Leaves the group and joins again if partitions have had no bridge for long. The bridge joins under a
+        new name, because a new member makes the group assign all partitions again.
         """
         if now - self._opened_at >= STEADY_SECONDS:
             self._backoff.note_success()

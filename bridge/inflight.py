@@ -10,16 +10,20 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.events.routing import queue_name, shard_of
 
-# Number of keys per partition whose lane is remembered: hashing costs ten times as much as a look-up.
+# Number of keys per partition whose queue is cached. To hash a key costs ten times as much as a look-up.
 REMEMBERED_KEYS = 10_000
-REMEMBERED_KEY_BYTES = 1024  # longer keys are not remembered; limits a partition's keys to 10 MB
+# Longer keys are not cached, so the cached keys of a partition take at most 10 MB.
+REMEMBERED_KEY_BYTES = 1024
 
 Watermarks: TypeAlias = dict[Place, tuple[int, int]]
 """Partition → (epoch, watermark)."""
 
 
 class Partition:
-    """A started partition: its lanes, which begin at the offsets in Postgres, and the read position."""
+    """A started partition: its lanes, and the position up to which it was read.
+
+    A lane contains the partition's records of one queue. It starts at the applied offset in Postgres.
+    """
 
     def __init__(self, place: Place, assignment: Assignment, watermark: int) -> None:
         topic, number = place
@@ -35,7 +39,10 @@ class Partition:
             self.lane(queue)
 
     def lane(self, queue: str) -> Lane:
-        """Returns the lane of a queue. In a lane without a row, nothing is applied."""
+        """Returns the lane of a queue.
+
+        If Postgres has no row for the lane, none of its records is applied.
+        """
         if queue not in self.lanes:
             self.lanes[queue] = Lane(self._origin, self.assignment.applied.get(queue, -1))
         return self.lanes[queue]
@@ -52,7 +59,7 @@ class Partition:
         return routed
 
     def lowest_unapplied(self) -> int:
-        """Returns the watermark: every record below it has an outcome."""
+        """Returns the lowest offset without an outcome, which is the new watermark."""
         offsets = (lane.first_unapplied() for lane in self.lanes.values())
         return min((offset for offset in offsets if offset is not None), default=self.position)
 
@@ -65,7 +72,10 @@ class Partition:
         return queue
 
     def why_lost(self, now: Assignment | None) -> str | None:
-        """Returns the reason why held records no longer match Postgres (moved back, re-routed), or None."""
+        """Returns the reason why the held records no longer match the state in Postgres.
+
+        None if they match.
+        """
         was = self.assignment
         if now is None or now.watermark is None:
             return "its rows were deleted"
@@ -75,7 +85,8 @@ class Partition:
             return "its entity type was re-routed"
         if now.watermark < self.watermark:
             return "the watermark fell"
-        # Without this check, a lane that was lost and restored under the same epoch would skip its hole.
+        # Postgres may lose the newest writes, for example in a failover. Without this check, the records of a
+        # lane that were applied in the lost writes would be skipped.
         if any(now.applied.get(queue, -1) < lane.applied for queue, lane in self.lanes.items()):
             return "a lane fell"
         return None
@@ -84,7 +95,7 @@ class Partition:
 class Inflight:
     """The started partitions, and the queues of their records.
 
-    `max_bytes` and `max_span` bound the held records. The partitions share both limits evenly.
+    `max_bytes` and `max_span` limit the held records. Each partition gets an equal share of both limits.
     """
 
     def __init__(self, *, max_bytes: int, max_span: int) -> None:
@@ -95,12 +106,18 @@ class Inflight:
         self._paused_topics: frozenset[str] | None = None
 
     def start(self, place: Place, assignment: Assignment, watermark: int) -> None:
-        """Starts to hold the partition's records. The consumer's position must be the watermark."""
+        """Adds a partition, whose records are held from now on.
+
+        The consumer's position must be the watermark.
+        """
         self.forget(place)
         self.partitions[place] = Partition(place, assignment, watermark)
 
     def forget(self, place: Place) -> None:
-        """Drops the partition and its records. Messages that were sent are harmless. Idempotent."""
+        """Drops the partition and its records. Idempotent.
+
+        Messages that were sent are harmless, because workers apply each record only once.
+        """
         partition = self.partitions.pop(place, None)
         if partition is not None:
             for queue, lane in partition.lanes.items():
@@ -109,8 +126,8 @@ class Inflight:
     def take(self, place: Place, records: list[Record], now: float) -> None:
         """Holds the next records of a partition. Discards them if the partition is not started.
 
-        Such records were polled before the seek to the watermark: a chain of slices with them would skip
-        records.
+        Records of a partition that is not started were polled before the seek to the watermark. If they were
+        held, the records between the watermark and them would be skipped.
         """
         partition = self.partitions.get(place)
         if partition is None or not records:
@@ -122,9 +139,10 @@ class Inflight:
         partition.position = records[-1].offset + 1
 
     def note_position(self, place: Place, position: int) -> None:
-        """Notes the consumer's position, which may be past hidden records, such as transaction markers.
+        """Notes the consumer's position.
 
-        Call it after `take` for all polled records.
+        It may be behind entries of the log that are no records, such as transaction markers. Call it after
+        `take` for all polled records.
         """
         partition = self.partitions.get(place)
         if partition is not None and position > partition.position:
@@ -135,8 +153,9 @@ class Inflight:
     ) -> tuple[dict[Place, str], dict[Lane, Resend]]:
         """Drops the records that are applied according to Postgres.
 
-        Returns the lost partitions with the reasons, and the lanes that will be sent again. The caller
-        forgets lost partitions and starts them again as after an assignment.
+        Returns the partitions whose records no longer match Postgres, with the reasons, and the lanes that
+        will be sent again. The caller drops these partitions with `forget`, and starts them again as after an
+        assignment.
         """
         lost: dict[Place, str] = {}
         moved: dict[str, QueueBuffer] = {}
@@ -160,7 +179,7 @@ class Inflight:
         return lost, resent
 
     def watermarks(self) -> Watermarks:
-        """Returns the watermarks that are higher than those that the last `settle` read in Postgres."""
+        """Returns the new watermarks that are higher than the stored watermarks in Postgres."""
         found: Watermarks = {}
         for place, partition in self.partitions.items():
             watermark = partition.lowest_unapplied()
@@ -169,7 +188,10 @@ class Inflight:
         return found
 
     def note_halted(self, halted: frozenset[str]) -> tuple[list[str], list[str]]:
-        """Notes the queues that are halted now. Returns queues newly halted, and queues no longer halted."""
+        """Notes the queues that are halted now.
+
+        Returns the newly halted queues, and the queues that are no longer halted.
+        """
         fresh = [name for name, buffer in self.queues.items() if name in halted and not buffer.halted]
         mended = [name for name, buffer in self.queues.items() if name not in halted and buffer.halted]
         for name, buffer in self.queues.items():
@@ -177,27 +199,34 @@ class Inflight:
         return fresh, mended
 
     def note_paused(self, topics: frozenset[str]) -> tuple[list[str], list[str]]:
-        """Notes the topics that an operator paused. Returns newly paused and no longer paused topics."""
+        """Notes the paused topics.
+
+        Returns the newly paused topics, and the topics that are no longer paused.
+        """
         before = self._paused_topics or frozenset()
         self._paused_topics = topics
         return sorted(topics - before), sorted(before - topics)
 
     def paused_by_hand(self) -> frozenset[Place]:
-        """Returns the partitions of paused topics; all partitions before the first answer of Postgres.
+        """Returns the partitions of the topics that an operator paused.
 
-        Otherwise a starting bridge would read a paused topic for a moment.
+        Before the first answer of Postgres, returns all partitions, because any topic may be paused.
         """
         topics = self._paused_topics
         return frozenset(place for place in self.partitions if topics is None or place[0] in topics)
 
     def rewind_all(self) -> int:
-        """Marks all records in flight as unsent: Redis lost its lists. Returns the number of lanes."""
+        """Marks all records in flight as unsent, because Redis lost its lists.
+
+        Returns the number of lanes.
+        """
         return sum(buffer.rewind_all() for buffer in self.queues.values())
 
     def over_bounds(self, paused: frozenset[Place]) -> frozenset[Place]:
-        """Returns the partitions that hold too much. A paused partition resumes at half its limit.
+        """Returns the partitions whose held records exceed a limit.
 
-        Computed in every turn from the held records, because a stored flag would be wrong after a rebalance.
+        For a paused partition, half of the limit counts. The result is computed in every turn from the held
+        records, because a stored result would be wrong after a rebalance.
         """
         share = max(len(self.partitions), 1)
         found = set()

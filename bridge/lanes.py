@@ -1,7 +1,8 @@
 """One lane's records between Kafka and Postgres: records in flight, and records not yet sent. Pure.
 
-A slice claims that the lane's records in (prev, last] are exactly its own. That is a fact about the log, so
-every send cuts new slices, and no earlier cut is stored.
+A lane contains the records of one partition that belong to one queue. A slice states that it contains all
+records of the lane with offsets in (prev, last]. This only depends on the log, so the bridge makes new slices
+each time that it sends records, and stores no slice.
 """
 
 from collections import deque
@@ -13,16 +14,16 @@ from typing import TypeAlias
 from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.apply.batch_message import Slice
 
-# Seconds without progress of a lane before its message is searched for: a batch is applied within tens of
-# milliseconds. Doubled while a resend does not help, so that a slow database gets few resends.
+# If a lane has made no progress for this time, its message is searched for. Usually a batch is applied within
+# some 10 ms. The time doubles with each resend without progress, so that a slow database gets few resends.
 FIRST_PATIENCE_SECONDS = 1.0
 MAX_PATIENCE_SECONDS = 60.0
-REFUSED_AFTER = 2  # messages in a row without effect; one may be lost, two rarely
+REFUSED_AFTER = 2  # consecutive messages without an applied record; one message may be lost, but rarely two
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The fields that every slice of a partition contains, as read with the partition's assignment."""
+    """The fields that are equal in all slices of a partition, as read with the partition's assignment."""
 
     topic: str
     topic_id: str
@@ -31,13 +32,14 @@ class Origin:
 
 
 Sized: TypeAlias = tuple[Record, int]
-"""A record and its size in bytes, which is computed once because it is used three times."""
+"""A record and its size in bytes. The size is used three times, so it is stored."""
 
 
 class Lane:
     """The lane's unapplied records with their sizes, in offset order: `sent` (in flight), then `unsent`.
 
-    All of the lane's records at or below `applied` are applied; the first held record is the next one.
+    All records of the lane at or below the offset `applied` are applied. The next record of the lane is the
+    first held record.
     """
 
     __slots__ = (
@@ -63,20 +65,24 @@ class Lane:
 
     @property
     def is_refused(self) -> bool:
-        """Returns True if the lane was sent several times and no record of it was applied.
+        """Returns True if the lane was sent several times, and no record of it was applied.
 
-        Perhaps no running worker declares the topic. Such a lane must not block the queue's other lanes.
+        A reason may be that no running worker declares the topic. Such a lane must not block the queue's
+        other lanes.
         """
         return self.refusals >= REFUSED_AFTER
 
     def first_unapplied(self) -> int | None:
-        """Returns the offset of the first record that is held; None if none is held."""
+        """Returns the offset of the first held record; None if no record is held."""
         if self.sent:
             return self.sent[0][0].offset
         return self.unsent[0][0].offset if self.unsent else None
 
     def add(self, records: list[Record]) -> int:
-        """Holds the lane's next records, in order, except applied records. Returns the added bytes."""
+        """Adds the lane's next records, in order, without records that are applied.
+
+        Returns the added bytes.
+        """
         if records and records[0].offset <= self.applied:
             records = [record for record in records if record.offset > self.applied]
         sizes = list(map(size_bytes, records))
@@ -86,11 +92,14 @@ class Lane:
         return added
 
     def advance(self, applied: int, now: float) -> int:
-        """Drops the applied records. Returns the freed bytes. `applied` must not be lower than before."""
+        """Drops the records up to the offset `applied`. Returns the freed bytes.
+
+        `applied` must not decrease.
+        """
         freed = 0
         while self.sent and self.sent[0][0].offset <= applied:
             freed += self.sent.popleft()[1]
-        # Another bridge may have sent records that this bridge has not.
+        # Unsent records can be applied too, if another bridge sent them.
         while self.unsent and self.unsent[0][0].offset <= applied:
             size = self.unsent.popleft()[1]
             self.unsent_bytes -= size
@@ -108,7 +117,7 @@ class Lane:
         self.sent.clear()
 
     def head(self, records: int, room_bytes: int) -> tuple[list[Record], int]:
-        """Returns the first unsent records that fit, and their bytes. Changes nothing."""
+        """Returns the first unsent records that fit into both limits, and their bytes. Changes nothing."""
         taken: list[Record] = []
         used = 0
         for record, size in self.unsent:
@@ -120,7 +129,7 @@ class Lane:
         return taken, used
 
     def slice_of(self, records: list[Record]) -> Slice:
-        """Returns the slice for the first unsent records."""
+        """Returns a slice with these records, which must be the first unsent records."""
         origin = self.origin
         prev = self.sent[-1][0].offset if self.sent else self.applied
         return Slice(origin.topic, origin.topic_id, origin.partition, origin.epoch, prev, records)

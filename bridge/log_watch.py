@@ -1,6 +1,7 @@
-"""Checks all partitions of the declared topics every few seconds, even those of other bridges.
+"""Checks all partitions of the declared topics every few seconds, including partitions of other bridges.
 
-Runs in a thread with its own connections: a partition without a leader must not stop the bridge's loop.
+Runs in a thread with its own connections, because a request for a partition without a leader would block the
+bridge's loop.
 """
 
 import threading
@@ -25,12 +26,16 @@ log = structlog.get_logger("sluice.bridge")
 
 LOOK_SECONDS = 2.0
 KAFKA_TIMEOUT_MS = 2_000
-STOP_SECONDS = 5.0  # the thread may have a request in flight
+STOP_SECONDS = 5.0  # the longest wait for the thread, which may have a request in flight
 WAITING_LOG_SECONDS = 60.0
 
 
 class LogWatch:
-    """Survives outages of both services; without their answers there is no new look. Start it only once."""
+    """A thread that makes a `Look` every few seconds.
+
+    It continues after outages of Kafka and Postgres. During an outage there is no new look. Call `start` only
+    once.
+    """
 
     def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
         self._servers = bootstrap_servers
@@ -41,10 +46,10 @@ class LogWatch:
         self._look: Look | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-        self._failure = Backoff()  # only for the log
+        self._failure = Backoff()  # used only for the log
         self._waiting_logged_at: dict[str, float] = {}
         self.ends: Mapping[Place, int] = {}
-        """The ends of the logs at the last reading: the last stable offsets."""
+        """The ends of the logs (the last stable offsets) at the last reading."""
 
     def start(self) -> None:
         """Starts the thread."""
@@ -57,9 +62,9 @@ class LogWatch:
             self._thread.join(STOP_SECONDS)
 
     def offer(self, topics: Mapping[str, TopicFacts], refused: Iterable[str]) -> None:
-        """Sets the topics of the next look, as the consumer reports them now.
+        """Sets the facts of topics for the next look, as the consumer reports them now.
 
-        `refused`: topics that may exist, but for which Kafka returns no facts.
+        `refused`: topics that may exist, but for which Kafka refuses to return facts.
         """
         self._offered = topics, frozenset(refused)
 
@@ -71,7 +76,8 @@ class LogWatch:
     def _run(self) -> None:
         try:
             while not self._stopping.wait(LOOK_SECONDS):
-                # If the consumer is closed meanwhile, its facts would be too old for a second look.
+                # Each set of facts is used for one look. If the consumer is closed meanwhile, the facts would
+                # be too old for a second look.
                 offered, self._offered = self._offered, None
                 if offered is not None:
                     self._try(*offered)
@@ -85,7 +91,7 @@ class LogWatch:
             self._look = self._read(topics, self._declared - refused, time.monotonic())
             self._failure.note_success()
         except Exception as error:
-            # Without this thread, stops would not be detected, and no log would report that.
+            # The thread continues after every error. Without it, lost records would not be detected.
             if isinstance(error, psycopg2.Error):
                 self._session.close()
             if self._failure.note_failure(0):

@@ -1,4 +1,7 @@
-"""The bridge's turn: polls, holds records, starts partitions, settles with Postgres, sends due messages."""
+"""The bridge's loop.
+
+A turn polls, starts partitions, drops the records that are applied, and sends due messages.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -30,16 +33,18 @@ from sluice.tasks.api import Topic
 
 log = structlog.get_logger("sluice.bridge")
 
-POLL_SECONDS = 0.010  # as short as EAGER_SECONDS, the shortest wait of a queue
-PROGRESS_SECONDS = 0.1  # how often Postgres is read; an applied message makes room for the next
-WATERMARK_SECONDS = 1.0  # a restart rereads at most this much; each write costs a row version
-COMMIT_SECONDS = 5.0  # commits serve only tools that show the lag
-MEASURE_SECONDS = 1.0  # metrics are not scraped more often
-IDLE_SECONDS = 0.1  # between attempts to make a consumer
+POLL_SECONDS = 0.010  # equal to EAGER_SECONDS, the shortest time for which a queue waits for more records
+# The time between readings of Postgres; each applied message makes room for the next message.
+PROGRESS_SECONDS = 0.1
+# After a restart, records of this time are read again; each write costs a row version.
+WATERMARK_SECONDS = 1.0
+COMMIT_SECONDS = 5.0  # long, because commits are only for tools that show the lag
+MEASURE_SECONDS = 1.0  # Prometheus does not read metrics more often
+IDLE_SECONDS = 0.1  # the pause between attempts to make a consumer
 
 
 class Bridge:
-    """One member of the group. `make_consumer` gets the member's name, which survives a restart."""
+    """One member of the bridges' group. `make_consumer` gets the name of the member in the group."""
 
     def __init__(
         self,
@@ -75,9 +80,9 @@ class Bridge:
         self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
 
     def run(self, *, should_stop: Callable[[], bool], turned: Callable[[bool], None]) -> None:
-        """Runs turns until `should_stop`. Raises BridgeStopped if no topic is left to read.
+        """Runs turns until `should_stop` returns True. Raises BridgeStopped if no topic is left to read.
 
-        `turned` is called after each turn, with False if a restart of the process might help.
+        `turned` is called after each turn, with False if a restart of the process may help.
         """
         try:
             while not should_stop():
@@ -86,14 +91,17 @@ class Bridge:
             self._settle(self._clock(), last=True)
         except BridgeStopped:
             with suppress(ProgressStoreUnavailable):
-                # Operators run `status` and `doctor` after the bridge has ended.
+                # Writes the reasons, because operators run `status` and `doctor` after the bridge has ended.
                 self._report.write(None, self._starter, self._clock())
             raise
         finally:
             self.close()
 
     def run_once(self) -> None:
-        """Runs one turn. An outage of Kafka, Redis or Postgres ends it early; later turns retry."""
+        """Runs one turn.
+
+        During an outage of Kafka, Redis or Postgres, skips a part of the turn; later turns retry.
+        """
         now = self._clock()
         self._measure(now)
         try:
@@ -150,10 +158,10 @@ class Bridge:
             self._member.note_unread(consumer, unread, now)
 
     def _read(self, consumer: Consumer, now: float) -> None:
-        """Polls, and holds the records of started partitions."""
+        """Polls, and keeps the records of started partitions."""
         polled = consumer.poll(POLL_SECONDS)
-        # Read before the assignment changes: a partition that is revoked and assigned again has another
-        # position.
+        # Positions are read before changes of the assignment are handled. After that, a partition may have
+        # been assigned again with another position.
         positions = self._positions(consumer) if self._is_write_due(now) else {}
         self._report.take(consumer, now)
         self._forget_changed(consumer)
@@ -183,7 +191,7 @@ class Bridge:
             if facts is not None and self._check.sample(place, records[0], facts.partitions):
                 log.warning(
                     "producers of this topic do not choose partitions by murmur2 of the key: events of"
-                    " one key may be on several partitions, and so be applied out of order",
+                    " one key may be on several partitions, and may therefore be applied out of order",
                     topic=place[0],
                 )
 
@@ -202,10 +210,10 @@ class Bridge:
 
     def _bound(self, consumer: Consumer) -> None:
         before = consumer.paused()
-        # Records of partitions that are not started yet would be discarded.
+        # Partitions that are not started yet are paused, because their records would be discarded.
         unstarted = consumer.assignment() - self.inflight.partitions.keys()
         by_hand = self.inflight.paused_by_hand()
-        # A partition that only an operator paused need not fall to half its limit.
+        # A partition that only an operator paused resumes at its limit, and not at half of the limit.
         over = self.inflight.over_bounds(before - by_hand)
         wanted = over | unstarted | by_hand
         if wanted != before:
@@ -261,7 +269,8 @@ class Bridge:
 
     def _commit(self, now: float) -> None:
         consumer, partitions = self._member.consumer, self.inflight.partitions.items()
-        # The first commit follows the first assignment at once, because it contains a claim.
+        # The first commit directly follows the first assignment, because a commit also writes a claim into
+        # Kafka.
         if consumer is not None and partitions and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
             try:

@@ -1,7 +1,7 @@
 """Finds the messages of a queue, on its list or in hand of a running worker, with a script in Redis.
 
-A worker counts as running while it subscribes to its own channel in Redis. The tag of a message in hand names
-the worker.
+A message in hand was popped by a worker and is not acknowledged yet. Its tag names the worker. A worker
+counts as running while it subscribes to its own channel in Redis.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,11 @@ from typing import Any
 from sluice.bridge.queue_state import Whereabouts
 from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, holder_channel
 
-MAX_LOOKED_AT = 1_000  # messages on a list, and in hand: a limit for keys that foreign clients filled
+# The most messages that are read on the list, and in hand, because other clients of Redis may have filled
+# these keys.
+MAX_LOOKED_AT = 1_000
 
-# The id is at the end of a message: see `redis_item.write_item`.
+# The script reads only the end of a message, which contains the id: see `redis_item.write_item`.
 _SEARCH = f"""
 local function id_of(item)
     return string.match(string.sub(item, -200), '"delivery_tag":"([^"]*)"') or ''
@@ -36,7 +38,7 @@ return {{on_list, in_hand}}
 
 def search_messages(pipe: Any, queue: str, redis_prefix: str) -> None:
     """Adds the search to a pipeline. The search writes nothing, so a full Redis answers it."""
-    # A channel is no key: the client does not prefix it.
+    # The client adds no prefix to a channel, because a channel is no key.
     pipe.eval(_SEARCH, 3, queue, UNACKED_INDEX_KEY, UNACKED_KEY, queue, redis_prefix + holder_channel(""))
 
 

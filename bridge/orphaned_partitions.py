@@ -1,7 +1,8 @@
 """Detects partitions that no bridge reads, and a bridge without partitions. Pure.
 
-A static member that rejoins gets its old partitions, without a rebalance. If this member leads the group, no
-member compares that assignment with the current topics: added partitions stay unread until a rebalance.
+A static member that joins again gets its old partitions, without a rebalance. If this member leads the group,
+no member compares the assignment with the current topics. Then partitions that were added meanwhile stay
+unread until a rebalance.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,18 +11,18 @@ from sluice.kafka_io.config import METADATA_MAX_AGE_MS, SESSION_TIMEOUT_MS
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.runtime.place import Place
 
-# Within this time, the group's leader has read the topics (every METADATA_MAX_AGE_MS) and could have assigned
-# the partitions. So it will not assign them without a rebalance.
+# Within this time, the group's leader reads the topics (every METADATA_MAX_AGE_MS) and assigns new
+# partitions. If partitions are still not assigned after this time, only a rebalance helps.
 ORPHANED_SECONDS = METADATA_MAX_AGE_MS / 1_000 + 15.0
 
-# Five session time-outs: a working group assigns its partitions in this time. Doubled while a new consumer
-# gets no partition.
+# A working group assigns its partitions within five session time-outs. The time doubles each time that a new
+# consumer gets no partition either.
 EMPTY_SECONDS = 5 * SESSION_TIMEOUT_MS / 1_000
 MAX_EMPTY_SECONDS = 600.0
 
 
 class EmptyAssignment:
-    """Measures how long this bridge has had no partition, although there are enough for every bridge.
+    """Measures how long this bridge has had no partition, although every bridge could have one.
 
     Observed after a restart of the only broker under load: the client polls, reports no error, and never gets
     a partition again. A new consumer gets partitions.
@@ -58,6 +59,9 @@ class OrphanedPartitions:
         self._since = {place: self._since.get(place, now) for place in places}
 
     def overdue(self, now: float, instance: int) -> list[Place]:
-        """Returns the partitions for which this bridge should act. Bridges with lower numbers act earlier."""
+        """Returns the partitions for which this bridge should join again.
+
+        Bridges with lower numbers do so earlier.
+        """
         patience = ORPHANED_SECONDS * (1 + instance)
         return sorted(place for place, since in self._since.items() if now - since >= patience)

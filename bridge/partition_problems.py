@@ -9,18 +9,18 @@ LOG_SECONDS = 60.0
 
 
 class PartitionProblems:
-    """The problems of partitions; one per partition and kind. Times are those of a monotonic clock."""
+    """The problems of partitions, at most one per partition and kind. Times are by a monotonic clock."""
 
     def __init__(self) -> None:
         self._noted: dict[Place, dict[ProblemKind, PartitionProblem]] = {}
         self._logged_at: dict[tuple[Place, ProblemKind], float] = {}
 
     def note(self, place: Place, problem: PartitionProblem) -> None:
-        """Notes a problem. Replaces an earlier problem of its kind. Idempotent."""
+        """Notes a problem. Replaces an earlier problem of the same kind. Idempotent."""
         self._noted.setdefault(place, {})[problem.kind] = problem
 
     def clear(self, place: Place, kinds: Collection[ProblemKind] = tuple(ProblemKind)) -> None:
-        """Forgets the partition's problems of these kinds. Idempotent."""
+        """Removes the partition's problems of these kinds. Idempotent."""
         noted = self._noted.get(place, {})
         for kind in kinds:
             noted.pop(kind, None)
@@ -29,12 +29,15 @@ class PartitionProblems:
             self._noted.pop(place, None)
 
     def current(self) -> Mapping[Place, PartitionProblem]:
-        """Returns one problem per partition: of several, the problem whose kind is declared last."""
+        """Returns one problem per partition.
+
+        If a partition has several, the kind that is declared last counts.
+        """
         rank = list(ProblemKind)
         return {place: noted[max(noted, key=rank.index)] for place, noted in self._noted.items()}
 
     def due_lines(self, now: float) -> list[tuple[Place, PartitionProblem]]:
-        """Returns the current problems to log now: each at once, and then every minute."""
+        """Returns the current problems to log now. Each problem is logged at once, and then every minute."""
         due = []
         for place, problem in sorted(self.current().items()):
             if now - self._logged_at.get((place, problem.kind), float("-inf")) >= LOG_SECONDS:

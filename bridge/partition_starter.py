@@ -1,4 +1,4 @@
-"""Starts assigned partitions at the positions in Postgres, if no records are skipped by that."""
+"""Starts assigned partitions at the positions in Postgres, if this skips no records."""
 
 from collections.abc import Iterable, Mapping
 
@@ -28,17 +28,18 @@ class PartitionStarter:
         self._topics = topics
         self._stops = stops
         self._differing: set[str] = set()
-        # To check a partition that cannot be started takes round trips, which delay the other partitions.
+        # The checks of a partition that cannot be started are repeated with growing pauses, because they need
+        # round trips, which delay the other partitions.
         self._unstarted: Backoffs[Place] = Backoffs()
 
     def start_new(self, consumer: Consumer, now: float) -> None:
         """Starts assigned partitions. A partition without rows gets rows, and starts in the next turn.
 
-        Notes reasons against a start. Raises ProgressStoreUnavailable or ConsumerBroken; even then, no
-        partition is half started.
+        Notes the reasons why partitions cannot be started. Raises ProgressStoreUnavailable or ConsumerBroken.
+        Even then, each partition is either completely started or not started.
         """
         facts = consumer.topics()
-        # If a topic was created again with fewer partitions, the group still has the old partitions.
+        # If a topic was re-created with fewer partitions, the assignment still contains the old partitions.
         new = {
             (topic, number)
             for topic, number in consumer.assignment() - self._inflight.partitions.keys()
@@ -61,7 +62,8 @@ class PartitionStarter:
             )
             for topic, partition in sorted(ranges.keys() & new)
         }
-        # This precedes any start, because a finding holds all partitions of its topic.
+        # All findings are noted before any partition is started, because a finding holds back all partitions
+        # of its topic.
         for place, verdict in verdicts.items():
             if isinstance(verdict, LoudStop):
                 self._stops.note_finding(place, verdict, now)
@@ -89,7 +91,7 @@ class PartitionStarter:
             self._unstarted.note_failure(place, now)
 
     def find_unread(self, consumer: Consumer) -> list[Place]:
-        """Returns partitions that exist, are not assigned to this bridge, and were never started (no rows).
+        """Returns partitions that are not assigned to this bridge, and that no bridge has started (no rows).
 
         Raises ProgressStoreUnavailable.
         """
@@ -102,7 +104,7 @@ class PartitionStarter:
         return [place for place in others if place not in read or read[place].watermark is None]
 
     def find_replaced(self, facts: Mapping[str, TopicFacts]) -> frozenset[Place]:
-        """Returns started partitions of re-created or deleted topics: polled records may be of a new one."""
+        """Returns the started partitions of topics that were re-created or deleted."""
         ids = {topic: known.topic_id for topic, known in facts.items()}
         return frozenset(
             place
@@ -112,7 +114,8 @@ class PartitionStarter:
 
     def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> bool:
         declared = self._topics[topic]
-        # Registers all partitions together: a later one starts at offset 0, even with start="latest".
+        # All partitions are registered together. A partition that is registered later starts at offset 0,
+        # even with start="latest".
         starts = find_starts(consumer, declared, range(facts.partitions))
         if len(starts) < facts.partitions:
             return False
@@ -126,7 +129,8 @@ class PartitionStarter:
         if shards != declared and entity not in self._differing:
             self._differing.add(entity)
             log.warning(
-                "shards in code differ from Postgres, whose value is used; change it with `sluice reshard"
+                "shards in code differ from Postgres; the number in Postgres is used; change it with"
+                " `sluice reshard"
                 ' ENTITY N --reason "…"`',
                 entity=entity,
                 declared=declared,

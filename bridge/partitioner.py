@@ -1,4 +1,4 @@
-"""The partition that a record's producer should have chosen, and a sampled check of it. Pure."""
+"""The partition that the producer of a record should have chosen, and a check of samples. Pure."""
 
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -25,18 +25,21 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
-MAX_SAMPLE_BYTES = 1024  # this code hashes a megabyte per second; a longer key may be truncated
-SUSPICIOUS_SAMPLES = 20  # fewer samples may be older than an increase of the partition count
+# Longer keys are not checked: this code hashes only a megabyte per second, and a long key may be truncated.
+MAX_SAMPLE_BYTES = 1024
+# A few records on other partitions are no reason for a warning: they may be older than an increase of the
+# partition count.
+SUSPICIOUS_SAMPLES = 20
 
 
 class PartitionerCheck:
-    """Counts samples on an unexpected partition, per topic."""
+    """Counts the samples that are on an unexpected partition, per topic."""
 
     def __init__(self) -> None:
         self._elsewhere: dict[str, int] = {}
 
     def sample(self, place: Place, record: Record, partitions: int) -> bool:
-        """Returns True if this record makes its topic suspicious, at most once per topic."""
+        """Checks one record. Returns True if the topic needs a warning now, at most once per topic."""
         topic, partition = place
         if record.key is None or len(record.key) > MAX_SAMPLE_BYTES:
             return False

@@ -30,28 +30,34 @@ class Progress(NamedTuple):
 
 
 class ProgressStore(Protocol):
-    """All methods are idempotent. Each may raise ProgressStoreUnavailable; then the outcome is unknown."""
+    """The interface. All methods are idempotent.
+
+    Each method may raise ProgressStoreUnavailable. Then it is unknown if the statement had an effect.
+    """
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         """Returns the assignments of partitions in one snapshot. Omits partitions of unknown topics."""
 
     def register_topic(self, start: TopicStart) -> None:
-        """Inserts the rows of a topic and its partitions. Rows that exist stay unchanged."""
+        """Inserts the rows of a topic and its partitions. Existing rows stay unchanged."""
 
     def read_progress(self, places: Iterable[Place]) -> Progress:
         """Returns the current progress."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
-        """Reads progress and writes the watermarks that `decide` returns, in one snapshot."""
+        """Reads the progress, and writes the watermarks that `decide` returns for it, in one snapshot."""
 
     def read_skipped(self) -> Mapping[Place, Sequence[SkippedRange]]:
         """Returns partition → offsets that operators skipped. Omits partitions without skipped offsets."""
 
     def claim_instance(self) -> int:
-        """Takes and returns the lowest free number of a bridge. The end of the connection frees it."""
+        """Takes the lowest free number of a bridge, and returns it.
+
+        The number is free again when the connection ends.
+        """
 
     def keep_instance(self, instance: int) -> bool:
-        """Returns True if this bridge still has the number or takes it again."""
+        """Returns True if this bridge still has the number, or could take the number again."""
 
     def write_reads(
         self,
@@ -61,7 +67,7 @@ class ProgressStore(Protocol):
         problems: Mapping[Place, PartitionProblem],
         seen: Iterable[Place],
     ) -> None:
-        """Writes the partitions that this bridge reads, and the reasons why it does not read others."""
+        """Writes the partitions that this bridge reads, and the reasons why others are not read."""
 
     def read_reads(self) -> list[PartitionRead]:
         """Returns the reports of all bridges."""
@@ -143,6 +149,7 @@ class PostgresProgressStore:
         except Exception as error:
             if whose_fault(error) is not Fault.SURROUNDINGS:
                 raise
-            # This server may no longer be the primary: the next attempt connects and checks again.
+            # This server may no longer be the primary, so the next attempt makes a new connection, which
+            # checks that.
             self._session.close()
             raise ProgressStoreUnavailable(str(error).strip()) from error

@@ -1,4 +1,4 @@
-"""The bridge's access to Redis: publishes batches, reads the lists, detects a wiped Redis."""
+"""The bridge's access to Redis: publishes batches, reads queues' lists, detects that Redis lost its data."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,21 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.task_sender import Sent, TaskSender
 
 SENTINEL_KEY = "sentinel"
-"""A key with a random value that all bridges share. A changed value means that Redis lost its data."""
+"""A key in Redis with a random value. All bridges share the key.
+
+If the value has changed, Redis lost its data.
+"""
 
 
 class PublisherUnavailable(Exception):
-    """Redis does not answer: the message stays unsent."""
+    """Redis does not answer. The message stays unsent."""
 
 
 class PublisherRefused(PublisherUnavailable):
-    """Redis answers, but refuses the write: it is full or read-only. The refusal was logged."""
+    """Redis answers, but refuses the write, because it is full or read-only.
+
+    The refusal is already logged.
+    """
 
 
 class Probe(NamedTuple):
@@ -35,18 +41,22 @@ class Probe(NamedTuple):
 
 
 class Publisher(Protocol):
-    """Any method may raise PublisherUnavailable. After a failed publish, the message may have arrived."""
+    """The interface. Any method may raise PublisherUnavailable.
+
+    Then Redis may still have stored the message.
+    """
 
     def publish(self, queue: str, slices: list[Slice]) -> Sent:
-        """Puts one message on the queue's list. Has a time limit; does not retry.
+        """Puts one message on the queue's list. Has a time limit and does not retry.
 
-        Raises MessageTooLarge, and FormatTooOld as long as older workers run.
+        Raises MessageTooLarge. Raises FormatTooOld if a running worker is too old to read the message.
         """
 
     def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
-        """Reads lists and sentinel in one round trip. Creates the sentinel if it is missing.
+        """Reads the lists and the sentinel in one round trip.
 
-        A new sentinel has a new value. `searched`: queues whose messages are searched for.
+        If the sentinel is missing, creates it with a new value. `searched`: the queues whose messages are
+        searched for.
         """
 
 
@@ -74,7 +84,8 @@ class RedisPublisher:
                     search_messages(pipe, queue, redis.redis_prefix)
                 sentinel, *answers = pipe.execute()
             if sentinel is None:
-                # Follows the reads, because a full Redis refuses this write but answers reads.
+                # This write comes after the reads: a full Redis refuses the write, but still answers the
+                # reads.
                 redis.set(SENTINEL_KEY, secrets.token_hex(16), nx=True)
                 sentinel = redis.get(SENTINEL_KEY)
         answers_of = iter(answers)

@@ -9,27 +9,33 @@ from sluice.bridge.queue_messages import MessageInFlight, OutgoingBatch
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.tasks.apply.batch_message import Slice
 
-FULL_RECORDS = 200  # per message: with fewer, an event costs more; with more, nothing is saved
-FULL_BYTES = 512 * 1024  # Redis stores a message as base64 in JSON; a few messages must not fill Redis
-EAGER_SECONDS = 0.010  # records of an idle queue wait this long for further ones
-PATIENT_SECONDS = 0.250  # records of a busy queue wait this long, to make fewer and fuller messages
-MAX_MESSAGES = 8  # on a queue's list: enough for a busy worker, and few are lost if Redis is wiped
-MAX_BYTES = 6 * 1024 * 1024  # of a queue's list as Redis stores it: MAX_MESSAGES full messages
-SHORT_MESSAGES = 2  # the worker takes the next message at once; more small messages would only wait
-LONG_SECONDS = 0.030  # between reads of a list's length while the list is not short
-LOOK_SECONDS = 1.0  # between searches for a queue's overdue messages
-LOOK_AGAIN_SECONDS = 0.2  # after a message was not found: progress is read twice as often
-STUCK_SECONDS = 60.0  # in hand of a running worker; a batch stops after 20 seconds
-MAX_PAUSE_SECONDS = 10.0  # for a lane without progress in a queue whose other lanes advance
-HELD_SECONDS = 5.0  # for a lane that older workers cannot read; the keys of workers are read every 10 s
-HALTED_RETRY_SECONDS = 5.0  # between attempts of a halted queue
+# Records per message: with fewer records, an event costs more; with more records, nothing is saved.
+FULL_RECORDS = 200
+# Limit of a message; Redis stores it as base64 in JSON, and a few messages must not fill Redis.
+FULL_BYTES = 512 * 1024
+EAGER_SECONDS = 0.010  # records of an idle queue wait this long for more records
+PATIENT_SECONDS = 0.250  # records of a busy queue wait this long, so that there are fewer and fuller messages
+# The most on a queue's list: enough for a busy worker, and few are lost if Redis loses its data.
+MAX_MESSAGES = 8
+MAX_BYTES = 6 * 1024 * 1024  # the most on a queue's list, as Redis stores it: MAX_MESSAGES full messages
+SHORT_MESSAGES = 2  # a list with this many messages is long enough; more small messages would only wait
+LONG_SECONDS = 0.030  # the time between reads of a list's length while the list is not short
+LOOK_SECONDS = 1.0  # the time between searches for a queue's overdue messages
+# The time to the next search after a message was not found; progress is read twice as often.
+LOOK_AGAIN_SECONDS = 0.2
+# A message in hand of a running worker for this long is sent again; a batch stops after 20 seconds.
+STUCK_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 10.0  # the longest pause of a lane without progress in a queue whose other lanes advance
+# The pause of a lane that older workers cannot read; the list of workers is read every 10 s.
+HELD_SECONDS = 5.0
+HALTED_RETRY_SECONDS = 5.0  # the time between attempts of a halted queue
 
 
 class Resend(Enum):
     """The reason why a lane is sent again."""
 
     OVERTAKEN = "a later message of its queue was applied"
-    SILENT = "the lane makes no progress, and its message is neither on the list nor in hand"
+    SILENT = "the lane makes no progress, and its message is neither on the list nor in hand of a worker"
     STUCK = "a worker has had the lane's message in hand for too long"
     HALTED = "the queue is halted: its first records are retried"
     WIPED = "Redis was wiped"
@@ -43,7 +49,7 @@ class QueueBuffer:
         self.halted = False
         # Lanes with unsent records, in the order in which they are served.
         self._ready: dict[Lane, None] = {}
-        # Lanes that are refused repeatedly → the time when one message of the lane is sent as a trial.
+        # Lanes that are refused repeatedly → the time when one message of the lane is sent to try again.
         self._paused: dict[Lane, float] = {}
         self._messages: deque[MessageInFlight] = deque()  # oldest first
         self._ask_at = self._look_at = -math.inf
@@ -58,7 +64,7 @@ class QueueBuffer:
         return len(self._messages)
 
     def note_added(self, lane: Lane, now: float) -> None:
-        """Notes that the lane got records."""
+        """Notes that records were added to the lane."""
         if not lane.unsent or self._is_on_trial(lane):
             return
         if not self._ready:
@@ -67,7 +73,7 @@ class QueueBuffer:
         self._added_at = now
 
     def forget(self, lane: Lane) -> None:
-        """Drops the lane, whose partition this bridge no longer reads."""
+        """Drops the lane, because this bridge no longer reads its partition."""
         self._ready.pop(lane, None)
         self._paused.pop(lane, None)
         self._unsend(lane)
@@ -93,7 +99,8 @@ class QueueBuffer:
             return False
         if waiting.messages >= SHORT_MESSAGES:
             self._ask_at = now + LONG_SECONDS
-        # A bridge without a message on the list may exceed the limit, or other bridges could starve it.
+        # A bridge without a message on the list may exceed the limit. Otherwise other bridges could keep it
+        # from sending.
         bounds = 1 if unapplied else 2
         if waiting.messages >= bounds * MAX_MESSAGES or waiting.bytes >= bounds * MAX_BYTES:
             return False
@@ -102,11 +109,15 @@ class QueueBuffer:
         age = now - self._oldest_at
         if not waiting.messages:
             return age >= EAGER_SECONDS
-        # On a long list a small message waits and grows.
+        # While the list is long, a small message is not sent, and gets more records.
         return age >= PATIENT_SECONDS and (waiting.messages < SHORT_MESSAGES or not unapplied)
 
     def cut(self) -> OutgoingBatch:
-        """Returns the next message: up to 200 records or 512 KiB, lanes in turns, or one larger record."""
+        """Returns the next message. It contains records of the lanes in turns, up to two limits.
+
+        The limits are FULL_RECORDS and FULL_BYTES. A record that is larger than FULL_BYTES gets its own
+        message.
+        """
         records, room = FULL_RECORDS, FULL_BYTES
         parts: list[tuple[Lane, Slice, int]] = []
         for lane in self._ready:
@@ -121,7 +132,7 @@ class QueueBuffer:
         return OutgoingBatch(self.name, tuple(parts))
 
     def hold_back(self, lane: Lane, now: float) -> None:
-        """Pauses a lane that cannot be sent now, for HELD_SECONDS. The other lanes continue."""
+        """Pauses a lane that cannot be sent now. The pause takes HELD_SECONDS. The other lanes continue."""
         self._ready.pop(lane, None)
         self._paused[lane] = now + HELD_SECONDS
 
@@ -132,16 +143,17 @@ class QueueBuffer:
             del self._ready[lane]
             if lane.unsent and not lane.is_refused:
                 self._ready[lane] = None
-        # The age of the remaining records is unknown; assumes the age of the newest record.
+        # The age of the remaining records is not stored, so they count as old as the newest record.
         self._oldest_at = self._added_at if self._ready else math.inf
         self._messages.append(MessageInFlight(message_id, {lane: part.last for lane, part, _ in batch.parts}))
         self._sent_at = now
 
     def resend_overtaken(self, now: float) -> dict[Lane, Resend]:
-        """Drops applied messages and rewinds overtaken lanes. Call it after lanes advanced.
+        """Drops messages that workers have processed, and marks the unapplied records in them as unsent.
 
-        A worker has seen a message if one of its slices is applied. If other slices of this message or of
-        earlier messages are not applied then, they were lost or arrived in the wrong order.
+        Call it after lanes have advanced. If one slice of a message is applied, a worker has processed this
+        message and all earlier messages. Their slices that are not applied were lost or arrived in the wrong
+        order.
         """
         seen = 0
         for number, message in enumerate(self._messages, start=1):
@@ -156,14 +168,17 @@ class QueueBuffer:
             lane.refusals += 1
             self.rewind(lane)
             if lane.is_refused:
-                # The lane waits for the end of a pause. Otherwise each message of the queue would include it.
+                # The lane is paused. Otherwise each message of the queue would include records of this lane.
                 self._ready.pop(lane, None)
                 self._paused[lane] = now + min(lane.patience_seconds, MAX_PAUSE_SECONDS)
                 lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
         return overtaken
 
     def needs_search(self, now: float) -> bool:
-        """Returns True if a lane made no progress within its patience; then its message is searched for."""
+        """Returns True if a lane has made no progress within its patience.
+
+        Then its message must be searched for.
+        """
         if self.halted or now < self._look_at:
             return False
         found = bool(self._overdue_lanes(now))
@@ -172,18 +187,21 @@ class QueueBuffer:
         return found
 
     def note_settled(self) -> None:
-        """Notes that progress was read and all lanes were advanced."""
+        """Notes that the progress in Postgres was read, and that all lanes were advanced."""
         self._settled += 1
 
     def resend_halted(self, now: float, waiting: Waiting | None) -> dict[Lane, Resend]:
-        """Rewinds a halted queue whose list is empty, so that its first records are retried."""
+        """If the queue is halted and its list is empty, marks all records as unsent, to retry the first."""
         due = self.halted and now - self._sent_at >= HALTED_RETRY_SECONDS
         if not due or waiting is None or waiting.messages:
             return {}
         return self._resend(dict.fromkeys(self._first_messages(), Resend.HALTED))
 
     def resend_lost(self, now: float, found: Whereabouts) -> dict[Lane, Resend]:
-        """Rewinds lanes whose overdue message was missing twice, or has been in hand for too long."""
+        """Marks lanes as unsent if their message is lost, or has been in hand for too long.
+
+        A message counts as lost if two searches did not find it.
+        """
         self._look_at = now + LOOK_SECONDS
         reasons: dict[Lane, Resend] = {}
         for lane, message in self._overdue_lanes(now):
@@ -195,7 +213,8 @@ class QueueBuffer:
             elif message.id in found.on_list:
                 message.missing_at = None
             elif message.missing_at is None:
-                # The message may have been applied a moment ago: the next reading of progress shows that.
+                # The message may have been applied a moment ago. If so, the next reading of the progress will
+                # show that.
                 message.missing_at = self._settled
                 self._look_at = now + LOOK_AGAIN_SECONDS
             elif message.missing_at < self._settled:
@@ -219,14 +238,14 @@ class QueueBuffer:
             self._oldest_at = -math.inf
 
     def rewind_all(self) -> int:
-        """Rewinds every lane in flight. Returns their number."""
+        """Marks every lane in flight as unsent. Returns the number of these lanes."""
         lanes = list(self._first_messages())
         for lane in lanes:
             self.rewind(lane)
         return len(lanes)
 
     def note_applied(self, lane: Lane) -> None:
-        """Notes that the lane advanced. It may now be empty or no longer refused."""
+        """Notes that the lane advanced. The lane may now be empty, and it is no longer refused."""
         self._paused.pop(lane, None)
         if not lane.unsent:
             self._ready.pop(lane, None)
@@ -241,7 +260,7 @@ class QueueBuffer:
         self._messages = deque(message for message in self._messages if message.ends)
 
     def _first_messages(self) -> dict[Lane, MessageInFlight]:
-        """Returns for each lane in flight the message with its first unapplied record."""
+        """Returns for each lane in flight the message that contains the lane's first unapplied record."""
         found: dict[Lane, MessageInFlight] = {}
         for message in self._messages:
             for lane, end in message.ends.items():
@@ -257,7 +276,8 @@ class QueueBuffer:
         ]
 
     def _count_unapplied(self) -> int:
-        # A refused lane has at most one message, which does not count for the limit of the queue.
+        # A refused lane has at most one message in flight. This message does not count for the limit of the
+        # queue.
         return sum(not all(lane.is_refused for lane in message.ends) for message in self._messages)
 
     def _is_on_trial(self, lane: Lane) -> bool:

@@ -9,11 +9,11 @@ from sluice.tasks.apply.batch_message import Slice
 
 @dataclass(frozen=True)
 class OutgoingBatch:
-    """One message to publish. Its records stay unsent until `note_sent`, even after a failed publish."""
+    """One message to publish. Until `note_sent`, its records count as unsent, even if publishing failed."""
 
     queue: str
     parts: tuple[tuple[Lane, Slice, int], ...]
-    """Lane, its slice, the slice's bytes."""
+    """The lane, the slice of the lane, and the bytes of the slice."""
 
     @property
     def slices(self) -> list[Slice]:
@@ -29,4 +29,4 @@ class MessageInFlight:
     ends: dict[Lane, int]
     in_hand_since: float = math.inf
     missing_at: int | None = None
-    """The count of progress readings when the message was first not found."""
+    """The number of readings of the progress up to the first search that did not find the message."""

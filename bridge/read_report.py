@@ -1,4 +1,4 @@
-"""Reports the partitions that this bridge reads, and the reasons why it does not read others."""
+"""Reports the partitions that this bridge reads, and the reasons why other partitions are not read."""
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -26,11 +26,11 @@ REPORT_SECONDS = 5.0
 NO_BROKER = "no broker answers"
 _OUTAGE_PROBLEMS = frozenset({ProblemKind.NO_LEADER, ProblemKind.KAFKA_ERROR})
 _OUTAGE_CODES = AWAY_CODES | {"_WAIT_COORD"}
-STATE_SECONDS = 1.0  # between comparisons of topics and problems; a comparison costs 0.1 ms
+STATE_SECONDS = 1.0  # the time between comparisons of topics and problems; a comparison costs 0.1 ms
 
 
 class UnreadPartitions(NamedTuple):
-    """Partitions that no bridge reads, without a known reason."""
+    """Partitions that no bridge reads, although no reason is known."""
 
     never_read: AbstractSet[Place]
     abandoned: AbstractSet[Place]
@@ -38,7 +38,10 @@ class UnreadPartitions(NamedTuple):
 
 
 class ReadReport:
-    """Reports the loop's partitions. Every module that finds a problem adds it to `problems`."""
+    """Reports the partitions of the bridge.
+
+    Every module that finds a problem adds the problem to `problems`.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class ReadReport:
         return self._errors.group_is_refused
 
     def is_group_probe_due(self, now: float) -> bool:
-        """Returns True if a new consumer should be made, to check if Kafka still refuses this bridge."""
+        """Returns True if a new consumer should check now if Kafka still refuses this bridge."""
         return self._errors.is_group_probe_due(now)
 
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
@@ -74,7 +77,10 @@ class ReadReport:
         self._errors.note_state({}, {}, frozenset(), now, away=away)
 
     def take(self, consumer: Consumer, now: float) -> None:
-        """Takes the consumer's reports, and logs the reports that are due. Call it after each poll."""
+        """Takes the errors that the consumer reports, and logs those that are due.
+
+        Call it after each poll.
+        """
         self._errors.note_readable(consumer.take_readable())
         errors = consumer.take_errors()
         if not errors and now - self._compared_at < STATE_SECONDS:
@@ -99,7 +105,10 @@ class ReadReport:
                 consumer.seek(place, self._inflight.partitions[place].position)
 
     def log_due(self, now: float) -> None:
-        """Logs each problem at once and then every minute, in one line for all its partitions."""
+        """Logs each problem at once and then every minute.
+
+        A line lists all partitions with the same problem.
+        """
         due: dict[PartitionProblem, list[Place]] = {}
         for place, problem in self.problems.due_lines(now):
             due.setdefault(problem, []).append(place)
@@ -145,7 +154,8 @@ def find_waiting(
 ) -> dict[Place, PartitionProblem]:
     """Returns the partitions of a new topic that wait for the topic's other partitions.
 
-    The partitions are registered together: a later one starts at offset 0, even with start="latest".
+    All partitions are registered together. A partition that is registered later starts at offset 0, even with
+    start="latest".
     """
     lone = {topic: sorted(known.leaderless) for topic, known in facts.items() if known.leaderless}
     return {
@@ -166,13 +176,14 @@ def find_unread(
     `without_rows`: partitions that no bridge ever started. `there`: all partitions that exist.
     """
     rows = {(read.topic, read.partition): read for read in reads}
-    # A stop concerns its whole topic, but is reported for one partition.
+    # A stop concerns its whole topic, but it is reported only for one partition.
     stopped = {read.topic for read in rows.values() if read.problem is ProblemKind.STOPPED}
     explained = {
         place
         for place, read in rows.items()
         if read.unread_seconds is None or read.problem is not None or read.topic in stopped
     }
-    # A partition with rows but without a report may be read by an older bridge, which does not report.
+    # Only partitions with a report count as abandoned. A partition without a report may be read by a bridge
+    # of an older version, which writes no reports.
     once = {place for place, read in rows.items() if read.was_read}
     return UnreadPartitions(frozenset(without_rows) - explained, once.intersection(there) - explained)

@@ -23,7 +23,7 @@ from sluice.tasks.task_sender import Sent
 
 log = structlog.get_logger("sluice.bridge")
 
-SENTINEL_SECONDS = 0.2  # the longest time until a wiped Redis is detected, even if no list is read
+SENTINEL_SECONDS = 0.2  # after this time at the latest, the bridge detects that Redis lost its data
 
 
 class SendLoop:
@@ -43,7 +43,7 @@ class SendLoop:
     def send_due(self, now: float) -> None:
         """Sends the messages that are due. In an outage of Redis, all messages stay unsent.
 
-        Raises TopicStopped for a record that fits into no message; it stays unsent.
+        Raises TopicStopped for a record that is too large for a message. This record stays unsent.
         """
         if not self._backoff.allows(now):
             return
@@ -68,7 +68,10 @@ class SendLoop:
         return self._backoff.failing and not self.redis_refuses
 
     def note_resent(self, resent: Mapping[Lane, Resend]) -> None:
-        """Counts the lanes. Logs one line per reason, not per lane, because an outage affects all lanes."""
+        """Counts the lanes that are sent again.
+
+        Logs one line per reason, because an outage affects all lanes.
+        """
         self._metrics.note_resent(resent.values())
         for reason, lanes in Counter(resent.values()).items():
             log.info("lanes will be sent again", reason=reason.value, lanes=lanes)

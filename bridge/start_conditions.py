@@ -21,7 +21,7 @@ class Start:
 
 @dataclass(frozen=True)
 class NeedsRows:
-    """The topic or partition is new: insert its rows, then read the assignment again."""
+    """The topic or partition is new. Its rows must be inserted, and then the assignment read again."""
 
 
 class StopKind(Enum):
@@ -33,12 +33,15 @@ class StopKind(Enum):
     DELETED = "records were deleted before they were applied"
     ABOVE_END = "the log ends below the applied records"
     TRUNCATED = "the log lost records that were read"
-    TOO_LARGE = "a record fits into no message"
+    TOO_LARGE = "a record is too large for a message"
 
 
 @dataclass(frozen=True)
 class LoudStop:
-    """A stop that prevents a silent skip. The message contains the cause and the operator's options."""
+    """A reason to stop a topic, because further reading would skip records.
+
+    The message contains the cause and the operator's options.
+    """
 
     kind: StopKind
     message: str
@@ -50,9 +53,10 @@ AssignmentVerdict: TypeAlias = Start | NeedsRows | LoudStop
 def judge_assignment(
     topic: str, partition: int, assignment: Assignment | None, *, topic_id: str, log: LogRange
 ) -> AssignmentVerdict:
-    """Judges a partition. `log` must have been read after the assignment.
+    """Decides if a partition starts, needs rows, or stops its topic.
 
-    In the reverse order, a lane may be ahead of the log's end, if newer records were applied in between.
+    `log` must have been read after the assignment. In the reverse order, records that were written and
+    applied in between would make the applied offsets higher than the log's end.
     """
     if assignment is None:
         return NeedsRows()
@@ -76,7 +80,7 @@ def judge_assignment(
         return LoudStop(
             StopKind.DELETED,
             f"{where}: records from offset {assignment.watermark} to {log.start - 1} were deleted from the"
-            f" log before they were applied (its retention is too short, or no bridge ran)."
+            f" log before they were applied (the retention of the topic is too short, or no bridge ran)."
             f" {_accept(topic)}",
         )
     newest = max([assignment.watermark - 1, *assignment.applied.values()])
@@ -84,7 +88,8 @@ def judge_assignment(
         return LoudStop(
             StopKind.ABOVE_END,
             f"{where}: offset {newest} was applied, but the log ends at {log.end}: the log lost records"
-            f" (unclean election, restored cluster), so new records will get their offsets. {_accept(topic)}",
+            f" (unclean election, restored cluster), so new records get the offsets of lost records."
+            f" {_accept(topic)}",
         )
     return Start(assignment, assignment.watermark)
 
@@ -95,9 +100,9 @@ def judge_logs(
     assignments: Mapping[Place, Assignment],
     logs: Mapping[Place, LogRange],
 ) -> dict[Place, LoudStop | None]:
-    """Judges all partitions whose log is known; a partition that may start or needs rows has no stop.
+    """Returns the stop of each partition whose log is known; None if the partition may start or needs rows.
 
-    For a declared topic that Kafka lacks, partition 0 gets the stop.
+    For a declared topic that does not exist in Kafka, partition 0 gets the stop.
     """
     judged: dict[Place, LoudStop | None] = {}
     for place, log in logs.items():
@@ -112,7 +117,7 @@ def judge_logs(
 
 
 def truncated(place: Place, error: str) -> LoudStop:
-    """Returns the stop of a log that lost records which this bridge had read."""
+    """Returns the stop for a log that lost records after this bridge had read them."""
     topic, partition = place
     return LoudStop(
         StopKind.TRUNCATED,
@@ -122,7 +127,7 @@ def truncated(place: Place, error: str) -> LoudStop:
 
 
 def too_large(place: Place, offset: int, error: str) -> LoudStop:
-    """Returns the stop of a record that is too large for a message."""
+    """Returns the stop for a record that is too large for a message."""
     topic, partition = place
     return LoudStop(
         StopKind.TOO_LARGE,

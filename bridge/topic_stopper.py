@@ -16,7 +16,10 @@ log = structlog.get_logger("sluice.bridge")
 
 
 class TopicStopper:
-    """The part of the bridge's turn that handles stopped topics. Their partitions stay assigned."""
+    """The part of the bridge's turn that handles stopped topics.
+
+    The partitions of stopped topics stay assigned.
+    """
 
     def __init__(
         self, watch: LogWatch, inflight: Inflight, declared: Collection[str], problems: PartitionProblems
@@ -28,7 +31,7 @@ class TopicStopper:
         self._problems = problems
 
     def take_look(self, consumer: Consumer) -> None:
-        """Applies the newest look of the watch. Raises BridgeStopped if no topic is left to read."""
+        """Applies the newest look of the log watch. Raises BridgeStopped if no topic is left to read."""
         topics, refused = consumer.topics(), consumer.topic_errors()
         self._watch.offer(topics, refused)
         look = self._watch.take()
@@ -39,7 +42,7 @@ class TopicStopper:
         for topic in sorted(before - self.stops.stopped().keys()):
             log.info("topic is no longer stopped", topic=topic)
         self._forget_stopped()
-        # A topic may exist although Kafka returns no facts for it.
+        # If Kafka refuses to return facts for a topic, the topic may still exist.
         if self.stops.nothing_is_left(self._declared, [*topics, *refused]):
             raise BridgeStopped(" ".join(self.stops.stopped().values()))
 

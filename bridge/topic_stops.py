@@ -1,8 +1,9 @@
 """The topics that this bridge must not read, because further reading would skip records. Pure.
 
 A stop concerns the whole topic: damage to one partition's log makes the other partitions doubtful. After the
-first finding, no partition of the topic is started. Partitions that are being read stop when a later look
-confirms the finding. A look without the finding ends the stop, so `sluice accept` affects running bridges.
+first finding, no partition of the topic is started. If a later look confirms the finding, the partitions that
+are being read stop too. A look without the finding ends the stop. Therefore `sluice accept` has an effect on
+running bridges.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +17,7 @@ from sluice.runtime.place import Place
 
 # A newly elected leader may first report an end of the log that is too low.
 AGREE_SECONDS = 5.0
-# Metadata of a broker that just started may lack a topic for a moment.
+# For a moment after the start of a broker, its metadata may lack a topic.
 GONE_AFTER_SECONDS = 10.0
 
 Routing: TypeAlias = tuple[str, int]
@@ -24,7 +25,7 @@ Routing: TypeAlias = tuple[str, int]
 
 
 class BridgeStopped(Exception):
-    """Raised if no topic is left that this bridge may read. The message names each stop and its remedy."""
+    """Raised if no topic is left that this bridge may read. The message contains each stop and its remedy."""
 
 
 class TopicStopped(Exception):
@@ -37,7 +38,7 @@ class TopicStopped(Exception):
 
 
 class Look(NamedTuple):
-    """All partitions, judged at one time. Postgres was read first, then Kafka."""
+    """One check of all partitions. Postgres was read first, and then Kafka."""
 
     began_at: float
     places: frozenset[Place]
@@ -56,11 +57,14 @@ class _Noted:
     since: float
     is_sure: bool = False
     routing: Routing | None = None
-    """Set for a finding that no look can confirm: it lasts until the routing changes."""
+    """Set for a finding that no look can confirm. Such a finding lasts until the routing changes."""
 
 
 class TopicStops:
-    """The findings of one bridge, and the topics that they stop. Times are from the loop's clock."""
+    """The findings of one bridge, and the topics that are stopped by these findings.
+
+    Times are by the clock of the bridge's loop.
+    """
 
     def __init__(self) -> None:
         self._noted: dict[Place, _Noted] = {}
@@ -68,7 +72,7 @@ class TopicStops:
         self._shown: frozenset[Place] = frozenset()
 
     def note_finding(self, place: Place, stop: LoudStop, now: float) -> None:
-        """Notes a reason not to start a partition. The next looks confirm or drop it."""
+        """Notes a reason not to start a partition. Later looks confirm or drop this finding."""
         self._noted.setdefault(place, _Noted(stop, now))
 
     def note_event(self, place: Place, stop: LoudStop, routing: Routing, now: float) -> None:
@@ -80,7 +84,7 @@ class TopicStops:
         topics = {topic for topic, _ in look.places}
         for place, noted in list(self._noted.items()):
             if noted.since >= look.began_at:
-                continue  # newer than the look
+                continue  # the finding is newer than the look
             is_over = (
                 place not in look.places and place[0] in topics
                 if noted.routing is None
@@ -103,7 +107,8 @@ class TopicStops:
         if stop is None:
             self._noted.pop(place, None)
         elif noted is None:
-            # The bridge that reads the partition may hold the deleted records and still send them.
+            # Deleted records alone are not enough: the bridge that reads the partition may hold these records
+            # and still send them.
             if stop.kind is not StopKind.DELETED or place in look.reported:
                 self._noted[place] = _Noted(stop, look.began_at)
         elif noted.stop.kind is not stop.kind:
@@ -117,7 +122,7 @@ class TopicStops:
         return any(topic == place[0] for topic, _ in [*self._noted, *self._reported])
 
     def stopped(self) -> dict[str, str]:
-        """Returns stopped topic → the reason that this bridge found or that another bridge reported."""
+        """Returns stopped topic → the reason, which this bridge found or another bridge reported."""
         found = {place[0]: text for place, text in sorted(self._reported.items(), reverse=True)}
         return found | {place[0]: noted.stop.message for place, noted in self._sure()}
 
@@ -127,7 +132,7 @@ class TopicStops:
         return bool(stopped) and all(topic in stopped or topic not in existing for topic in declared)
 
     def show(self, problems: PartitionProblems) -> None:
-        """Writes to `problems` one problem per topic that this bridge's findings stop."""
+        """Writes one problem to `problems` for each topic that is stopped by findings of this bridge."""
         shown = {place[0]: (place, noted.stop) for place, noted in self._sure()}
         places = frozenset(place for place, _ in shown.values())
         for place in self._shown - places:
@@ -137,7 +142,10 @@ class TopicStops:
         self._shown = places
 
     def _sure(self) -> list[tuple[Place, _Noted]]:
-        """Returns sure findings, the last partition first, so that a mapping by topic keeps the first one."""
+        """Returns the confirmed findings, the last partition first.
+
+        Then a mapping by topic keeps the first.
+        """
         return [(place, noted) for place, noted in sorted(self._noted.items(), reverse=True) if noted.is_sure]
 
 

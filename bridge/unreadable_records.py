@@ -1,4 +1,7 @@
-"""Finds partitions that stop at a record that the client cannot open, and seeks past skipped records."""
+"""Finds partitions that stop at a record that the client cannot open.
+
+Seeks behind records that operators skipped.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +25,7 @@ STALLED_SECONDS = 15.0
 
 
 class PositionWatch:
-    """Measures the time that each partition has been at its position, with a monotonic clock. Pure."""
+    """Measures how long each partition has been at the same position. Pure."""
 
     def __init__(self) -> None:
         self._since: dict[Place, tuple[int, float]] = {}
@@ -30,8 +33,9 @@ class PositionWatch:
     def note(self, positions: Mapping[Place, int], now: float) -> tuple[set[Place], set[Place]]:
         """Notes the positions of all partitions that are being read, without paused partitions.
 
-        Returns the partitions that moved or are no longer read, and the partitions without progress for
-        STALLED_SECONDS. Returns the latter again after every further STALLED_SECONDS.
+        Returns two sets. The first set contains the partitions that moved or are no longer read. The second
+        set contains the partitions without progress for STALLED_SECONDS, again after every further
+        STALLED_SECONDS.
         """
         before, self._since = self._since, {}
         stood: set[Place] = set()
@@ -48,7 +52,7 @@ class PositionWatch:
 
 
 class UnreadableRecords:
-    """Adds unreadable records to `problems`, which also holds the client's own errors."""
+    """Adds unreadable records to `problems`. The errors that the client reports are there too."""
 
     def __init__(
         self, store: ProgressStore, inflight: Inflight, logs: LogWatch, problems: PartitionProblems
@@ -63,7 +67,7 @@ class UnreadableRecords:
         self._looked_at = float("-inf")
 
     def look(self, consumer: Consumer, now: float) -> None:
-        """Checks every LOOK_SECONDS. Call it after all polled records were taken.
+        """Checks the partitions every LOOK_SECONDS. Call it after all polled records were taken.
 
         Raises ProgressStoreUnavailable or ConsumerBroken.
         """
@@ -74,7 +78,10 @@ class UnreadableRecords:
         self._pass_skipped(consumer)
 
     def without_skipped(self, place: Place, records: list[Record]) -> list[Record]:
-        """Returns the records that no operator skipped. Another client may open skipped records."""
+        """Returns the records that no operator skipped.
+
+        The other client library may be able to open skipped records.
+        """
         skipped = self._skipped.get(place)
         if not skipped:
             return records
@@ -90,15 +97,15 @@ class UnreadableRecords:
         for place in self._stalled & moved:
             self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
         self._stalled -= moved
-        # A partition with a problem already has a reason.
+        # If a partition already has a problem, this problem is the reason why it does not move.
         for place in stood - self._problems.current().keys():
-            # The stored end is never above the current end.
+            # The end of the log was read earlier, so it is never higher than the current end.
             offset, end = positions[place], self._logs.ends.get(place, 0)
             if offset < end:
                 self._stalled.add(place)
                 detail = (
                     f"the client returns no record from offset {offset} on, although the log ends at {end};"
-                    f" skip the unreadable record with `sluice skip {place[0]}:{place[1]}:{offset} --reason"
+                    f" skip the record that cannot be read with `sluice skip {place[0]}:{place[1]}:{offset} --reason"
                     ' "…"`'
                 )
                 self._problems.note(place, PartitionProblem(ProblemKind.UNREADABLE_RECORD, detail, offset))
@@ -108,7 +115,7 @@ class UnreadableRecords:
         for place in self._skipped.keys() & self._inflight.partitions.keys():
             position = self._inflight.partitions[place].position
             problem = self._problems.current().get(place)
-            # Between the position and a record that the client reports there is no other record.
+            # If the client reports an unreadable record, no other record is between it and the position.
             named = problem.offset if problem is not None and problem.offset is not None else position
             offset = max(position, named)
             beyond = next_unskipped(self._skipped[place], offset)

@@ -26,7 +26,7 @@ def external_urls(
     missing = [name for name in NAMES if name not in named]
     if missing:
         raise StackError(
-            f"{' and '.join(named)} set, but not {' and '.join(missing)}: set all three to use your own"
+            f"the environment sets {' and '.join(named)}, but not {' and '.join(missing)}: set all three to use your own"
             f" services; {UNSET_HINT}"
         )
     return StackUrls(*named.values())

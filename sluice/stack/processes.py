@@ -1,4 +1,4 @@
-"""Starts processes that outlive their parent, and identifies them by pid and start time, never by pid alone."""
+"""Starts processes that outlive their parent, and identifies them by pid and start time, not by pid only."""
 
 import os
 import pwd
