@@ -1,4 +1,4 @@
-"""A worker's current and last batch: written by its loop, read by the lease thread."""
+"""A worker's current and last batch. The worker's loop writes them, and the lease thread reads them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +17,20 @@ class FinishedBatch:
 
 
 class Activity:
-    """The batch in hand and the last batch. Each attribute is replaced as a whole, for the other thread."""
+    """The current and the last batch.
+
+    Each attribute is replaced as a whole, because another thread reads it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.busy: tuple[str, float] | None = None
-        """The queue whose batch is in hand, and the start time of the batch."""
+        """The queue of the current batch, and the start time of the batch; None without a batch."""
         self.last: FinishedBatch | None = None
 
     @contextmanager
     def batch(self, queue: str, records: int) -> Iterator[None]:
-        """Marks the batch as in hand during the block."""
+        """Marks a batch as the current batch during the block."""
         began = self.clock()
         self.busy = (queue, began)
         try:

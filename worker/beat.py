@@ -1,4 +1,4 @@
-"""Beat's scheduler, and the choice of the beat that schedules, among several."""
+"""Beat's scheduler. If several beats run, only one of them, the leading beat, schedules tasks."""
 
 import time
 from collections.abc import Callable
@@ -32,9 +32,10 @@ MAX_INTERVAL_SECONDS = 1.0  # the longest time until a beat detects the end of t
 
 
 class SluiceScheduler(Scheduler):  # type: ignore[misc]
-    """Beat's loop without Celery's schedule, which depends on the machine's clock and is stored in a file.
+    """Beat's loop with Sluice's own schedule. Celery's schedule depends on the machine's clock and on a file.
 
-    Of several beats, the holder of a lock in Postgres schedules. The lock ends with its connection.
+    If several beats run, the beat that holds a lock in Postgres schedules tasks. The lock ends with the
+    connection that holds it.
     """
 
     max_interval = MAX_INTERVAL_SECONDS
@@ -55,14 +56,17 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         self._session: Session | None = None
 
     def setup_schedule(self) -> None:
-        """Opens the metrics' port. Celery calls it only in the process that will run. Raises SystemExit."""
+        """Opens the metrics' port. Raises SystemExit.
+
+        Celery calls this method only in the process that will run the loop.
+        """
         try:
             self._endpoint.open([self._metrics])
         except SettingsError as error:
             raise SystemExit(str(error)) from error
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Runs one turn of beat's loop. Returns the seconds until the next. Raises SystemExit."""
+        """Runs one turn of beat's loop. Returns the seconds until the next turn. Raises SystemExit."""
         touch_health(self.app.conf.sluice_health_file)
         if not self._try_join() or not self._try_lead():
             return MAX_INTERVAL_SECONDS
@@ -88,13 +92,15 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             self._session.close()
         super().close()
         if self._refusal is not None:
-            # Celery exits with code 0 after a SystemExit in `tick`, but not after one here.
+            # After a SystemExit in `tick`, Celery exits with code 0. After a SystemExit in `close`, Celery
+            # exits with code 1.
             raise SystemExit(self._refusal)
 
     def _publish(self, one: Periodic) -> None:
-        """Publishes a task. If a message of it already waits, leaves the task due and tries again soon.
+        """Publishes a task.
 
-        So a list without workers does not grow, and a run is omitted only for a moment.
+        If a message of the task already waits, the task stays due and is tried again soon. Therefore a list
+        without workers does not grow, and a run is only delayed for a moment.
         """
         sender = self._sender()
         waits = sender.is_waiting(one.task, one.queue)

@@ -1,7 +1,7 @@
-"""The leading beat's metrics of the whole installation, read from Postgres and Kafka at each scrape.
+"""The leading beat's metrics of the whole installation. A scrape reads them from Postgres and Kafka.
 
-Only one of several beats leads, so each figure has one source. The reader has its own session, because
-scrapes run in another thread. All reads have time-outs: Prometheus waits for ten seconds at most.
+Only one of several beats leads, so each figure is exported only once. The reader has its own session, because
+scrapes run in another thread. All reads have time-outs, because Prometheus waits for at most ten seconds.
 """
 
 import threading
@@ -31,10 +31,10 @@ from sluice.runtime.settings import Settings
 
 log = structlog.get_logger("sluice.beat")
 
-READ_SECONDS = 5.0  # the maximum age of a reading: two scrapers cost one reading
+READ_SECONDS = 5.0  # the maximum age of a reading; two scrapers share a reading
 STATEMENT_TIMEOUT = "2s"
 KAFKA_TIMEOUT_MS = 2_000
-LOOK_SECONDS = 2.0  # for the oldest records, which are fetched
+LOOK_SECONDS = 2.0  # the longest time to fetch the oldest records
 
 
 class Lead(Enum):
@@ -47,7 +47,10 @@ class Lead(Enum):
 
 @dataclass
 class Reading:
-    """One reading. A value is None if its service, or the service that was read before it, did not answer."""
+    """One reading of all figures. If a service did not answer, its figures are None or empty.
+
+    Kafka is read only if Postgres answered.
+    """
 
     open_issues: OpenIssues | None = None
     sharing: Sharing | None = None
@@ -56,13 +59,13 @@ class Reading:
     unread: Sequence[UnreadPartition] = ()
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
-    """Topic → records, for topics that a bridge has registered."""
+    """Topic → number of records without an outcome, for topics that a bridge has registered."""
     oldest_seconds: Mapping[str, float] = field(default_factory=dict)
     """Topic → age of its first unapplied record. A topic is missing if the record was not found in time."""
 
 
 class LeaderReader:
-    """Holds a session and a consumer until either fails. Not thread-safe."""
+    """Reads the figures. Keeps its connections until they fail. Not thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka_bootstrap_servers
@@ -73,14 +76,18 @@ class LeaderReader:
             settings={"statement_timeout": STATEMENT_TIMEOUT},
         )
         self._logs: LogReader | None = None
-        # Used only to log an outage one time: the scrapes decide how often to read.
+        # Used only to log each outage one time. The pauses of the backoff are ignored.
         self._postgres, self._kafka = Backoff(), Backoff()
 
     def read(self) -> Reading:
-        """Reads all figures. Omits a service that fails, and reconnects at the next reading."""
+        """Reads all figures.
+
+        If a service fails, omits its figures, and connects again at the next reading.
+        """
         reading = Reading()
         try:
-            # Precedes the reading of the logs' ends. In reverse order, a watermark could be above its log.
+            # Watermarks are read before the ends of the logs. In the reverse order, a watermark could be
+            # higher than the end of its log.
             topics = read_topic_ids(self._session)
             reading.watermarks = read_positions(self._session)
             reading.sharing = read_workers(self._session)
@@ -104,7 +111,7 @@ class LeaderReader:
         return reading
 
     def close(self) -> None:
-        """Closes the connections; the next reading opens them again. Idempotent."""
+        """Closes the connections. The next reading opens them again. Idempotent."""
         self._session.close()
         self._close_logs()
 
@@ -127,7 +134,10 @@ class LeaderReader:
 
 
 class LeaderCollector(Collector):
-    """Reads at most every READ_SECONDS for all scrapers, and never while another beat leads."""
+    """Exports the figures. All scrapers share a reading for READ_SECONDS.
+
+    Reads nothing while another beat leads.
+    """
 
     def __init__(
         self,
@@ -249,6 +259,6 @@ def _by_topic(
         lag[topic] = sum(records for place, records in lags.items() if place[0] == topic)
         found = [now - at for place, at in found_at.items() if place[0] == topic]
         if found or not lag[topic]:
-            # A producer's clock may be ahead of this machine's clock.
+            # The age is at least 0, because a producer's clock may be ahead of this machine's clock.
             ages[topic] = max([0.0, *found])
     return lag, ages

@@ -1,4 +1,4 @@
-"""Stores the deaths of workers inside handlers, as a supervisor reports them."""
+"""Stores the deaths that a supervisor reports. A death is the end of a worker's process inside a handler."""
 
 import psycopg2
 import structlog
@@ -13,14 +13,14 @@ log = structlog.get_logger("sluice.supervisor")
 
 
 class DeathNotes:
-    """Writes deaths to Postgres, each over its own connection."""
+    """Writes deaths to Postgres. Each death is written over a new connection."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
         self._pace = LogPace()
 
     def store(self, death: Death) -> bool:
-        """Stores a death. Returns False if Postgres did not answer or refused it."""
+        """Stores a death. Returns False if Postgres did not answer or refused the statement."""
         mark = death.mark
         place = EventPlace(mark.topic, mark.topic_id, mark.partition, mark.offset)
         session = Session(self._database_url, application_name="sluice supervisor")

@@ -1,7 +1,7 @@
-"""Divides the queues among the running workers. Pure: every worker decides for itself.
+"""Divides the queues among the running workers. Pure.
 
-There is no coordinator. All workers read the same locks and compute the same shares. The workers that hold
-most queues get the larger shares, so that few queues move.
+There is no coordinator: every worker decides for itself. All workers read the same locks and compute the same
+shares. The workers that hold the most queues get the larger shares, so that few queues move.
 """
 
 from collections import Counter
@@ -13,28 +13,40 @@ from sluice.db.delivery.leases import Lease, LeaseSnapshot
 
 
 class Moves(NamedTuple):
-    """Queues to give back, and groups of free queues to try in order. Each group has a number to take."""
+    """Queues to give back, and groups of free queues.
+
+    The worker tries the queues of each group in order, until it has taken the number that is given with the
+    group.
+    """
 
     give: tuple[str, ...]
     tries: tuple[tuple[tuple[str, ...], int], ...]
     is_short: bool
-    """True if this worker has less than its share: other workers have more and will give queues back."""
+    """True if this worker has less than its share.
+
+    Then other workers have more than their shares, and will give queues back.
+    """
 
 
 def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
-    """Returns the share of the member `me`. `held`: member → number of queues now, `me` included."""
+    """Returns the share of the member `me`.
+
+    `held`: member → number of queues that it holds now, `me` included.
+    """
     floor, more = divmod(queues, len(held))
     ranked = sorted(held, key=lambda member: (-held[member], member))
     return floor + (ranked.index(me) < more)
 
 
 def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
-    """Returns the members that may hold the queue; empty if no member declares its entity type.
+    """Returns the members that may hold the queue. Empty if no member declares the queue's entity type.
 
-    They declare as many of the entity type's registered topics as any member that has not given the queue
-    back. If a member has given the queue back, members with the topics that it lacks are preferred. Otherwise
-    workers that lack a topic would take the queue in turns, and a worker that declares it would not get the
-    queue. If every member has given the queue back, the returns are ignored.
+    A member that has given the queue back may not hold it, unless all members have given it back. Of the
+    other members, those that declare the most registered topics of the entity type may hold the queue.
+
+    If a member lacks a topic and has therefore given the queue back, members that declare this topic come
+    first. Otherwise workers that all lack the topic would take the queue in turns, and the worker that
+    declares the topic would not get the queue.
     """
     entity = _entity(queue)
     declaring = {m: snapshot.of(m) for m in snapshot.members if entity in snapshot.of(m).topics}
@@ -57,7 +69,8 @@ def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
 def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], message_format: int) -> bool:
     """Returns True if another member can apply the records of the queue that this worker could not apply.
 
-    That member declares a topic in `topics`, or reads the format, and has not given the queue back.
+    The other member must declare a topic in `topics` or read the format, and must not have given the queue
+    back.
     """
     entity = _entity(queue)
     newer = message_format > snapshot.of(snapshot.me).format
@@ -74,10 +87,13 @@ def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], mes
 def decide_moves(
     snapshot: LeaseSnapshot, wanted: AbstractSet[str], shuffled: Callable[[Sequence[str]], list[str]]
 ) -> Moves:
-    """Returns the moves of this worker. `wanted`: the queues that it holds and is not giving back.
+    """Returns the moves of this worker.
 
-    Queues with the same eligible members are divided as one group; usually all queues are one group. Retired
-    queues are a separate group: they have no work, so a worker with only retired queues would be idle.
+    `wanted`: the queues that this worker holds and does not plan to give back.
+
+    Queues with the same eligible members form a group, which is divided separately. Usually there is one
+    group. Retired queues form groups of their own: they have no work, so a worker with only retired queues
+    would be idle.
     """
     groups: dict[tuple[bool, frozenset[int]], list[Lease]] = {}
     for lease in snapshot.leases:
@@ -104,9 +120,10 @@ def decide_moves(
 
 
 def _spread(queues: Iterable[str], held: Iterable[str] = ()) -> list[str]:
-    """Returns the queues in an order that takes entity types in turns, after the held queues.
+    """Orders the queues so that the entity types take turns.
 
-    Load differs by entity type: a worker with all queues of the busiest type would do all the work.
+    Entity types of which the worker already holds queues in `held` come later. The reason is that load
+    differs by entity type: a worker with all queues of the busiest type would do all the work.
     """
     counts = Counter(_entity(queue) for queue in held)
     by_entity: dict[str, list[str]] = {}

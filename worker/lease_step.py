@@ -1,4 +1,7 @@
-"""A step of Celery's consumer that consumes the leased queues of a worker without a list of queues."""
+"""A step of Celery's consumer.
+
+It consumes the leased queues of a worker that was started without --queues.
+"""
 
 import time
 from typing import Any
@@ -15,12 +18,12 @@ from sluice.worker.queue_subscription import QueueSubscription
 
 log = structlog.get_logger("sluice.leases")
 
-TICK_SECONDS = 0.25  # the longest time until an idle worker detects that a returned queue is quiet
-DRAIN_SECONDS = 5.0  # limit at shutdown, because Redis may not answer
+TICK_SECONDS = 0.25  # an idle worker checks this often if it may cancel a queue that it gives back
+DRAIN_SECONDS = 5.0  # the longest time to finish at shutdown; Redis may not answer
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Consumes the queues that the lease thread holds. Included only if no list of queues was given."""
+    """Consumes the queues that the lease thread holds. Not used by a worker with --queues."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -31,14 +34,15 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._consuming: QueueSubscription | None = None
 
     def include_if(self, consumer: Consumer) -> bool:
-        """Returns True if the worker shares queues. Such a worker must have the pool solo."""
+        """Returns True if the worker shares the queues. Such a worker has the pool "solo"."""
         return bool(consumer.app.sluice_shares_queues)
 
     def start(self, consumer: Consumer) -> None:
-        """Runs after every connect. The held queues are consumed again."""
+        """Celery calls it after every connect. Consumes the held queues, again after a reconnect."""
         if self._lease_thread is None:
             self._lease_thread = self._make_lease_thread(consumer)
-            self._lease_thread.note_tick(self._lease_thread.wanted)  # so that the loop counts as responsive
+            # The loop must count as responsive at the start.
+            self._lease_thread.note_tick(self._lease_thread.wanted)
             self._lease_thread.start()
             lease_thread = self._lease_thread
             consumer.app.sluice_metrics.watch_leases(lambda: len(lease_thread.wanted.queues))
@@ -48,14 +52,15 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def stop(self, consumer: Consumer) -> None:
-        """Runs at shutdown, and when the broker is lost."""
+        """Celery calls it at shutdown, and when the connection to the broker is lost."""
         consuming, self._consuming = self._consuming, None
         if self._lease_thread is None or consuming is None:
             return
-        # Otherwise the next connection would consume these queues without a lease.
+        # The queues are deselected, because the next connection must not consume them without a lease.
         consumer.app.amqp.queues.deselect(consuming.queues)
         if consumer.connection is None:
-            # Without a broker no message can be popped. The leases are kept for a while, as it may return.
+            # Without a broker no message can be popped. The leases are kept for a while, because the broker
+            # may soon be available again.
             log.info("queue leases released", queues=sorted(consuming.queues), why="broker unreachable")
             self._lease_thread.broker_is_away = True
             self._lease_thread.note_tick(View(self._lease_thread.wanted.version, frozenset()))
@@ -64,7 +69,10 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._lease_thread.stop()
 
     def terminate(self, _: Consumer) -> None:
-        """Ends the leases at once. The worker that takes a queue next restores its popped messages."""
+        """Ends the leases at once.
+
+        The next worker of a queue puts back the queue's messages that are in hand.
+        """
         self._consuming = None
         if self._lease_thread is not None:
             self._lease_thread.stop()
@@ -96,7 +104,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         lease_thread.note_tick(View(wanted.version, consuming.queues))
 
     def _drain(self, consumer: Consumer, consuming: QueueSubscription) -> None:
-        """Runs the loop until the pending BRPOP has returned and its message is applied."""
+        """Runs the loop until the pending BRPOP has returned and the popped message is applied."""
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
             _adjust(consuming, frozenset())

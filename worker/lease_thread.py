@@ -1,9 +1,9 @@
-"""The thread that holds this worker's leases in Postgres, and exchanges them with the consuming loop.
+"""The thread that holds this worker's leases in Postgres. The worker's loop consumes the leased queues.
 
-Thread and loop exchange two values, each replaced as a whole: `wanted`, the queues that the loop should
-consume, and `consumed`, the queues that it consumes. The thread releases a lock only after the loop has read
-that the queue is no longer wanted and has stopped consuming it. So no worker takes a queue from which this
-worker may still pop.
+Thread and loop exchange two values, each replaced as a whole. `wanted` are the queues that the loop should
+consume, and `consumed` are the queues that the loop consumes. To give a queue back, the thread first removes
+it from `wanted`. It releases the lock only after the loop has stopped consuming the queue. Therefore no other
+worker takes a queue from which this worker may still pop.
 """
 
 import os
@@ -35,26 +35,30 @@ from sluice.worker.queue_yields import QueueYields
 
 log = structlog.get_logger("sluice.leases")
 
-TURN_SECONDS = 0.5  # the longest time until a started or ended worker is detected; costs one statement
-SHORT_SECONDS = 0.1  # the same for a worker that waits for queues which others give back
-HEARTBEAT_SECONDS = 1.0  # the maximum age of the figures of `sluice workers`; costs one row version
-# A loop that neither works nor ticks has no broker or is stuck. Then other workers should have its queues.
+TURN_SECONDS = 0.5  # after this time, a started or ended worker is detected; each turn costs one statement
+SHORT_SECONDS = 0.1  # the same, while this worker waits for queues that other workers give back
+# The maximum age of the figures of `sluice workers`; each heartbeat costs one row version.
+HEARTBEAT_SECONDS = 1.0
+# A loop that neither works nor ticks for this long has no broker or is stuck. Then other workers should get
+# its queues.
 SILENT_SECONDS = 3.0
-STUCK_SECONDS = 60.0  # in one batch, which stops by itself after 20 seconds
-END_SECONDS = 5.0  # for the thread, when the worker ends: a statement may be in flight
+# A loop that works on one batch for this long is stuck; a batch stops by itself after 20 seconds.
+STUCK_SECONDS = 60.0
+END_SECONDS = 5.0  # the longest wait for the thread when the worker ends; a statement may be in flight
 
 
 class View(NamedTuple):
-    """A set of queues, with the version of `wanted` that it follows."""
+    """A set of queues, and the version of `wanted` from which the set follows."""
 
     version: int
     queues: frozenset[str]
 
 
 def stuck_seconds(handler_seconds: float) -> float:
-    """Returns the limit for the time of a batch. `handler_seconds`: the limit for the handlers of an event.
+    """Returns the time after which a batch counts as stuck. `handler_seconds` is the limit for one event.
 
-    A batch starts no event after 20 seconds. The handlers of its last event may run a second time, with rows.
+    A batch starts no event after 20 seconds. The handlers of its last event may run twice, and its rows must
+    be written.
     """
     return max(STUCK_SECONDS, 2 * handler_seconds + 40.0)
 
@@ -62,7 +66,10 @@ def stuck_seconds(handler_seconds: float) -> float:
 def is_responsive(
     *, now: float, seen_at: float, busy_since: float | None, stuck_after: float = STUCK_SECONDS
 ) -> bool:
-    """Returns True if the loop may keep its queues. `seen_at`: the time of its last tick or batch end."""
+    """Returns True if the loop may keep its queues.
+
+    `seen_at`: the time of its last tick or last end of a batch.
+    """
     if busy_since is not None:
         return now - busy_since < stuck_after
     return now - seen_at < SILENT_SECONDS
@@ -70,14 +77,20 @@ def is_responsive(
 
 @dataclass
 class LeaseThread:
-    """Holds the leases. A separate thread runs `run` and calls `wanted_changed`; the loop calls the rest."""
+    """Holds the leases.
+
+    A separate thread runs `run` and calls `wanted_changed`. The loop's thread calls the other methods.
+    """
 
     session: Session
     node: str
     activity: Activity
     wanted_changed: Callable[[], None]
     declared: Mapping[str, Iterable[str]]
-    """Entity type → topics that this worker's code declares. No queue of another entity type is taken."""
+    """Entity type → topics that this worker's code declares.
+
+    The worker takes no queue of another entity type.
+    """
     yields: QueueYields = field(default_factory=QueueYields)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
@@ -104,7 +117,7 @@ class LeaseThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the session, and with it every lease. The loop must have stopped consuming. Idempotent."""
+        """Ends the session, which ends every lease. The loop must have stopped consuming. Idempotent."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
@@ -113,7 +126,10 @@ class LeaseThread:
             self._leave()
 
     def note_tick(self, consumed: View) -> None:
-        """Notes a tick of the loop, and the queues that the loop consumes, with the version of `wanted`."""
+        """Notes a tick of the loop, and the queues that the loop consumes.
+
+        `consumed.version` is the version of `wanted` that the loop has read.
+        """
         self._ticked_at = self.clock()
         changed, self._consumed = consumed != self._consumed, consumed
         if changed:
@@ -121,11 +137,11 @@ class LeaseThread:
 
     @property
     def has_ended(self) -> bool:
-        """Returns True if the thread ended by itself, which is a bug: the worker must stop."""
+        """Returns True if the thread has ended by itself. This is a bug, and the worker must stop."""
         return not self._thread.is_alive()
 
     def run(self) -> None:
-        """Runs turns until stopped. Holds no lease afterwards, even after an error."""
+        """Runs turns until `stop` is called. Afterwards it holds no lease, even after an error."""
         try:
             while not self._stopping:
                 self.run_once()
@@ -135,11 +151,11 @@ class LeaseThread:
             self._leave()
 
     def run_once(self) -> None:
-        """Runs one turn. An error closes the session, which ends all leases; later turns start again."""
+        """Runs one turn. An error closes the session, which ends all leases. Later turns begin again."""
         now = self.clock()
         if not self._backoff.allows(now):
             return
-        # `busy` is read first, so that a batch that ends in between counts as busy or as the last batch.
+        # `busy` is read before `last`. If a batch ends in between, it counts as current, and so as activity.
         busy, last = self.activity.busy, self.activity.last
         seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
         busy_since = busy and busy[1]
@@ -167,7 +183,7 @@ class LeaseThread:
         if not self._joined:
             join_workers(self.session)
             self._joined = True
-            # The row is written before the first decision: without it, a member declares nothing.
+            # The row is written before the first decision, because a member without a row declares nothing.
             self._tell(now)
         self._give_back()
         snapshot = read_lease_snapshot(self.session)
@@ -188,7 +204,7 @@ class LeaseThread:
         for queues, count in moves.tries:
             left = count
             for queue in queues:
-                # A queue that is not given back yet is not free.
+                # A queue in `_taken_at` is not given back completely yet, so it cannot be taken.
                 if left and queue not in self._taken_at and try_lease(self.session, queue):
                     taken.append(queue)
                     self._taken_at[queue] = now

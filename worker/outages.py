@@ -14,7 +14,10 @@ log = structlog.get_logger("sluice.worker")
 
 
 class Outages:
-    """Logs an outage of Postgres or Redis, and ends the task. Beat or the end of a lease causes a retry."""
+    """Logs an outage of Postgres or Redis, and ends the task.
+
+    The work is retried later: beat publishes the task again, or a lease ends.
+    """
 
     def __init__(self, session: Session, what: str, redis: Callable[[], PrefixedRedis]) -> None:
         self._session = session

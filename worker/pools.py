@@ -1,4 +1,4 @@
-"""Checks which of Celery's pools may serve which queues. Provides the right command for a worker.
+"""Checks if a pool of Celery may serve the queues of a worker. Returns the right command for a worker.
 
 Handlers and calls need the main thread of a process.
 """
@@ -20,8 +20,8 @@ def pool_names(pool: Any) -> frozenset[str]:
     """Returns the full names of a pool and of its base classes.
 
     `pool` is a class, a name that Celery defines, or the path of a class. Celery's own pools are not
-    imported, because gevent and eventlet may not be installed. Raises ImportError and AttributeError for
-    other pools.
+    imported, because gevent and eventlet may not be installed. Raises ImportError or AttributeError if
+    another pool cannot be imported.
     """
     if isinstance(pool, str):
         path = ALIASES.get(pool) or pool
@@ -34,7 +34,9 @@ def pool_names(pool: Any) -> frozenset[str]:
 
 
 def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str | None:
-    """Returns the reason why a pool with these names must not serve these queues; None if it may. Pure.
+    """Returns the reason why a pool with these names must not serve these queues. Pure.
+
+    None if the pool may serve them.
 
     `queues` is None for a worker that shares the queues.
     """
@@ -56,7 +58,7 @@ def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str 
 
 
 def queue_refusal(chosen: Collection[str], known: Collection[str]) -> str | None:
-    """Returns the reason why a worker cannot serve the chosen queues; None if all are known. Pure."""
+    """Returns the reason why a worker cannot serve the chosen queues; None if all queues are known. Pure."""
     unknown = sorted(set(chosen) - set(known))
     if not unknown:
         return None

@@ -1,10 +1,11 @@
-"""Changes the queues that this worker pops from, without moving a message. For the loop's thread only.
+"""Changes the queues from which this worker pops, and keeps the messages in order.
 
-Celery can cancel a queue, but a BRPOP that names the queue may be pending: the message that it pops returns
-to the wrong end of the list. So a queue is first left out of the next BRPOP, with its callback in place. The
-queue is cancelled after the pending BRPOP has returned, when no message of the queue is in hand.
+For the loop's thread only. If Celery cancels a queue while a BRPOP for the queue is pending, the message that
+this BRPOP pops is put back to the wrong end of the list. Therefore the queue is first left out of the next
+BRPOP, and its callback is kept. The queue is cancelled when the pending BRPOP has returned and no message of
+the queue is in hand.
 
-Uses attributes of kombu that are not public; tests/system/worker/test_kombu.py checks them.
+This module uses attributes of kombu that are not public. tests/system/worker/test_kombu.py checks them.
 """
 
 from collections.abc import Set as AbstractSet
@@ -19,14 +20,18 @@ from sluice.runtime.redis_transport import queue_of_tag
 
 log = structlog.get_logger("sluice.leases")
 
-# The next BRPOP pops from a new queue. Seconds after which an idle worker begins a new BRPOP.
+# Seconds after which an idle worker begins a new BRPOP. Only a new BRPOP pops from a newly taken queue.
 BRPOP_SECONDS = 0.25
-# Limit for the newest messages in hand, one per worker, because foreign clients may fill the keys.
+# The most messages in hand that are read, newest first. Each worker has one, but other clients of Redis may
+# have filled the keys.
 MAX_LOOKED_AT = 10_000
 
 
 class LeaseCycle(round_robin_cycle):
-    """The order of queues in a BRPOP. Stores the queues that are left out, and those of the last BRPOP."""
+    """The order of queues in a BRPOP.
+
+    Stores the queues that are left out, and the queues of the last BRPOP.
+    """
 
     def __init__(self, it: list[str] | None = None) -> None:
         super().__init__(it)  # type: ignore[no-untyped-call]
@@ -42,7 +47,7 @@ class LeaseCycle(round_robin_cycle):
 
 
 class QueueSubscription:
-    """The queues that are consumed over one connection. Each reconnect makes a new object."""
+    """The queues that are consumed over one connection. After each reconnect, a new object is made."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -53,11 +58,14 @@ class QueueSubscription:
 
     @property
     def queues(self) -> frozenset[str]:
-        """Returns the queues from which a message may still be popped, or is in hand."""
+        """Returns the queues from which a message may still be popped, or has been popped and is in hand."""
         return frozenset(self._queues)
 
     def adjust(self, wanted: AbstractSet[str]) -> None:
-        """Takes the wanted queues and leaves the others. Call it again until `queues` equals `wanted`."""
+        """Starts to consume the wanted queues, and stops to consume the others.
+
+        Call it again until `queues` equals `wanted`.
+        """
         self._cycle.left_out |= self._queues - wanted
         for queue in [queue for queue in self._cycle.left_out if self._is_quiet(queue)]:
             self._cancel(queue)
@@ -85,9 +93,10 @@ class QueueSubscription:
         return all(message.delivery_info["routing_key"] != queue for message in in_hand)
 
     def _restore_unacked(self, queue: str) -> None:
-        """Restores the messages of an ended worker to the head of the list, in their order.
+        """Puts the messages of an ended worker back to the head of the list, in their order.
 
-        Otherwise they would wait for the visibility timeout and then be behind newer messages.
+        Otherwise these messages would wait until the visibility timeout, and would then be applied after
+        newer messages.
         """
         with self._channel.conn_or_acquire() as client:
             newest = client.zrevrange(self._channel.unacked_index_key, 0, MAX_LOOKED_AT - 1)

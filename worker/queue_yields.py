@@ -1,15 +1,16 @@
-"""Notes records that this worker could not apply: topics that its code does not declare, newer formats.
+"""Notes records that this worker could not apply, because of an undeclared topic or a newer format.
 
-The loop notes them. The lease thread reads the notes and gives a queue back if another worker can apply its
-records.
+The worker's loop writes the notes. The lease thread reads the notes. It gives a queue back if another worker
+can apply the records.
 """
 
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-HELD_SECONDS = 5.0  # a queue is held for at least this long before it is given back
-YIELDED_SECONDS = 10.0  # then not taken for this time: two workers that each lack one topic take turns
+HELD_SECONDS = 5.0  # a queue is kept for at least this long before it is given back
+# Afterwards it is not taken for this long, so two workers that each lack one topic take turns.
+YIELDED_SECONDS = 10.0
 
 
 class Left(NamedTuple):
@@ -17,11 +18,14 @@ class Left(NamedTuple):
 
     topics: frozenset[str] = frozenset()
     message_format: int = 0
-    """The newest format of a message that was not applied; 0 if there is none."""
+    """The newest format of a message that was not applied; 0 if there is no such message."""
 
 
 class QueueYields:
-    """The queues with unapplied records. The loop calls `note`; the lease thread calls the rest."""
+    """The queues with unapplied records.
+
+    The loop calls `note`, and the lease thread calls the other methods.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +49,8 @@ class QueueYields:
     ) -> list[str]:
         """Returns the queues to give back now. They are not taken again for YIELDED_SECONDS.
 
-        `taken_at`: queue → start of its lease. `may_yield` returns True if another worker can apply the rest.
+        `taken_at`: queue → start of its lease. `may_yield` returns True if another worker can apply the
+        records.
         """
         with self._lock:
             left = {queue: what for queue, what in self._left.items() if queue in held}
@@ -60,6 +65,6 @@ class QueueYields:
         return chosen
 
     def yielded(self, now: float) -> frozenset[str]:
-        """Returns the queues that are left to other workers now."""
+        """Returns the queues that this worker has given back and does not take again yet."""
         self._until = {queue: until for queue, until in self._until.items() if until > now}
         return frozenset(self._until)

@@ -1,4 +1,4 @@
-"""Celery's consumer, changed to survive the loss of its broker and to run only signed messages."""
+"""Celery's consumer, changed to continue after a loss of its broker and to run only signed messages."""
 
 import warnings
 from typing import Any
@@ -23,7 +23,8 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]
         default_steps = tuple(CONTROL_STEP.get(step, step) for step in Consumer.Blueprint.default_steps)
 
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        # Two steps are left out: they read broadcasts of other workers, and take over their revoked task ids.
+        # Two of Celery's steps are left out. They read broadcasts of other workers, and adopt the task ids
+        # that these workers report as revoked.
         isolated = {"without_gossip": True, "without_mingle": True}
         super().__init__(*args, worker_options=(worker_options or {}) | isolated, **kwargs)
 
@@ -32,18 +33,20 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]
         return TaskReceiver(self, self.app.sluice_membership.ring, note_newer=self.app.sluice_note_newer)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Closes the rest of the connection.
+        """Closes the connection after an error.
 
-        kombu 5.7.0 closes it twice. If a channel fails the first time, the second close tries to put back the
-        messages that another channel has in hand, over a closed connection, and the worker ends. Here, these
-        messages are restored like those of an ended worker; records that were applied are skipped.
+        kombu 5.7.0 closes the connection twice. If the first close of a channel fails, the second close tries
+        to put back messages in hand over a closed connection. This raises an AttributeError, which would end
+        the worker. Here the error is only logged. The messages are put back later, like the messages of an
+        ended worker, and records that were applied are skipped.
         """
         try:
             with warnings.catch_warnings():
-                # At each lost connection Celery logs a warning that recommends to end the tasks in hand.
+                # After each lost connection, Celery would log a warning that recommends to end the current
+                # tasks.
                 warnings.simplefilter("ignore", CPendingDeprecationWarning)
                 super().on_connection_error_after_connected(exc)
         except AttributeError as error:
             if self.connection is not None:
-                raise  # not an error of closing
+                raise  # the error was not raised by a second close
             log.info("messages in hand not put back: broker unreachable", error=str(error))

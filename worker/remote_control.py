@@ -1,7 +1,7 @@
-"""Celery's remote control of a worker, restricted to queries: it refuses every change.
+"""Celery's remote control of a worker, restricted to queries. Every change is refused.
 
-Any client of Redis can send these messages. Celery's own mailbox ends the worker, cancels its queues or stops
-its task events on request, and opens a new channel after each message that it cannot read.
+Any client of Redis can send commands. On command, Celery's own mailbox ends the worker, cancels its queues or
+stops its task events. After each message that it cannot read, Celery's mailbox opens a new channel.
 """
 
 import re
@@ -24,7 +24,7 @@ log = structlog.get_logger("sluice.control")
 CommandAnswer = Callable[[Consumer], Any]
 
 NOT_A_COMMAND = "not a command"
-"""Counts messages that do not have the shape of a command."""
+"""The name under which messages without the shape of a command are counted."""
 FAILED_REPLY = "failed reply"
 REFUSED_REPLY = {"error": "Sluice refuses this command; workers only answer ping and inspect"}
 
@@ -47,7 +47,10 @@ SHOWN_SETTINGS = (
     "worker_prefetch_multiplier",
     "worker_send_task_events",
 )
-"""The settings that are shown. Others may hold a password, for example in an address or its query string."""
+"""The settings that are shown.
+
+Other settings may contain a password, for example in an address or its query string.
+"""
 SHOWN_STATS = ("clock", "pid", "pool", "prefetch_count", "rusage", "total", "uptime")
 SHOWN_BROKER = ("transport", "hostname", "port", "virtual_host")
 
@@ -55,7 +58,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Malformed(Exception):
-    """Raised if a message does not have the shape of a command of kombu."""
+    """Raised if a message does not have the shape of kombu's commands."""
 
 
 class ReplyTo(NamedTuple):
@@ -73,9 +76,10 @@ class Command(NamedTuple):
 
 
 def read_command(body: Any, *, hostname: str, reply_exchange: str) -> Command | None:
-    """Returns the command, or None if it is for other workers. Raises Malformed. Pure.
+    """Returns the command, or None if the command is for other workers. Raises Malformed. Pure.
 
-    Refuses patterns, because a foreign regular expression can keep a worker busy without end.
+    Patterns of worker names are refused, because a regular expression of an unknown sender can keep a worker
+    busy forever.
     """
     if not isinstance(body, dict):
         raise Malformed
@@ -89,7 +93,7 @@ def read_command(body: Any, *, hostname: str, reply_exchange: str) -> Command | 
     ):
         raise Malformed
     reply_to = _read_reply_to(body.get("reply_to"), body.get("ticket"), reply_exchange)
-    # kombu also sends an empty list for "all".
+    # For a command to all workers, kombu may send an empty list.
     return None if destination and hostname not in destination else Command(name, reply_to)
 
 
@@ -98,7 +102,10 @@ def _is_list_of_strings(value: Any) -> bool:
 
 
 def _read_reply_to(reply_to: Any, ticket: Any, reply_exchange: str) -> ReplyTo | None:
-    """Returns the address. The exchange is fixed, so that no message can make a worker write to a queue."""
+    """Returns the address.
+
+    Raises Malformed for another exchange: no message may make a worker write to a queue.
+    """
     if reply_to is None and ticket is None:
         return None
     if not isinstance(reply_to, dict) or reply_to.get("exchange") != reply_exchange:
@@ -146,7 +153,7 @@ def _show_reserved(_: Consumer) -> list[dict[str, Any]]:
 
 
 def _show_request(request: Any) -> dict[str, Any]:
-    """Returns the request with the arguments as TaskReceiver describes them, without a batch's events."""
+    """Returns the request. TaskReceiver has described its arguments, so they contain no events of a batch."""
     return {
         "id": str(request.id)[:MAX_SHOWN_LENGTH],
         "name": str(request.name)[:MAX_SHOWN_LENGTH],
@@ -162,18 +169,20 @@ def _show_request(request: Any) -> dict[str, Any]:
 
 ANSWERS: Mapping[str, CommandAnswer] = {
     "ping": lambda _: {"ok": "pong"},
-    # Celery's own answer adopts the task ids that the sender reports as revoked, and would skip these tasks.
+    # With Celery's own answer, the worker would adopt the task ids that the sender reports as revoked, and
+    # would skip these tasks.
     "hello": lambda consumer: {"revoked": [], "clock": consumer.app.clock.forward()},
     "stats": _show_stats,
     "active_queues": _show_queues,
     "registered": _show_tasks,
     "active": _show_active,
     "reserved": _show_reserved,
-    # Nothing is scheduled in a worker, and nothing can be revoked.
+    # A worker of Sluice has no scheduled tasks, and no task can be revoked.
     "scheduled": lambda _: [],
     "revoked": lambda _: [],
     "conf": _show_settings,
-    # Flower sends these two commands. Task events are always on, and a heartbeat is sent every two seconds.
+    # Flower sends the next two commands. They need no action: task events are always on, and a heartbeat is
+    # sent every two seconds.
     "enable_events": lambda _: {"ok": "task events already enabled"},
     "heartbeat": lambda _: None,
 }
@@ -190,11 +199,14 @@ class ControlBox(Pidbox):  # type: ignore[misc]
     def start(self, consumer: Consumer) -> None:
         """Runs after every connect."""
         super().start(consumer)
-        # Celery's handler logs the message, and acknowledges it.
+        # Celery's own handler would log the content of the message.
         self.consumer.on_decode_error = lambda *_: self.refusals.note(NOT_A_COMMAND)
 
     def on_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - its clock is not used
-        """Answers or refuses. Never raises. Keeps the channel; Celery's own box opens another at an error."""
+        """Answers or refuses a command. Never raises.
+
+        Keeps the channel after an error, while Celery's own mailbox would open a new channel.
+        """
         try:
             command = read_command(
                 body, hostname=self.hostname, reply_exchange=self._mailbox.reply_exchange.name
@@ -216,7 +228,7 @@ class ControlBox(Pidbox):  # type: ignore[misc]
         try:
             return answer(self.c)
         except Exception as error:
-            # The connection may be closing.
+            # The command may fail because the connection is closing.
             log.warning("remote control command failed", command=name, error=type(error).__name__)
             return {"error": "failed"}
 
@@ -226,7 +238,7 @@ class ControlBox(Pidbox):  # type: ignore[misc]
         )
         producer = Producer(self.node.channel, auto_declare=False)  # type: ignore[no-untyped-call]
         try:
-            # Without kombu's retries, which would block the worker until Redis is available.
+            # kombu does not retry, because its retries would block the worker until Redis is available.
             producer.publish(  # type: ignore[no-untyped-call]
                 {self.hostname: result},
                 exchange=exchange,
@@ -237,13 +249,13 @@ class ControlBox(Pidbox):  # type: ignore[misc]
                 retry=False,
             )
         except Exception:
-            # The key of the bindings holds garbage, or Redis does not answer. In the latter case, the
-            # own connection of the worker also ends.
+            # The key of the bindings has a wrong type, or Redis does not answer. If Redis does not answer,
+            # the worker's own connection also ends, and the worker connects again.
             self.refusals.note(FAILED_REPLY)
 
 
 class ControlStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Celery's step of remote control with this mailbox."""
+    """Celery's step of remote control, with the mailbox of this module."""
 
     label = "Control"
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -254,7 +266,7 @@ class ControlStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(consumer, **kwargs)
 
     def include_if(self, consumer: Consumer) -> bool:
-        """Returns False if Celery's setting turns remote control off."""
+        """Returns False if Celery's setting has turned remote control off."""
         return bool(consumer.app.conf.worker_enable_remote_control)
 
     def start(self, consumer: Consumer) -> None:
@@ -263,7 +275,7 @@ class ControlStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._flushing = consumer.timer.call_repeatedly(LOG_INTERVAL_SECONDS, self._flush)
 
     def stop(self, consumer: Consumer) -> None:
-        """Runs when the broker is lost, and at shutdown."""
+        """Celery calls it when the connection to the broker is lost, and at shutdown."""
         self._box.stop(consumer)
         if self._flushing is not None:
             self._flushing.cancel()

@@ -1,4 +1,4 @@
-"""The tasks that beat starts, with their intervals. Pure."""
+"""The tasks that beat publishes, with their intervals. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from sluice.runtime.celery_options import (
 
 
 class Periodic(NamedTuple):
-    """A task that beat starts at an interval."""
+    """A task that beat publishes at an interval."""
 
     task: str
     queue: str
@@ -24,10 +24,10 @@ class Periodic(NamedTuple):
 
 
 SCHEDULE = (
-    # Replaces lost wake-ups, and dispatches calls whose backoff is over.
+    # The relay's run also handles records whose notification was lost, and calls whose backoff is over.
     Periodic(RELAY_TASK, RELAY_QUEUE, 1.0),
     Periodic(START_REBUILDS_TASK, MAINTENANCE_QUEUE, 1.0),
-    # Only for idle queues: queues with messages retry by themselves.
+    # Only for idle queues. In a queue with messages, due events are retried after the next batch.
     Periodic(START_RETRIES_TASK, MAINTENANCE_QUEUE, 1.0),
     Periodic(EXPIRE_CLAIMS_TASK, MAINTENANCE_QUEUE, 5.0),
     Periodic(SELF_CHECK_TASK, MAINTENANCE_QUEUE, 60.0),
@@ -36,9 +36,9 @@ SCHEDULE = (
 
 
 class Timetable:
-    """The time when each task is due, by a monotonic clock: a change of the wall clock has no effect.
+    """The time when each task is due, by a monotonic clock. A change of the wall clock has no effect.
 
-    All tasks are due at the start, so that a beat that never runs for an hour starts the hourly tasks too.
+    All tasks are due at the start. Therefore the hourly tasks run even if no beat ever runs for an hour.
     """
 
     def __init__(self, schedule: Sequence[Periodic] = SCHEDULE) -> None:

@@ -1,4 +1,4 @@
-"""Sets up a worker before Celery chooses its queues. Celery imports this module by name."""
+"""Sets up a worker before Celery chooses the worker's queues. Celery imports this module by its name."""
 
 import os
 from typing import Any, NoReturn
@@ -26,7 +26,10 @@ log = structlog.get_logger("sluice.worker")
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
-    """Creates the services of this process, and declares the queues from which `--queues` chooses."""
+    """Creates the services of this process, and declares all queues.
+
+    `--queues` chooses among these queues.
+    """
     app = instance.app
     queues = str_to_list(options["queues"]) if options.get("queues") else None
     _check_pool(options.get("pool") or options.get("pool_cls") or app.conf.worker_pool, queues)
@@ -58,7 +61,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     app.amqp.queues = app.amqp.Queues(app.conf.task_queues)
     app.sluice_shares_queues = queues is None
     if app.sluice_shares_queues:
-        # Without --queues the worker consumes only the queues for which it holds a lease.
+        # A worker without --queues consumes only the queues for which it holds a lease.
         app.amqp.queues.deselect(names)
     own_process = os.getpid()
     signals.worker_process_init.connect(lambda **_: _leave_parent(app, own_process), weak=False)
@@ -67,16 +70,19 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
 
 
 def _leave_parent(app: Any, parent: int) -> None:
-    """Runs in a child process of a pool. The child shares neither the port nor the memory of its parent."""
+    """Runs in a child process of a pool. Gives up the port and the shared memory of the parent."""
     app.sluice_endpoint.forget()
-    # The pool "solo" also sends the signal, in the worker's own process.
+    # The pool "solo" sends this signal too, but in the worker's own process.
     if os.getpid() != parent:
         app.sluice_is_supervised = False
         main_watch.detach()
 
 
 def join_supervisor() -> bool:
-    """Marks handlers and this worker's state in the memory of its supervisor. Returns False without one."""
+    """From now on, marks running handlers and this worker's state in the memory of its supervisor.
+
+    Returns False if the worker has no supervisor.
+    """
     memory = find_memory(os.environ)
     if memory is None:
         return False
@@ -92,7 +98,7 @@ def _note_state(state: WorkerState) -> None:
 
 
 def _check_pool(pool: Any, queues: list[str] | None) -> None:
-    """Raises SystemExit for a pool that must not serve `queues` (None: the worker shares all queues)."""
+    """Raises SystemExit if the pool must not serve `queues` (None: a worker that shares the queues)."""
     try:
         refusal = pool_refusal(pool_names(pool), queues)
     except (ImportError, AttributeError) as error:

@@ -6,13 +6,19 @@ from typing import NamedTuple
 from sluice.runtime.handler_mark import Mark, WorkerState
 
 LONGEST_GRACE_SECONDS = 2.5
-"""A worker stops a handler by itself within two ticks after the limit, if Python can interrupt it."""
+"""The longest time that a supervisor waits after the limit.
+
+A worker itself stops a handler within two ticks after the limit, if Python can interrupt the handler.
+"""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 DEATHS_WITHOUT_PAUSE = 6
-"""Failures in a row without a pause: two events, three times each."""
+"""The number of failures in a row without a pause.
+
+It is enough for two events that end a worker three times each.
+"""
 STEADY_SECONDS = 60.0
 """A worker that ran for at least this long did not fail at its start."""
-SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as a shell reports it
+SIGNAL_EXIT_CODE = 128  # the number of the signal is added, as in a shell
 
 
 class ProcessTimes(NamedTuple):
@@ -26,8 +32,8 @@ class ProcessTimes(NamedTuple):
 class HandlerClock:
     """Measures how long the worker has run handlers of one event, by the supervisor's own ticks.
 
-    Time in which the worker could not run does not count: it was stopped, waited for a disk, or had no
-    processor on a busy machine.
+    Time in which the worker could not run does not count, because it was stopped, waited for a disk, or got
+    no processor on a busy machine.
     """
 
     def __init__(self, limit_seconds: float) -> None:
@@ -37,9 +43,9 @@ class HandlerClock:
         self._cpu_seconds = 0.0
 
     def is_over(self, number: int, times: ProcessTimes | None, tick_seconds: float) -> bool:
-        """Counts a tick. Returns True if the run of this number (0: no run) is over limit and grace.
+        """Counts a tick. Returns True if the run of this number has exceeded the limit and the grace time.
 
-        `times` is None if the kernel reports no times.
+        The number 0 means that no handler runs. `times` is None if the kernel reports no times.
         """
         cpu_seconds = self._cpu_seconds if times is None else times.cpu_seconds
         if number != 0 and number == self._number:
@@ -51,7 +57,10 @@ class HandlerClock:
 
 
 def usable_seconds(times: ProcessTimes | None, cpu_seconds: float, tick_seconds: float) -> float:
-    """Returns the part of a tick that counts. `cpu_seconds`: processor time of the worker in that tick."""
+    """Returns the part of a tick that counts.
+
+    `cpu_seconds`: the processor time of the worker in that tick.
+    """
     if times is None or times.state in "SI":
         return tick_seconds
     return min(tick_seconds, max(0.0, cpu_seconds)) if times.state == "R" else 0.0
@@ -64,12 +73,12 @@ class Ended(NamedTuple):
     """A negative value is the number of the signal."""
     state: WorkerState
     mark: Mark | None
-    """The event whose handler was running; None if there was none."""
+    """The event whose handler was running; None if no handler was running."""
     killed_run: int | None
-    """The number of the run for which the supervisor killed the worker."""
+    """The number of the run for which the supervisor killed the worker; None if it did not."""
     ran_seconds: float
     is_ordered: bool
-    """True if the supervisor got a signal to end and passed it on."""
+    """True if the supervisor received a signal to end and passed it on to the worker."""
 
 
 class Death(NamedTuple):
@@ -81,25 +90,31 @@ class Death(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The next action. `exit_code`: the supervisor's exit code, None if it starts another worker."""
+    """The next action.
+
+    `exit_code`: the supervisor's exit code; None if the supervisor starts another worker.
+    """
 
     death: Death | None
     exit_code: int | None
     failures: int
-    """Consecutive workers that ended soon after their start."""
+    """The number of consecutive workers that ended soon after their start."""
     pause_seconds: float
 
 
 def decide(ended: Ended, failures: int) -> Decision:
-    """Decides the next action after the end of a worker. `failures`: the failures in a row before it."""
+    """Decides the next action after the end of a worker.
+
+    `failures`: the failures in a row before this end.
+    """
     death = find_death(ended)
     exit_code = ended.exit_code if ended.exit_code >= 0 else SIGNAL_EXIT_CODE - ended.exit_code
     if ended.is_ordered:
         return Decision(death, exit_code, 0, 0.0)
     failures = 1 if ended.ran_seconds >= STEADY_SECONDS else failures + 1
     if ended.mark is not None or ended.killed_run is not None:
-        # The first failures have no pause: other events wait, and deaths per event are limited, except in a
-        # rebuild.
+        # There is no pause after the first failures, because other events wait. Except in a rebuild, an event
+        # is not tried again after a few deaths.
         return Decision(death, None, failures, pause_seconds(failures - DEATHS_WITHOUT_PAUSE))
     if ended.exit_code == 0 and ended.state is WorkerState.ENDING:
         return Decision(None, 0, 0, 0.0)
@@ -110,7 +125,10 @@ def decide(ended: Ended, failures: int) -> Decision:
 
 
 def find_death(ended: Ended) -> Death | None:
-    """Returns the death inside a handler; None if no handler ran, or a later run than the killed one."""
+    """Returns the death inside a handler; None if no handler ran.
+
+    Also returns None if the supervisor killed the worker for a run, but a later run had begun.
+    """
     if ended.mark is None:
         return None
     if ended.killed_run is None:
@@ -131,7 +149,7 @@ def describe_end(exit_code: int) -> str:
 
 
 def pause_seconds(failures: int) -> float:
-    """Returns the seconds to wait before the next worker, given the failures in a row."""
+    """Returns the seconds to wait before the next worker after this number of failures in a row."""
     if failures <= 0:
         return 0.0
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))

@@ -1,8 +1,8 @@
-"""Starts a worker, watches the handlers that it runs, and starts the next worker when it ends.
+"""Starts a worker, watches the handlers that it runs, and starts the next worker when it has ended.
 
-The worker marks each event in shared memory while its handlers run. So the supervisor can read which event
-ended a worker, for every kind of end. The supervisor kills a worker whose handler cannot be interrupted. It
-stores the event in Postgres before the next worker starts.
+The worker marks each event in shared memory while the event's handlers run. Therefore the supervisor can read
+which event ended a worker, for every kind of end. The supervisor kills a worker whose handler cannot be
+interrupted. Before the next worker starts, the supervisor stores the event in Postgres.
 """
 
 import ctypes
@@ -31,7 +31,8 @@ from sluice.worker.supervision import Death, Decision, Ended, HandlerClock, Proc
 log = structlog.get_logger("sluice.supervisor")
 
 TICK_SECONDS = 0.25
-# After SIGHUP, from a closed terminal, the worker ends too; Celery itself would restart.
+# After SIGHUP, which a closed terminal sends, the worker ends too. It receives SIGTERM, because Celery would
+# restart after a SIGHUP.
 PASSED_ON = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
@@ -42,11 +43,11 @@ STORE_PAUSE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 StoreDeath = Callable[[Death], bool]
-"""Stores a death. Returns False if that failed and must be retried."""
+"""Stores a death. Returns False if the death was not stored and must be stored again."""
 
 
 class Worker(NamedTuple):
-    """A running worker, and the memory that it shares."""
+    """A running worker, and the memory that it shares with the supervisor."""
 
     pid: int
     memory: memoryview
@@ -54,7 +55,7 @@ class Worker(NamedTuple):
 
 
 class Supervisor:
-    """Runs one worker at a time, until a signal to end or until the worker must not be started again."""
+    """Runs one worker after the other, until a signal to end arrives or no other worker may be started."""
 
     def __init__(
         self,
@@ -128,12 +129,12 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             env={**self._environ, MARK_VARIABLE: f"{descriptor}:{supervisor}"},
             pass_fds=[descriptor],
-            # A terminal signals all processes of its foreground group. In its own group, the worker gets each
-            # signal only from the supervisor.
+            # A terminal sends its signals to all processes of the foreground group. The worker has its own
+            # group, so that it gets each signal only once, from the supervisor.
             process_group=0,
             preexec_fn=lambda: end_with_parent(supervisor),
         )
-        process.returncode = 0  # so that Popen does not wait for the process; `_reap` does
+        process.returncode = 0  # makes Popen not wait for the process, because `_reap` does that
         return Worker(process.pid, memory, self._clock())
 
     def _log(self, ended: Ended, decision: Decision) -> None:
@@ -149,7 +150,10 @@ class Supervisor:
             log.error("worker ended at its start; it is not started again", how=how)
 
     def _store(self, death: Death) -> None:
-        """Stores a death before another worker may run the event. Retries until a signal to end arrives."""
+        """Stores a death before another worker runs the event.
+
+        Retries until the death is stored or a signal to end arrives.
+        """
         while not self._store_death(death) and not self._is_ordered:
             self._wait(STORE_PAUSE_SECONDS)
 
@@ -161,9 +165,10 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
 
     def _wait(self, seconds: float) -> float:
-        """Waits until the time is over or a signal arrives, and passes signals on.
+        """Waits until the time is over or a signal arrives. Passes signals on to the worker.
 
-        Returns the waited seconds, at most `seconds`: time in which this process was frozen must not count.
+        Returns the waited seconds, but at most `seconds`, because time in which this process was frozen must
+        not count.
         """
         began = self._clock()
         arrived = b""
@@ -179,7 +184,7 @@ class Supervisor:
 
 
 def read_times(pid: int) -> ProcessTimes | None:
-    """Returns the kernel's report about a process; None without a report."""
+    """Returns the kernel's report about a process; None if the kernel has no report."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             # The name of the program is in parentheses, and may contain parentheses.
@@ -192,7 +197,7 @@ def read_times(pid: int) -> ProcessTimes | None:
 def _reap(pid: int) -> int | None:
     """Returns the exit code of a child; None while it runs. Also reaps other ended processes.
 
-    As the first process of a container, the supervisor is the parent of every orphaned process.
+    If the supervisor is the first process of a container, it is the parent of every orphaned process.
     """
     while True:
         ended, status = os.waitpid(-1, os.WNOHANG)
@@ -203,7 +208,10 @@ def _reap(pid: int) -> int | None:
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Makes the kernel send this signal to the process when its parent ends. Runs before the program."""
+    """Makes the kernel send this signal to this process when its parent ends.
+
+    Runs in the child process before its program starts.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)

@@ -1,7 +1,7 @@
 """Checks the signature of a message, and makes a Celery request from the message.
 
-Celery itself reads time limits, expiry, callbacks and more from the envelope, which any client of Redis can
-write. This module uses only the signed content.
+Celery itself reads time limits, expiry, callbacks and other fields from the envelope, which any client of
+Redis can write. This module uses only the signed content.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class TaskReceiver:
-    """Turns messages into requests of Celery. A message that is dropped is acknowledged."""
+    """Turns messages into requests of Celery. If a message is dropped, it is also acknowledged."""
 
     def __init__(self, consumer: Any, ring: KeyRing, *, note_newer: Callable[[str], None]) -> None:
-        """`note_newer` is called with the queue of a message that only newer code reads."""
+        """`note_newer` is called with the queue of a message whose format is too new for this code."""
         self._consumer = consumer
         self._ring = ring
         self._note_newer = note_newer

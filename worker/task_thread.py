@@ -1,7 +1,7 @@
-"""A thread beside the worker's loop for tasks that would block it.
+"""A thread beside the worker's loop, for tasks that would block the loop.
 
-A relay that waits for Kafka does not delay maintenance, a long purge does not delay the relay, and the loop
-continues to pop the messages of both.
+The relay, the maintenance and the purge each have a thread. Therefore a relay that waits for Kafka does not
+delay maintenance, and a long purge does not delay the relay. The loop continues to pop messages.
 """
 
 import threading
@@ -13,15 +13,19 @@ import structlog
 log = structlog.get_logger("sluice.worker")
 
 STUCK_SECONDS = 60.0
-"""Longer than every run: time-outs of Postgres and Kafka limit a run, and 20 seconds limit the purge."""
-END_SECONDS = 20.0  # until the runs in hand end, when the worker ends
+"""Longer than every run.
+
+Time-outs of Postgres and Kafka limit each run, and a run of the purge ends after 20 seconds.
+"""
+END_SECONDS = 20.0  # the longest wait for the current runs when the worker ends
 
 
 class TaskThread:
-    """Runs tasks one after the other, in the order of `submit`, which any thread may call.
+    """Runs tasks one after the other, in the order of `submit`. Any thread may call `submit`.
 
-    At most one run of a task is queued: a run that has not begun will read everything committed until now. A
-    run that has begun may have read already, so a message that arrives meanwhile queues one more run.
+    At most one run of a task is queued, because a run that has not begun will read everything that is
+    committed until now. A run that has begun may already have read, so a message that arrives during a run
+    queues one more run.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,13 +42,14 @@ class TaskThread:
         with self._changed:
             self._waiting.setdefault(task, run)
             self._changed.notify()
-            # Not in the constructor, because a forked child has no threads of its parent.
+            # The thread is not started in the constructor, because a forked child has no threads of its
+            # parent.
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
                 self._thread.start()
 
     def is_stuck(self) -> bool:
-        """Returns True if one run has lasted for STUCK_SECONDS, so that only a restart helps."""
+        """Returns True if one run has lasted for STUCK_SECONDS. Then only a restart of the process helps."""
         began = self._busy_since
         return began is not None and self._clock() - began >= STUCK_SECONDS
 
@@ -55,7 +60,7 @@ class TaskThread:
             self._changed.notify()
 
     def join(self, seconds: float) -> None:
-        """Waits for the run in hand, at most for this time."""
+        """Waits for the end of the current run, at most for this time."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
 
@@ -80,7 +85,7 @@ class TaskThread:
 
 
 def end_threads(threads: Sequence[TaskThread], *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Ends all threads after their runs in hand. Waits for at most END_SECONDS."""
+    """Ends all threads after their current runs. Waits for at most END_SECONDS."""
     deadline = clock() + END_SECONDS
     for thread in threads:
         thread.end()

@@ -17,12 +17,15 @@ from sluice.tasks.retention import Purged
 
 
 class WorkerMetrics:
-    """The metrics, written only by the worker's loop, per batch and per relay run, never per record."""
+    """The metrics.
+
+    Only the worker's loop writes them, once per batch or run of the relay, never once per record.
+    """
 
     def __init__(self) -> None:
         self._batch_seconds = histogram(metrics.WORKER_BATCH_SECONDS)
         self._records = counter(metrics.WORKER_RECORDS)
-        # Stored, because a look-up costs as much as the count itself.
+        # The counters are stored, because a look-up by label costs as much as the count itself.
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
         self._events_without_id = counter(metrics.WORKER_MISSING_ID_EVENTS)
         self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
@@ -36,7 +39,10 @@ class WorkerMetrics:
         self._purge_failures = counter(metrics.PURGE_FAILURES)
 
     def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
-        """Returns the metrics that a worker on these queues writes; omits metrics that stay zero."""
+        """Returns the metrics that a worker on these queues writes.
+
+        Omits metrics that would always be zero.
+        """
         found: list[Collector] = [self._dropped_messages]
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
             found += [self._batch_seconds, self._records, self._events_without_id, self._aborted_batches]
@@ -48,7 +54,7 @@ class WorkerMetrics:
         return found
 
     def note_batch(self, applied: Applied | None, seconds: float) -> None:
-        """Counts a finished batch. `applied` is None if the batch was aborted."""
+        """Counts a batch that has ended. `applied` is None if the batch was aborted."""
         self._batch_seconds.observe(seconds)
         if applied is None:
             self._aborted_batches.inc()
@@ -77,14 +83,17 @@ class WorkerMetrics:
             self._purge_failures.labels(kind).inc()
 
     def watch_leases(self, count_queues: Callable[[], int]) -> None:
-        """Sets the function that counts the held queues. Each scrape calls it, from another thread."""
+        """Sets the function that returns the number of leased queues.
+
+        Each scrape calls this function in another thread.
+        """
         self._leased_queues.set_function(count_queues)
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Serves the metrics from the worker's own process, after its children were forked.
 
-    Counters of the children of a prefork pool are not exported, only those of the parent process.
+    Only metrics of the parent process are exported. Counters of the children of a prefork pool are not.
     """
 
     requires = frozenset({"celery.worker.components:Pool"})

@@ -1,4 +1,4 @@
-"""The services of one worker process. Each is made at its first use, which is after the fork of a pool."""
+"""The services of one worker process. Each service is made at its first use, after a pool has forked."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -55,7 +55,7 @@ log = structlog.get_logger("sluice.worker")
 
 
 class WorkerProcess:
-    """Handlers, sessions and the objects that use them. A process opens only what its tasks need."""
+    """Handlers, sessions and the objects that use them. A process connects only as its tasks require."""
 
     def __init__(self, settings: Settings, app: SluiceCelery) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class WorkerProcess:
 
     @cached_property
     def registry(self) -> Registry:
-        """The handlers, collected at start. Raises SystemExit if they are refused."""
+        """The handlers, which are collected at the start. Raises SystemExit if the handlers are refused."""
         try:
             return collect_handlers(self._settings.handlers)
         except HandlersRefused as error:
@@ -76,20 +76,21 @@ class WorkerProcess:
             raise SystemExit(f"Handlers refused: {error}") from error
 
     def queue_names(self) -> list[str]:
-        """Returns the existing queues from Postgres, because the code does not show re-routings."""
+        """Returns the queues in Postgres, because re-routings are not in the code."""
         declared = {f"{e.name}.{n}" for e in self.registry.entities.values() for n in range(e.shards)}
         session = Session(self._url, application_name="sluice worker")
         try:
             return sorted(declared | set(read_queue_names(session)))
         except Exception as error:
-            # Postgres may start after the workers. Until its next start, a worker uses the declared queues.
+            # Postgres may start later than the worker. Then the worker uses the declared queues until its
+            # next start.
             log.warning("queues not read from Postgres", error=error)
             return sorted(declared)
         finally:
             session.close()
 
     def apply(self, queue: str, slices: list[Slice]) -> None:
-        """Applies one batch. Returns normally for every outcome: the bridge reads it from Postgres."""
+        """Applies one batch. Never returns the outcome: the bridge reads it from Postgres."""
         records = sum(len(piece.records) for piece in slices)
         with self._app.sluice_activity.batch(queue, records), timed(queue), self._notes.batch(queue):
             applied = self._applier.apply(queue, slices)
@@ -104,7 +105,7 @@ class WorkerProcess:
         self._notes.forget(queue)
 
     def relay(self) -> None:
-        """Submits a run of the relay: it dispatches calls that are due and publishes the outbox."""
+        """Submits a run of the relay. The run dispatches calls that are due, and publishes the outbox."""
         self._relaying.submit(RELAY_TASK, self._relay_now)
 
     def _relay_now(self) -> None:
@@ -124,12 +125,12 @@ class WorkerProcess:
 
     @contextmanager
     def _watched(self, turn: str) -> Iterator[None]:
-        """Limits the handlers of a turn of a rebuild, and notes handlers in which this process may end."""
+        """Limits the time of the handlers in a turn of a rebuild. Notes the event whose handlers run."""
         try:
             with timed(turn), self._notes.batch(turn):
                 yield
         finally:
-            # Another worker may run the next turn on the partition.
+            # The note is removed, because another worker may run the next turn on the partition.
             self._notes.forget(turn)
 
     def start_rebuilds(self) -> None:
@@ -137,8 +138,8 @@ class WorkerProcess:
         self._maintaining.submit(START_REBUILDS_TASK, self._start_rebuilds_now)
 
     def _start_rebuilds_now(self) -> None:
-        # Publishes only if the rebuild workers are idle. No turn publishes the next turn: two messages for
-        # one partition would then stay two without end.
+        # Messages are published only if the rebuild workers are idle. A turn does not publish the next turn
+        # itself: if a partition had two messages, it would have two messages forever.
         with self._outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
@@ -152,7 +153,7 @@ class WorkerProcess:
     def _start_retries_now(self) -> None:
         with self._outages(self._maintenance_session, "retries"):
             for queue in read_due_queues(self._maintenance_session):
-                # A queue with messages retries after its next batch.
+                # If a queue has messages, its due events are retried after its next batch.
                 if self._sender.count_waiting(queue) == 0:
                     self._sender.send(APPLY_TASK, queue, (queue, []))
 
@@ -171,7 +172,7 @@ class WorkerProcess:
 
     def _purge_now(self) -> None:
         configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
-        # Runs every hour, over a connection that it opens and closes.
+        # The purge runs every hour, and opens a connection for each run.
         session = Session(self._url, application_name="sluice purge", plans=PURGE_PLANS)
         with closing(session), self._outages(session, "purge"):
             purged = purge(session, self._settings, configs)
@@ -183,7 +184,7 @@ class WorkerProcess:
                 self.purge()
 
     def check_self(self) -> None:
-        """Submits the self-check, which logs the open issues in one line."""
+        """Submits the self-check. The self-check logs the open issues in one line."""
         self._maintaining.submit(SELF_CHECK_TASK, self._check_self_now)
 
     def _check_self_now(self) -> None:
@@ -193,7 +194,7 @@ class WorkerProcess:
             say("self-check", **open_issues._asdict())
 
     def is_stuck(self) -> bool:
-        """Returns True if a thread of this process runs one task without end."""
+        """Returns True if a thread of this process runs one task for too long."""
         return any(thread.is_stuck() for thread in self._threads)
 
     def close(self) -> None:
@@ -207,7 +208,8 @@ class WorkerProcess:
         return self._settings.database_url.get_secret_value()
 
     def _open(self, name: str, plans: Mapping[str, str]) -> Session:
-        # Handlers run within the transactions of the sessions with batch plans.
+        # In sessions with batch plans, handlers run inside of transactions, so time-outs depend on the limit
+        # of handlers.
         settings = session_settings(self._settings.handler_seconds) if plans is BATCH_PLANS else {}
         session = Session(self._url, application_name=f"sluice {name}", plans=plans, settings=settings)
         self._sessions.append(session)
@@ -222,7 +224,7 @@ class WorkerProcess:
     def _notes(self) -> HandlerNotes:
         session = Session(self._url, application_name="sluice notes", settings=NOTE_SETTINGS)
         self._sessions.append(session)
-        # The id differs from that of the worker's row, which prefork children share.
+        # A new id, because the children of a prefork pool share the id of the worker's row.
         notes = HandlerNotes(session, uuid4(), notes_handlers=not self._app.sluice_is_supervised)
         main_watch.journal = notes
         return notes
