@@ -59,7 +59,7 @@ class Reading:
     unread: Sequence[UnreadPartition] = ()
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
-    """Topic → number of records without an outcome, for topics that a bridge has registered."""
+    """Topic → records between the watermarks and the ends of the logs, for registered topics."""
     oldest_seconds: Mapping[str, float] = field(default_factory=dict)
     """Topic → age of its first unapplied record. A topic is missing if the record was not found in time."""
 

@@ -158,7 +158,7 @@ class WorkerProcess:
                     self._sender.send(APPLY_TASK, queue, (queue, []))
 
     def expire_claims(self) -> None:
-        """Submits the task that ends expired attempts and measures the waits of undeclared names."""
+        """Submits the task that ends expired attempts of calls and measures waits of undeclared work."""
         self._maintaining.submit(EXPIRE_CLAIMS_TASK, self._expire_claims_now)
 
     def _expire_claims_now(self) -> None:

@@ -1,4 +1,7 @@
-"""`audit`: decisions of operators with reasons, written in the same transaction as the changes."""
+"""`audit`: the decisions of operators with their reasons.
+
+A decision is written in the transaction of its changes.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,7 +32,7 @@ INSERT_AUDITS = Statement(
 
 
 def insert_audits(session: Session, decision: Decision, subjects: Sequence[tuple[str, str]]) -> None:
-    """Writes one row per subject, with details as JSON text, in the transaction of the change itself."""
+    """Writes one row per subject. Call it in the transaction of the change. The details are JSON text."""
     if subjects:
         session.run(
             INSERT_AUDITS,

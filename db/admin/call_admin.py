@@ -1,4 +1,4 @@
-"""The ledger of calls for operators: counts, lists and conflicts; releases and settles calls."""
+"""The ledger of calls, for operators: counts and lists calls and conflicts, releases and settles calls."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ PAGE_ROWS = 500
 
 
 class Chosen(NamedTuple):
-    """A filter of calls; None: any. `older_than_seconds` is the time after the call was stored."""
+    """A filter of calls. None means any value. `older_than_seconds` is the least age of the stored call."""
 
     state: str | None = None
     effect: str | None = None
@@ -24,7 +24,10 @@ class Chosen(NamedTuple):
 
 
 class ListedCall(NamedTuple):
-    """A call without its args and answer. `tried`: number of attempts after the call was last released."""
+    """A call without its args and answer.
+
+    `tried`: the number of attempts since the last release of the call.
+    """
 
     id: int
     effect_key: str
@@ -41,7 +44,7 @@ class ListedCall(NamedTuple):
 
 
 class WholeCall(NamedTuple):
-    """Everything that the ledger stores of a call."""
+    """Everything that the ledger stores about a call."""
 
     id: int
     effect_key: str
@@ -68,7 +71,7 @@ class WholeCall(NamedTuple):
 
 
 class CallConflict(NamedTuple):
-    """A call that was not made, because its key was already stored with other args (`made_args`)."""
+    """A call that was not made, because a call with the same key and other args (`made_args`) existed."""
 
     id: int
     effect_key: str
@@ -107,7 +110,7 @@ def count_calls(session: Session, chosen: Chosen) -> list[tuple[str, str, int]]:
 
 
 class CallReason(NamedTuple):
-    """The number of calls without success that share an error, and the newest of these calls."""
+    """The number of calls that have not succeeded and share an error, and the newest of these calls."""
 
     calls: int
     effect: str
@@ -143,12 +146,18 @@ READ_NEXT_CALLS = Statement("read_next_calls", f"{_CALLS} > $6 ORDER BY id LIMIT
 
 
 def read_calls(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedCall]:
-    """Returns calls, newest first, after the call with id `after`; from the first if it is 0."""
+    """Returns calls, newest first.
+
+    Begins after the call with the id `after`, or with the newest call if `after` is 0.
+    """
     return _read_page(session, READ_CALLS, chosen, after or BEHIND_NEWEST, limit)
 
 
 def read_all_calls(session: Session, chosen: Chosen) -> Iterator[ListedCall]:
-    """Yields all calls, oldest first, page by page. A released call keeps its id, so the iteration ends."""
+    """Yields all calls, oldest first, page by page.
+
+    A call keeps its id when it is released, so the iteration ends.
+    """
     after = 0
     while page := _read_page(session, READ_NEXT_CALLS, chosen, after, PAGE_ROWS):
         yield from page
@@ -169,12 +178,12 @@ READ_CALL = Statement(
 
 
 def read_call(session: Session, effect_key: str) -> WholeCall | None:
-    """Returns one call, None if there is none."""
+    """Returns one call; None if no call has this key."""
     rows = session.run(READ_CALL, effect_key)
     return WholeCall(*rows[0]) if rows else None
 
 
-# The same rule as in `db/sending/calls.py`; a test compares the two. $2: effects that hold back later calls.
+# The same rule is in `db/sending/calls.py`, and a test compares both. $2: effects that hold back later calls.
 READ_CALLS_BEFORE = Statement(
     "read_calls_before",
     """
@@ -193,7 +202,10 @@ READ_CALLS_BEFORE = Statement(
 def read_calls_before(
     session: Session, effect_key: str, holding: Iterable[str], *, limit: int
 ) -> Sequence[tuple[str, str]]:
-    """Returns (effect key, state) of calls of this entity and effect that must end before this one begins."""
+    """Returns (effect key, state) of the calls that must end before this call begins.
+
+    These are calls of the same entity and effect.
+    """
     return [
         (key, state) for key, state in session.run(READ_CALLS_BEFORE, effect_key, text_array(holding), limit)
     ]
@@ -215,12 +227,12 @@ READ_CALL_CONFLICTS = Statement(
 def read_call_conflicts(
     session: Session, effect: str | None, *, after: int, limit: int
 ) -> list[CallConflict]:
-    """Returns calls that were not made because their key was stored with other args, newest first."""
+    """Returns calls that were not made because of a call with the same key and other args, newest first."""
     rows = session.run(READ_CALL_CONFLICTS, effect, after or BEHIND_NEWEST, limit)
     return [CallConflict(*row) for row in rows]
 
 
-# Counts only open calls. The index holds no others, so a long history costs nothing.
+# Counts only open calls. The index contains only open calls, so succeeded calls cost no time.
 COUNT_OPEN_CALLS = Statement(
     "count_open_calls",
     """
@@ -235,8 +247,8 @@ def count_open_calls(session: Session) -> dict[str, int]:
     return dict(session.run(COUNT_OPEN_CALLS))
 
 
-# `attempt` is kept, to distinguish the answers of an earlier and of the next attempt. It must still equal the
-# value that was read, because the operator's finding concerns that attempt.
+# `attempt` is not reset, because it distinguishes the answer of the next attempt from late answers of earlier
+# attempts. It must still have the value that was read, because the operator decided about that attempt.
 RELEASE_CALLS = Statement(
     "release_calls",
     """
@@ -253,7 +265,7 @@ RELEASE_CALLS = Statement(
 
 
 def release_calls(session: Session, calls: Sequence[ListedCall | WholeCall]) -> set[str]:
-    """Sets failed or uncertain calls to pending, due now, as if never tried. Returns their keys.
+    """Sets failed or uncertain calls to pending and due, as if they were never tried. Returns their keys.
 
     Skips a call that changed after it was read. Idempotent: a second run changes no call.
     """
@@ -280,5 +292,8 @@ SETTLE_CALL = Statement(
 def settle_call(
     session: Session, call: WholeCall, *, state: CallState, response: str | None, error: str | None
 ) -> bool:
-    """Settles an uncertain call. Returns False if the call changed after it was read. `response` is JSON."""
+    """Settles an uncertain call. Returns False if the call has changed since it was read.
+
+    `response` is JSON.
+    """
     return session.count(SETTLE_CALL, call.effect_key, call.attempt, state, response, error) == 1

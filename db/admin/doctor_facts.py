@@ -12,13 +12,13 @@ from sluice.db.delivery.switches import read_paused_topics
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Settings of the server. `version` is the major version. The other values are of this connection."""
+    """Settings of the server, as this connection reads them. `version` is the major version."""
 
     version: int
     fsync: str
     synchronous_commit: str
     read_only: str = ""
-    """The reason why the server is read-only; an empty text if it accepts writes."""
+    """The reason why the server is read-only; an empty text if the server accepts writes."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Registered:
 
 
 class EventsWithoutId(NamedTuple):
-    """Number of a topic's events without an id, and number of those that are dead letters now."""
+    """The number of a topic's events without an id, and how many of these events are dead letters now."""
 
     topic: str
     events: int
@@ -45,9 +45,9 @@ class EventsWithoutId(NamedTuple):
 
 
 class NarrowedQueue(NamedTuple):
-    """A queue whose transactions fail at one record although no event is at fault.
+    """A queue whose transactions fail at one record, although no event is at fault.
 
-    `batch_limit`: the highest number of events per transaction after many failures; None before.
+    `batch_limit`: the most events per transaction, which is set after many failures; None if it is not set.
     """
 
     queue: str
@@ -57,7 +57,7 @@ class NarrowedQueue(NamedTuple):
     batch_limit: int | None
     error: str
     seconds: float
-    """Seconds after the newest failure, or after the newest success under a limit."""
+    """Seconds since the newest failure, or since the newest success with a limit."""
 
 
 READ_NARROWED = Statement(
@@ -71,7 +71,7 @@ READ_NARROWED = Statement(
 
 
 def read_narrowed_queues(session: Session) -> list[NarrowedQueue]:
-    """Returns the queues whose newest transactions failed because of the surroundings."""
+    """Returns the queues whose newest transactions failed, although no event was at fault."""
     return [NarrowedQueue(*row) for row in session.run(READ_NARROWED)]
 
 
@@ -89,7 +89,7 @@ READ_SERVER = Statement(
 
 
 def read_server(session: Session) -> ServerSettings:
-    """Returns the server's settings, including those that make commits durable."""
+    """Returns the server's settings, including the settings that make commits durable."""
     return ServerSettings(*session.run(READ_SERVER)[0])
 
 
@@ -105,7 +105,7 @@ READ_USER_COLUMNS = Statement(
 
 
 def read_user_columns(session: Session) -> dict[str, frozenset[str]]:
-    """Returns table of schema `public` → its columns."""
+    """Returns each table of schema `public` → its columns."""
     found: dict[str, set[str]] = {}
     for table, column in session.run(READ_USER_COLUMNS):
         found.setdefault(table, set()).add(column)
@@ -121,7 +121,7 @@ def read_shards(session: Session) -> dict[str, int]:
 
 
 def read_registered(session: Session) -> Registered:
-    """Returns entity types, queues, topics and partitions that have rows, in one snapshot."""
+    """Returns the entity types, queues, topics and partitions in Sluice's own tables, in one snapshot."""
     with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
         partitions: dict[str, int] = {}
         for topic, _ in read_positions(session):

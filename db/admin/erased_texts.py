@@ -1,7 +1,7 @@
-"""Erases an entity's key from other texts: event ids, settled calls, error texts, `audit`.
+"""Erases an entity's key from texts: event ids, settled calls, error texts, `audit`.
 
-Large tables are read one range of pages at a time, after the erasure is committed: the entity's rows in them
-are settled and no longer change.
+Large tables are read one range of pages at a time, after the erasure is committed. At that time, the entity's
+rows in these tables are settled and no longer change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 
-PAGES = 2_000  # per statement: 16 MB
+PAGES = 2_000  # pages per statement, which are 16 MB
 
 READ_PAGES = Statement(
     "read_pages",
@@ -21,7 +21,7 @@ READ_PAGES = Statement(
 
 
 def page_ranges(session: Session, table: str) -> Iterator[tuple[str, str]]:
-    """Yields pairs of row ids that together cover all current rows."""
+    """Yields ranges of row ids, as (first, end), that together cover all current rows of a table."""
     ((pages,),) = session.run(READ_PAGES, table)
     for page in range(0, pages + 1, PAGES):
         yield f"({page},0)", f"({page + PAGES},0)"
@@ -48,7 +48,10 @@ def count_event_ids(session: Session, between: tuple[str, str], entity: str, key
 
 
 def clear_event_ids(session: Session, between: tuple[str, str], entity: str, key: str) -> int:
-    """Clears event ids that contain the key. Returns their number. Identities are kept, to detect repeats."""
+    """Clears event ids that contain the key. Returns their number.
+
+    The identities of the events are kept, because they detect repeats.
+    """
     return session.count(CLEAR_EVENT_IDS, *between, entity, key)
 
 
@@ -67,7 +70,10 @@ READ_SETTLED_CALLS = Statement(
 def read_settled_calls(
     session: Session, between: tuple[str, str], entity: str, key: str, until: datetime
 ) -> list[tuple[str, bool]]:
-    """Returns settled calls of an entity before a time, each with True if its key must stay in the ledger."""
+    """Returns the settled calls of an entity that were stored up to a time: (key, flag).
+
+    The flag is True if the key of the call must stay in the ledger.
+    """
     rows = session.run(READ_SETTLED_CALLS, *between, entity, key, until)
     return [(effect_key, bool(stays)) for effect_key, stays in rows]
 
@@ -90,7 +96,10 @@ DELETE_CONFLICTS_OF = Statement(
 
 
 def erase_calls(session: Session, gone: Sequence[str], stand_ins: Sequence[tuple[str, str]]) -> None:
-    """Deletes calls. Renames calls whose keys must stay in the ledger, and clears their other columns."""
+    """Deletes the calls `gone`.
+
+    Renames calls whose keys must stay in the ledger, and clears their other columns.
+    """
     session.run(DELETE_CONFLICTS_OF, text_array([*gone, *(key for key, _ in stand_ins)]))
     session.run(DELETE_CALLS, text_array(gone))
     keys, instead = [one for one, _ in stand_ins], [other for _, other in stand_ins]
@@ -98,7 +107,7 @@ def erase_calls(session: Session, gone: Sequence[str], stand_ins: Sequence[tuple
 
 
 class Mention(NamedTuple):
-    """A row whose texts may hold the key."""
+    """A row whose texts may contain the key."""
 
     id: int
     verb: str
@@ -136,12 +145,12 @@ REWRITE_AUDIT = Statement(
 
 
 def read_conflict_mentions(session: Session, key: str, json_key: str) -> list[Mention]:
-    """Returns the refused calls that contain the key, plain or in its JSON form."""
+    """Returns the calls in `call_conflicts` that contain the key, plain or in its JSON form."""
     return [Mention(*row) for row in session.run(READ_CONFLICT_MENTIONS, key, json_key)]
 
 
 def delete_conflicts(session: Session, ids: Sequence[int]) -> int:
-    """Deletes refused calls. Returns their number."""
+    """Deletes calls that were not made because of a conflict. Returns their number."""
     return session.count(DELETE_CONFLICTS, bare_array(ids))
 
 
@@ -155,7 +164,7 @@ def rewrite_audit(session: Session, row: Mention, details: str | None) -> None:
     session.run(REWRITE_AUDIT, row.id, row.subject, row.reason, details)
 
 
-# Columns (table, column) with error texts, which quote keys, and with operators' reasons.
+# Columns (table, column) with error texts, which may quote keys, or with operators' reasons.
 _TEXTS = (
     ("queues", "halted_reason"),
     ("queue_failures", "error"),

@@ -1,4 +1,4 @@
-"""Erases one entity from Sluice's own tables, and reads the work that must be settled before."""
+"""Erases one entity from Sluice's own tables. Reads the work that must be settled before an erasure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,7 +21,10 @@ LOCK_ERASURE_KEY = Statement(
 
 
 def lock_erasure_key(session: Session, fresh: bytes) -> bytes:
-    """Takes the lock of all erasures. Returns the erasure key, which is `fresh` for the first erasure."""
+    """Takes the lock of all erasures. Returns the erasure key.
+
+    The first erasure stores `fresh` as this key.
+    """
     session.command(PATIENCE)
     session.run(MAKE_ERASURE_KEY, fresh)
     ((key,),) = session.run(LOCK_ERASURE_KEY)
@@ -36,9 +39,9 @@ INSERT_ERASURE = Statement(
 
 
 def insert_erasure(session: Session, entity: str, key_hash: UUID, log_ends: str) -> datetime:
-    """Stores an erasure: records below these ends are passed over. Returns its time.
+    """Stores an erasure. Records below `log_ends` are passed over from now on.
 
-    Requires the lock of all erasures and the lock of the queue.
+    Returns the time of the erasure. Requires the lock of all erasures and the lock of the queue.
     """
     ((erased_at,),) = session.run(INSERT_ERASURE, entity, key_hash, log_ends)
     assert isinstance(erased_at, datetime)
@@ -62,7 +65,10 @@ READ_REACHED = Statement(
 
 
 class Reached(NamedTuple):
-    """The first unapplied offset of a partition; None for a topic without partitions."""
+    """The first unapplied offset of a partition.
+
+    The last two fields are None for a topic without partitions.
+    """
 
     topic: str
     topic_id: str
@@ -71,7 +77,7 @@ class Reached(NamedTuple):
 
 
 def read_reached(session: Session, entity: str) -> list[Reached]:
-    """Returns the topics of an entity type, with the first offset of each partition that is not applied."""
+    """Returns the topics of an entity type, with the first unapplied offset of each partition."""
     return [Reached(*row) for row in session.run(READ_REACHED, entity)]
 
 
@@ -84,7 +90,7 @@ class Unsent(NamedTuple):
     topic: str | None
 
 
-# Queues of an earlier shard count may still hold events after a forced re-routing.
+# After a forced re-routing, queues of an earlier shard count may still have events.
 READ_UNSENT = Statement(
     "read_unsent",
     """
@@ -100,7 +106,7 @@ READ_UNSENT = Statement(
 
 
 def read_unsent(session: Session, entity: str, queue: str, newest: int | None = None) -> Unsent:
-    """Returns the waiting events of a queue and of unused queues, up to the id `newest`, or all."""
+    """Returns the waiting events of a queue and of unused queues, up to the id `newest` (None: all)."""
     ((events, first_id, first_queue, topic),) = session.run(READ_UNSENT, entity, queue, newest)
     return Unsent(events, first_queue, first_id, topic)
 
@@ -109,7 +115,7 @@ READ_NEWEST_OUTGOING = Statement("read_newest_outgoing", "SELECT max(id) FROM sl
 
 
 def read_newest_outgoing(session: Session) -> int | None:
-    """Returns the newest id of all outgoing events, None if there are none."""
+    """Returns the newest id of all outgoing events; None if there are no outgoing events."""
     ((newest,),) = session.run(READ_NEWEST_OUTGOING)
     return None if newest is None else int(newest)
 
@@ -137,7 +143,10 @@ READ_ENTITY_TABLES = Statement(
 
 
 def read_entity_tables(session: Session) -> list[tuple[str, str, bool]]:
-    """Returns (entity type, table that it writes, True if also under keys other than those of events)."""
+    """Returns (entity type, table, flag). Events of the entity type write the table.
+
+    The flag is True if they also write the table under keys other than their own.
+    """
     return [(entity, table, bool(other)) for entity, table, other in session.run(READ_ENTITY_TABLES)]
 
 
@@ -151,7 +160,10 @@ def table_exists(session: Session, table: str) -> bool:
 
 
 def delete_rows_of(session: Session, table: str, column: str, key: str) -> int:
-    """Deletes the rows of a key. Returns their number. Raises IntegrityError if a table references them."""
+    """Deletes the rows of a key. Returns their number.
+
+    Raises IntegrityError if another table references them.
+    """
     text = f"DELETE FROM {qualified(table)} WHERE {quoted(column)} = $1"
     return session.count(Statement(f"erase {table}"[:60], text, ("text",)), key)
 
@@ -196,7 +208,7 @@ READ_LETTERS_OF = Statement(
     """,
     ("text", "text"),
 )
-# Without the flaw, `dlq export` would write the letter as a tombstone.
+# The flaw marks the value as missing. Without the flaw, `dlq export` would write the letter as a tombstone.
 _EMPTY = f"""
     UPDATE sluice.%s SET
         state = 'dropped', settled_at = now(), key = NULL, value = NULL, headers = '[]', entity_key = NULL,
@@ -211,7 +223,10 @@ EMPTY_PROJECTION_LETTERS_OF = Statement(
 
 
 def empty_letters(session: Session, entity: str, key: str) -> list[ErasedLetter]:
-    """Drops the letters of an entity; keeps only offsets and identities. Returns the letters as before."""
+    """Drops the letters of an entity, and keeps only their offsets and identities.
+
+    Returns the letters as they were before.
+    """
     found = [ErasedLetter(*row) for row in session.run(READ_LETTERS_OF, entity, key)]
     session.run(EMPTY_LETTERS_OF, entity, key)
     return found
@@ -256,7 +271,7 @@ DELETE_GENERATION_DEATHS = Statement(
     """,
     ("text", "text"),
 )
-# Reports that name the key are obsolete: the compared rows are erased.
+# Reports that contain the key are obsolete, because the compared rows are erased.
 DELETE_REPORTS = Statement(
     "delete_reports_of",
     "DELETE FROM sluice.generation_reports WHERE projection = ANY ($1) AND strpos(report::text, $2) > 0",
@@ -267,7 +282,10 @@ DELETE_REPORTS = Statement(
 def delete_traces(
     session: Session, entity: str, key: str, projections: Sequence[str], json_key: str
 ) -> Mapping[str, int]:
-    """Deletes other rows that name the entity. Returns table → number. `json_key`: the key's JSON form."""
+    """Deletes other rows that contain the key. Returns table → number of rows.
+
+    `json_key`: the key in JSON form.
+    """
     return {
         "parked_entities": session.count(DELETE_PARKED, entity, key),
         "projection_letters": session.count(EMPTY_PROJECTION_LETTERS_OF, entity, key),

@@ -1,4 +1,7 @@
-"""Changes this database's installation: its id, its database, its key, and rows from a copy."""
+"""Changes this database's installation: its id, its database and its key.
+
+Holds rows that came with a copy.
+"""
 
 import secrets
 from typing import NamedTuple
@@ -7,7 +10,7 @@ from uuid import uuid4
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import KEY_BYTES, Database
 
-# A change reads all waiting rows, and there may be many.
+# Long, because a change reads all waiting rows, and there may be many.
 PATIENCE = "SET LOCAL statement_timeout = '15min'"
 
 LOCK_INSTALLATION = Statement("lock_installation", "SELECT name FROM sluice.installation FOR UPDATE")
@@ -28,7 +31,7 @@ REPLACE_INSTALLATION = Statement(
     ("text", "uuid", "text", "bigint"),
 )
 FORGET_KEYS = Statement("forget_keys", "DELETE FROM sluice.installation_keys")
-# Deletes rows of processes of the former installation. TRUNCATE would wait for a dump of these tables.
+# Deletes the rows that processes of the former installation wrote. TRUNCATE would wait for a running dump.
 FORGET_OTHERS = tuple(
     Statement(f"forget_{table}", f"DELETE FROM sluice.{table}")
     for table in ("claims", "processes", "undeclared", "workers")
@@ -68,7 +71,7 @@ def store_database(session: Session, database: Database) -> None:
 
 
 class Held(NamedTuple):
-    """Numbers of rows from a copy that are held until an operator releases or drops them."""
+    """The numbers of rows that are held, in a copy, until an operator releases or drops them."""
 
     events: int
     calls: int
@@ -83,7 +86,7 @@ HOLD_EVENTS = Statement(
     """,
     ("text",),
 )
-# The state is not `failed`: for running calls the provider's result is unknown.
+# The state is `uncertain` and not `failed`, because the provider's result of a running call is unknown.
 HOLD_CALLS = Statement(
     "hold_calls",
     """

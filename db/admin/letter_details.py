@@ -1,4 +1,4 @@
-"""Reads one whole letter, and the letters that wait behind it."""
+"""Reads whole letters, and the letters that wait behind a letter."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +11,7 @@ from sluice.db.connection import Session, Statement
 
 
 class WholeLetter(NamedTuple):
-    """All columns of a letter. `headers` are pairs of a name and a value in hex."""
+    """All columns of a letter. `headers` are pairs of a name and a value; the value is in hex."""
 
     id: int
     topic: str
@@ -39,11 +39,11 @@ class WholeLetter(NamedTuple):
     value: memoryview | None
     parked: str | None
     flaw: dict[str, Any] | None = None
-    """The missing part of the record; None if it is stored whole."""
+    """The missing part of the record; None if the whole record is stored."""
     traceback: str | None = None
-    """The frames of the handler that raised an error, as text; None if no handler raised it."""
+    """The frames of the handler that raised the error, as text; None if the error is not from a handler."""
     retry: dict[str, Any] | None = None
-    """The state of the retries of an event that was set aside; None if it is not retried."""
+    """The state of the retries of an event that was set aside; None if the event is not retried."""
 
     @property
     def is_cut(self) -> bool:
@@ -52,7 +52,7 @@ class WholeLetter(NamedTuple):
 
 
 def lacks_value(flaw: Mapping[str, Any] | None) -> bool:
-    """Returns True for the flaw of a record whose value is not stored."""
+    """Returns True if the flaw means that the value of the record is not stored."""
     return flaw is not None and not {"sha256", "skipped", "erased"}.isdisjoint(flaw)
 
 
@@ -84,7 +84,10 @@ READ_WHOLE_LETTERS = Statement(
 
 
 def read_whole_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[WholeLetter]:
-    """Returns whole letters by id, after `after`. A letter may hold megabytes, so read only a few."""
+    """Returns whole letters in the order of their ids, after the id `after`.
+
+    A letter may contain megabytes, so request only a few letters.
+    """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [
@@ -145,6 +148,6 @@ class WholeProjectionLetter(NamedTuple):
 
 
 def read_whole_projection_letter(session: Session, number: int) -> WholeProjectionLetter | None:
-    """Returns the letter of a generation with this id, None if there is none."""
+    """Returns the letter of a generation with this id; None if no letter has this id."""
     rows = session.run(READ_WHOLE_PROJECTION_LETTER, number)
     return WholeProjectionLetter(*rows[0]) if rows else None

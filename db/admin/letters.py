@@ -1,4 +1,4 @@
-"""Dead letters for operators: lists, counts, entities, and changes of letters with no letter behind them."""
+"""Dead letters, for operators: lists, counts and entities. Changes letters that hold up no other letter."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from sluice.db.values import bare_array
 
 
 class Chosen(NamedTuple):
-    """A filter of letters; None: any. `older_than_seconds` is the time after the letter was stored."""
+    """A filter of letters. None means any value. `older_than_seconds` is the least age of the letter."""
 
     ids: tuple[int, ...] | None = None
     topic: str | None = None
@@ -23,7 +23,7 @@ class Chosen(NamedTuple):
 
 
 class LetterCount(NamedTuple):
-    """The number of letters of one kind."""
+    """The number of letters with the same topic, error class, state and outcome."""
 
     topic: str
     error_class: str
@@ -33,7 +33,10 @@ class LetterCount(NamedTuple):
 
 
 class ListedLetter(NamedTuple):
-    """A letter without key and value. `behind`: number of letters that wait for it; None if none can wait."""
+    """A letter without key and value.
+
+    `behind`: number of letters behind it; None if none can wait behind it.
+    """
 
     id: int
     topic: str
@@ -51,13 +54,13 @@ class ListedLetter(NamedTuple):
     behind: int | None
 
 
-# A letter that is retried is stored as waiting.
+# A letter that is retried is stored with the state "waiting".
 SHOWN_STATE = """CASE WHEN d.state = 'waiting' AND EXISTS (
         SELECT FROM sluice.retries r WHERE r.letter_id = d.id
     ) THEN 'retrying' ELSE d.state END"""
 LISTED = f"""d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
     d.error_text, d.outcome, {SHOWN_STATE}, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
-# Counted only for head letters. For each waiting letter, the count would read all other letters.
+# Counted only for an entity's first letter. For the others, the count would read all letters each time.
 _BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' OR EXISTS (
         SELECT FROM sluice.retries r WHERE r.letter_id = d.id AND d.state = 'waiting'
     ) THEN (
@@ -101,7 +104,10 @@ READ_LETTERS = Statement(
 
 
 def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedLetter]:
-    """Returns letters, newest first, after the letter with id `after`; from the first if it is 0."""
+    """Returns letters, newest first.
+
+    Begins after the letter with the id `after`, or with the newest if it is 0.
+    """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         rows = session.run(READ_LETTERS, *chosen_values(chosen), after or BEHIND_NEWEST, limit)
@@ -109,7 +115,7 @@ def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) ->
 
 
 class LetterReason(NamedTuple):
-    """The number of letters that share a reason, and the newest of these letters."""
+    """The number of letters with the same reason, and the newest of these letters."""
 
     letters: int
     topic: str
@@ -170,7 +176,7 @@ DROP_KEYLESS = Statement(
 
 
 def drop_keyless(session: Session, letter_id: int) -> bool:
-    """Drops a letter without an entity. Returns True if it was dead or retried. Idempotent."""
+    """Drops a letter that belongs to no entity. Returns True if it was dead or retried. Idempotent."""
     return session.count(DROP_KEYLESS, letter_id) == 1
 
 
@@ -195,7 +201,7 @@ READ_HEAD = Statement(
 
 
 def read_head(session: Session, entity: str, key: str) -> int | None:
-    """Returns the id of an entity's first open letter, in the order of a redrive."""
+    """Returns the id of the open letter that a redrive of the entity applies first, or None."""
     rows = session.run(READ_HEAD, entity, key)
     return int(rows[0][0]) if rows else None
 
@@ -229,7 +235,7 @@ READ_OPEN_ENTITIES = Statement(
 
 
 def read_open_entities(session: Session, chosen: Chosen, *, limit: int) -> list[OpenLetters]:
-    """Returns the entities of the chosen letters with their dead and waiting letters, oldest first."""
+    """Returns the entities of the chosen letters, and counts their open letters, oldest first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [OpenLetters(*row) for row in session.run(READ_OPEN_ENTITIES, *chosen_values(chosen), limit)]
@@ -248,9 +254,9 @@ READ_KEYLESS = Statement(
 
 
 def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[int, str]]:
-    """Returns (id, entity type) of chosen letters, dead or retried, whose record names no entity.
+    """Returns (id, entity type) of the chosen letters that belong to no entity and are dead or retried.
 
-    Skipped records are omitted, because no process has read them.
+    Omits records that an operator skipped, because no process has read them.
     """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
@@ -283,7 +289,7 @@ def read_conflicts(session: Session, chosen: Chosen, *, limit: int) -> list[Open
         return [OpenConflict(*row) for row in session.run(READ_CONFLICTS, *chosen_values(chosen), limit)]
 
 
-# Entities whose events are retried need no operator.
+# Entities whose events are retried are not counted, because they need no operator.
 PARKED = """sluice.parked_entities p
     WHERE NOT EXISTS (SELECT FROM sluice.retries r WHERE r.entity = p.entity AND r.key = p.key)"""
 COUNT_PARKED = Statement("count_parked", f"SELECT count(*) FROM {PARKED}")

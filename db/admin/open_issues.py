@@ -1,6 +1,7 @@
 """Counts the open issues for operators, in one statement that reads only open rows, up to a limit.
 
-Its time must not grow with the history, because a metrics endpoint runs it every few seconds.
+The time of the statement must not grow with the number of settled rows, because a metrics endpoint runs it
+every few seconds.
 """
 
 from typing import NamedTuple
@@ -11,12 +12,12 @@ from sluice.db.delivery.undeclared import HALTED_SECONDS
 from sluice.db.records import Declaration
 from sluice.db.sending.calls import EFFECTS_PAUSED
 
-# To read this many rows of an index takes about ten milliseconds. Exact larger counts are not useful.
+# To count this many rows in an index takes about ten milliseconds. Larger exact numbers are not useful.
 COUNT_TO = 100_000
 
 
 class OpenIssues(NamedTuple):
-    """Issues that need an operator, then other issues, each counted up to COUNT_TO. Ages are in seconds."""
+    """The first ten fields are issues that need an operator. Each number is counted up to COUNT_TO."""
 
     halted_queues: int
     stopped_generations: int
@@ -57,7 +58,7 @@ def _halted(kind: Declaration) -> str:
     return _count(f"sluice.undeclared WHERE kind = '{kind}' AND waited_seconds >= {HALTED_SECONDS}")
 
 
-# Reads a queue's rows from the hint on, as the relay does: all rows below it are sent.
+# Reads a queue's rows above `sent_through`, as the relay does: all rows up to `sent_through` are sent.
 _WAITING = """
     (SELECT queue FROM sluice.queues UNION SELECT queue FROM sluice.relay_progress) q
     LEFT JOIN sluice.relay_progress r USING (queue)
@@ -70,7 +71,7 @@ _WAITING = """
 _BEHIND = """sluice.dead_letters d WHERE d.state = 'waiting'
     AND NOT EXISTS (SELECT FROM sluice.retries r WHERE r.letter_id = d.id)"""
 
-# Letters of other generations wait until their generation is live again.
+# Counts only letters of live generations. Letters of other generations concern no reader now.
 _PROJECTION_LETTERS = """sluice.projections p
     JOIN sluice.projection_letters l ON l.projection = p.projection AND l.generation = p.live_generation
     WHERE l.state = 'dead'"""

@@ -1,4 +1,4 @@
-"""The outbox for operators: reads waiting and refused rows, retries or drops them."""
+"""The outbox, for operators: reads waiting and refused rows, and retries or drops these rows."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -6,13 +6,13 @@ from uuid import UUID
 
 from sluice.db.connection import Session, Statement
 
-# To read a long outbox may take longer than the limit of a worker's statement.
+# Long, because to read a long outbox may take longer than the limit of a worker's statement.
 LOOKING = "SET LOCAL statement_timeout = '60s'"
 BEHIND_NEWEST = 2**63 - 1  # larger than every id
 
 
 class QueueWaiting(NamedTuple):
-    """A queue with unsent rows: their number, the number of refused rows, the age of the oldest row."""
+    """A queue with unsent rows: the numbers of all and of refused rows, and the age of the oldest row."""
 
     queue: str
     waiting: int
@@ -21,7 +21,10 @@ class QueueWaiting(NamedTuple):
 
 
 class RefusedRecord(NamedTuple):
-    """A record that the broker refuses. `behind`: number of rows of its key that wait for it."""
+    """A record that the broker refuses.
+
+    `behind`: the number of rows with the same key that wait behind it.
+    """
 
     queue: str
     id: int
@@ -34,7 +37,10 @@ class RefusedRecord(NamedTuple):
 
 
 class OutgoingEvent(NamedTuple):
-    """One row of the outbox. `error` is set if it is refused. `held_by`: the refused id before it."""
+    """One row of the outbox. `error` is set if the row is refused.
+
+    `held_by`: the refused row before it, by id.
+    """
 
     queue: str
     id: int
@@ -66,7 +72,7 @@ READ_WAITING = Statement(
 
 
 def read_waiting(session: Session, topic: str | None) -> list[QueueWaiting]:
-    """Returns the queues with unsent rows of one topic or of all topics."""
+    """Returns the queues with unsent rows of one topic, or of all topics (None)."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [QueueWaiting(*row) for row in session.run(READ_WAITING, topic)]
@@ -144,12 +150,12 @@ READ_OUTGOING_EVENT = Statement(
 
 
 def read_outgoing_event(session: Session, queue: str, number: int) -> OutgoingEvent | None:
-    """Returns one whole row, None if it was sent or never existed."""
+    """Returns one whole row; None if the row was sent or never existed."""
     rows = session.run(READ_OUTGOING_EVENT, queue, number)
     return OutgoingEvent(*rows[0]) if rows else None
 
 
-# The relay holds its lock during a flush of at most 5 s.
+# Long enough for a relay, which holds its lock during a flush of at most 5 s.
 RELAY_PATIENCE = "SET LOCAL statement_timeout = '8s'; SET LOCAL lock_timeout = '8s'"
 
 
@@ -171,9 +177,10 @@ DELETE_REFUSAL = Statement(
 
 
 def delete_refusal(session: Session, queue: str, number: int) -> Refusal | None:
-    """Allows the relay to send this record again. Returns None if it was not refused. Idempotent.
+    """Allows the relay to send this record again. Returns None if the record was not refused. Idempotent.
 
-    Needs no lock of the relay: a relay's hint never passes the lowest refused id in its own snapshot.
+    Needs no lock of the relay, because a relay sets `sent_through` below the lowest refused id that it has
+    read.
     """
     rows = session.run(DELETE_REFUSAL, queue, number)
     return Refusal(*rows[0]) if rows else None
@@ -199,7 +206,7 @@ def count_refused(session: Session, topic: str | None) -> RefusedCount:
     return RefusedCount(records, until)
 
 
-# Only refusals up to a time, so that a record that is refused again meanwhile is not changed.
+# Selects only refusals up to a time. Therefore a record that is refused again meanwhile stays refused.
 _REFUSED_PAGE = """
     SELECT queue, id FROM sluice.outbox_refusals
     WHERE ($1 IS NULL OR topic = $1) AND refused_at <= $2 ORDER BY queue, id LIMIT $3
@@ -215,9 +222,10 @@ DELETE_REFUSALS = Statement(
 
 
 def delete_refusals(session: Session, topic: str | None, until: datetime, *, limit: int) -> list[Refusal]:
-    """Allows the relay to send records again that were refused up to `until`, of one topic or of all topics.
+    """Allows the relay to send again the records that were refused up to `until`.
 
-    A key continues only when none of its records is refused, so the order is kept from page to page.
+    Works on one topic, or on all topics (None). The relay sends the records of a key only when none of them
+    is refused, so the order is kept even if a key's refusals are deleted in several calls.
     """
     return sorted(Refusal(*row) for row in session.run(DELETE_REFUSALS, topic, until, limit))
 
@@ -228,7 +236,7 @@ READ_REFUSED_PAGE = Statement("read_refused_page", _REFUSED_PAGE, ("text", "time
 def read_refused_page(
     session: Session, topic: str | None, until: datetime, *, limit: int
 ) -> list[tuple[str, int]]:
-    """Returns (queue, id) of records that were refused up to `until`, by queue and id."""
+    """Returns (queue, id) of the records that were refused up to `until`, ordered by queue and id."""
     return [(queue, number) for queue, number in session.run(READ_REFUSED_PAGE, topic, until, limit)]
 
 
@@ -248,7 +256,7 @@ def lock_relay(session: Session, queue: str) -> None:
     session.run(LOCK_RELAY, queue)
 
 
-# One statement, so that the row that is checked is the row that is deleted.
+# One statement checks and deletes the row, so no other transaction can change the row in between.
 DELETE_OUTGOING_EVENT = Statement(
     "delete_outgoing_event",
     """
@@ -263,9 +271,9 @@ DELETE_OUTGOING_EVENT = Statement(
 
 
 def delete_outgoing_event(session: Session, queue: str, number: int, *, even_if_waiting: bool) -> bool:
-    """Deletes an event and its refusal, so that it is never sent. Returns False if there is no such event.
+    """Deletes an event and its refusal. The event is never sent. Returns False if no event was deleted.
 
     An event that is not refused is deleted only with `even_if_waiting`. Requires the relay's lock on the
-    queue, from an earlier statement; otherwise the event may be in flight to the broker.
+    queue, which an earlier statement must have taken. Otherwise the event may be in flight to the broker.
     """
     return session.count(DELETE_OUTGOING_EVENT, queue, number, even_if_waiting) == 1

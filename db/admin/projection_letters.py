@@ -1,4 +1,4 @@
-"""Letters of generations for operators: lists, counts and the entities that wait."""
+"""Letters of generations, for operators: lists, counts, and the entities that wait."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,10 @@ from sluice.db.values import bare_array
 
 
 class ChosenLetters(NamedTuple):
-    """A filter of a projection's letters; None: any. Without a generation: letters of the live generation."""
+    """A filter of letters of projections. None means any value.
+
+    If neither `generation` nor `ids` is given, only letters of live generations are chosen.
+    """
 
     projection: str | None = None
     generation: int | None = None
@@ -76,7 +79,10 @@ def read_projection_letters(
 
 
 class HeldLetters(NamedTuple):
-    """An entity with open letters in one generation. Without a key, it is one letter that names no entity."""
+    """An entity with open letters in one generation.
+
+    If the key is None, this is a single letter that belongs to no entity.
+    """
 
     projection: str
     generation: int
@@ -112,14 +118,14 @@ READ_HELD_ENTITIES = Statement(
 
 
 def read_held_entities(session: Session, chosen: ChosenLetters, *, limit: int) -> list[HeldLetters]:
-    """Returns the entities of the chosen open letters, oldest first, with their open letters counted."""
+    """Returns the entities of the chosen open letters, and counts their open letters. The oldest is first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [HeldLetters(*row) for row in session.run(READ_HELD_ENTITIES, *_values(chosen), limit)]
 
 
 class OpenLetterCount(NamedTuple):
-    """The number of open letters of a projection's live generation."""
+    """The numbers of open letters of a projection's live generation."""
 
     projection: str
     failed: int

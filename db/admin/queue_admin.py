@@ -1,4 +1,4 @@
-"""Queues for operators: their halts, recent deaths, and the deaths that an operator accepts."""
+"""Queues, for operators: their halts, recent dead events, and the dead events that an operator accepts."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from sluice.db.connection import Session, Statement
 
 
 class ListedQueue(NamedTuple):
-    """One queue. `deaths` counts dead events among the last `tried` events."""
+    """One queue. `deaths` is the number of dead events among the last `tried` events."""
 
     queue: str
     halted_reason: str | None
@@ -32,7 +32,7 @@ def read_queues(session: Session) -> list[ListedQueue]:
 
 
 def lock_listed_queue(session: Session, queue: str) -> ListedQueue | None:
-    """Locks a queue until the transaction ends and returns it. None if there is no such queue."""
+    """Locks a queue until the transaction ends, and returns the queue. None if no queue has this name."""
     rows = session.run(LOCK_LISTED_QUEUE, queue)
     return ListedQueue(*rows[0]) if rows else None
 

@@ -1,7 +1,7 @@
-"""Re-routes an entity type: its locks, epoch and shards, and the rows that move with them.
+"""Re-routes an entity type: changes its epoch and shards, and moves the rows that depend on them.
 
-Every change requires all queue locks of the entity type: a running batch ends before the change, and a later
-batch reads the new epoch.
+Every change requires the locks of all queues of the entity type. Therefore a running batch ends before the
+change, and a later batch reads the new epoch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 
-# A batch may hold a queue for some seconds, and there are several queues.
+# Long, because each of several batches may hold the lock of its queue for some seconds.
 PATIENCE = "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"
 
 
@@ -27,7 +27,7 @@ READ_TOPIC_ROUTING = Statement(
 
 
 def read_topic_routing(session: Session, topic: str) -> TopicRouting | None:
-    """Returns the routing of a topic, None if no bridge has ever read it."""
+    """Returns the routing of a topic; None if no bridge has ever read the topic."""
     rows = session.run(READ_TOPIC_ROUTING, topic)
     return TopicRouting(*rows[0]) if rows else None
 
@@ -38,7 +38,7 @@ READ_TOPICS_OF = Statement(
 
 
 def read_topics_of(session: Session, entity: str) -> list[str]:
-    """Returns the topics of an entity type that were ever read."""
+    """Returns the topics of an entity type that a bridge has read at any time."""
     return [topic for (topic,) in session.run(READ_TOPICS_OF, entity)]
 
 
@@ -54,11 +54,11 @@ def read_watermarks_of(session: Session, topic: str) -> dict[int, int]:
     return dict(session.run(READ_WATERMARKS_OF, topic))
 
 
-# This lock is taken first: a process that registers queues or re-routes waits for it without a queue's lock.
+# This lock is taken before the locks of queues. A process that waits for this lock holds no queue's lock.
 LOCK_ROUTING = Statement(
     "lock_routing", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# Every process that takes several locks takes them in this order.
+# Every process that takes several of these locks takes them in this order, to avoid deadlocks.
 LOCK_QUEUES = Statement(
     "lock_queues",
     "SELECT queue FROM sluice.queues WHERE entity = $1 ORDER BY queue FOR UPDATE",
@@ -67,9 +67,10 @@ LOCK_QUEUES = Statement(
 
 
 def lock_routing(session: Session, entity: str) -> int | None:
-    """Takes all locks of an entity type; running batches end first. Returns its shard count.
+    """Takes all locks of an entity type. Waits until running batches end. Returns its shard count.
 
-    Returns None if the entity type is unknown. Raises LockNotAvailable if a batch holds a queue for too long.
+    Returns None if the entity type is unknown. Raises LockNotAvailable if a batch holds the lock of its queue
+    for too long.
     """
     session.command(PATIENCE)
     rows = session.run(LOCK_ROUTING, entity)
@@ -99,8 +100,8 @@ def raise_epoch(session: Session, entity: str, shards: int) -> int:
     return int(epoch)
 
 
-# With the same shards, the applied offset of a lane stays valid. It is copied, so that the lane's records are
-# not sent and counted again.
+# If the shards stay the same, the applied offset of a lane stays valid. The offset is copied, because
+# otherwise the lane's records would be sent and counted again.
 CARRY_LANES = Statement(
     "carry_lanes",
     """
@@ -114,7 +115,10 @@ CARRY_LANES = Statement(
 
 
 def carry_lanes(session: Session, entity: str, *, without_topic: str, epoch: int) -> int:
-    """Copies the lanes of all other topics to the new epoch. Returns their number. Requires all locks."""
+    """Copies the lanes of all topics except one to the new epoch. Returns their number.
+
+    Requires all locks.
+    """
     return session.count(CARRY_LANES, entity, without_topic, epoch)
 
 
@@ -140,7 +144,10 @@ SET_WATERMARKS = Statement(
 def restart_topic(
     session: Session, topic: str, topic_id: str, *, epoch: int, watermarks: Mapping[int, int]
 ) -> None:
-    """Gives the topic this id and exactly these partitions with their start offsets. Requires all locks."""
+    """Sets the id of the topic and its partitions with their start offsets. Deletes other partitions.
+
+    Requires all locks.
+    """
     numbers = sorted(watermarks)
     session.run(SET_TOPIC_ID, topic, topic_id)
     session.run(DROP_PARTITIONS, topic, bare_array(numbers))
@@ -148,11 +155,14 @@ def restart_topic(
 
 
 class Unsettled(NamedTuple):
-    """Unsettled work of an entity type: lanes with unsettled records, and outgoing events."""
+    """Unsettled work of an entity type. `lanes`: the number of lanes with unsettled records."""
 
     lanes: int
     outgoing: int
-    """Counted up to MOST_COUNTED, because the count of a long outbox would exceed the statement time-out."""
+    """Waiting outgoing events.
+
+    Counted up to MOST_COUNTED, because to count a long outbox would exceed the statement time-out.
+    """
     refused: int
     """Outgoing events that the broker refuses and that need an operator."""
     halted: int
@@ -183,7 +193,7 @@ MOST_COUNTED = 100_000
 
 
 def read_unsettled(session: Session, entity: str) -> Unsettled:
-    """Returns the current unsettled work. Reliable only under all locks."""
+    """Returns the current unsettled work. The result is reliable only if the caller holds all locks."""
     return Unsettled(*session.run(READ_UNSETTLED, entity, MOST_COUNTED)[0])
 
 
@@ -210,7 +220,7 @@ READ_PARKED_OF = Statement(
 
 
 def read_parked_of(session: Session, entity: str) -> dict[str, str]:
-    """Returns key of each parked entity → its queue."""
+    """Returns the key of each parked entity → the queue of the entity."""
     return dict(session.run(READ_PARKED_OF, entity))
 
 

@@ -2,7 +2,7 @@
 
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
 
-# The index on the age of identities is a BRIN, which only a bitmap scan reads.
+# Only a bitmap scan reads a BRIN, and the index on the age of identities is a BRIN.
 PURGE_PLANS = {**QUEUE_PLANS, "enable_bitmapscan": "on"}
 
 PURGE_IDENTITIES = Statement(
@@ -26,11 +26,11 @@ PURGE_IDENTITIES = Statement(
 
 
 def purge_identities(session: Session, topic: str, older_than_seconds: float, limit: int) -> int:
-    """Deletes identities of a topic's events that cannot be repeated. Returns their number. Idempotent."""
+    """Deletes identities of events that are too old to be repeated. Returns their number. Idempotent."""
     return session.count(PURGE_IDENTITIES, topic, older_than_seconds, limit)
 
 
-# With an explicit `once`, the key is kept forever, but not the arguments.
+# If a handler set `once` explicitly, the key of the call is kept forever. Its arguments are not.
 EMPTY_CALLS = Statement(
     "empty_calls",
     """
@@ -60,7 +60,10 @@ PURGE_CALLS = Statement(
 
 
 def empty_calls(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Clears args and answer of succeeded calls with an explicit `once`. Returns their number. Idempotent."""
+    """Clears args and answers of succeeded calls with an explicit `once`. Returns their number.
+
+    Idempotent.
+    """
     return session.count(EMPTY_CALLS, older_than_seconds, limit)
 
 
@@ -84,11 +87,11 @@ PURGE_DEAD_LETTERS = Statement(
 
 
 def purge_dead_letters(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Deletes dead letters that are done. Returns their number. Idempotent."""
+    """Deletes dead letters that are done or dropped. Returns their number. Idempotent."""
     return session.count(PURGE_DEAD_LETTERS, older_than_seconds, limit)
 
 
-# Dropped letters are kept with their generation, because a rebuild passes over their events.
+# Dropped letters are kept as long as their generation, because a rebuild must pass over their events.
 PURGE_PROJECTION_LETTERS = Statement(
     "purge_projection_letters",
     """
@@ -115,6 +118,6 @@ READ_OLDEST_PARKED = Statement(
 
 
 def read_oldest_parked_seconds(session: Session) -> float:
-    """Returns the age in seconds of the oldest parked entity, 0 if none is parked."""
+    """Returns for how many seconds the oldest parked entity has been parked; 0 if no entity is parked."""
     ((seconds,),) = session.run(READ_OLDEST_PARKED)
     return float(seconds)

@@ -1,4 +1,4 @@
-"""Retried events for operators: the reason, the time, and the sessions that hold them up."""
+"""Retried events, for operators: the reason, the time, and the sessions that hold locks that they need."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,10 @@ MOST_READ = 100  # the oldest retries; `sluice dlq ls` lists the others
 
 
 class RetryingEvent(NamedTuple):
-    """One event. `blockers`: the sessions that last held it up, with current `is_there` and `seconds`."""
+    """One retried event.
+
+    `blockers`: the sessions that blocked the last attempt. `is_there` and `seconds` in them are current.
+    """
 
     letter_id: int
     entity: str
@@ -20,7 +23,8 @@ class RetryingEvent(NamedTuple):
     blockers: list[dict[str, Any]]
 
 
-# A role that may not see another session's transaction checks the session's process instead.
+# A blocker is still there if its transaction still runs. If the role may not see the transaction, only the
+# process id is compared.
 READ_RETRYING = Statement(
     "read_retrying",
     f"""
@@ -45,7 +49,7 @@ READ_RETRYING = Statement(
 
 
 def read_retrying(session: Session) -> list[RetryingEvent]:
-    """Returns the events that have been retried for the longest time."""
+    """Returns retried events. The event that was set aside first is first."""
     return [RetryingEvent(*row) for row in session.run(READ_RETRYING)]
 
 

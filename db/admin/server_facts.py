@@ -1,4 +1,4 @@
-"""Reads facts about the Postgres server for `sluice doctor`: delays of commits, vacuum and locks."""
+"""Reads facts about the Postgres server for `sluice doctor`: what delays commits, vacuum and statements."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ _QUERY_CHARACTERS = 100
 
 
 class Horizon(NamedTuple):
-    """A session or other object that keeps vacuum from removing row versions deleted after its start."""
+    """A session or another object that keeps vacuum from removing rows that were deleted after its start."""
 
     kind: str
     """One of session, prepared, slot and standby."""
@@ -20,9 +20,12 @@ class Horizon(NamedTuple):
     state: str | None
     query: str | None
     seconds: float | None
-    """Time after its start. None for slots and standbys, and for sessions that the role may not read."""
+    """Time since its start.
+
+    None for slots and standbys, and for sessions that the role may not read.
+    """
     transactions: int
-    """Number of transactions of the server that began later."""
+    """Number of transactions of the server that began after it."""
 
 
 # Snapshots of other databases do not count. Snapshots of slots and standbys count for all databases.
@@ -69,9 +72,9 @@ class Replication(NamedTuple):
     standby_names: str
     """The setting synchronous_standby_names; empty: commits wait for no standby."""
     connected: int
-    """The standbys that the setting names and that are connected."""
+    """The number of connected standbys that the setting names."""
     waiting: int
-    """Commits of this database that wait for a standby now."""
+    """The number of commits of this database that wait for a standby now."""
     seconds: float
     """The longest wait of these commits."""
 
@@ -94,7 +97,7 @@ def read_replication(session: Session) -> Replication:
     return Replication(*session.run(READ_REPLICATION)[0])
 
 
-# The lock of the active beat, which `try_lead` takes every second.
+# Finds the session of the active beat by the beat's lock. `try_lead` runs every second in this session.
 READ_BEAT = Statement(
     "read_beat",
     """
@@ -109,13 +112,13 @@ READ_BEAT = Statement(
 
 
 def read_beat_silence(session: Session) -> float | None:
-    """Returns the seconds after the last statement of the active beat; None if no beat is active."""
+    """Returns the seconds since the last statement of the active beat; None if no beat is active."""
     rows = session.run(READ_BEAT)
     return float(rows[0][0]) if rows else None
 
 
 class Blocker(NamedTuple):
-    """Another program's session that blocks a session of Sluice; pid 0: a prepared transaction."""
+    """A session of another program that blocks a session of Sluice. The pid 0 is a prepared transaction."""
 
     pid: int
     application: str | None

@@ -18,7 +18,7 @@ class StoredColumn(NamedTuple):
     type: str
     """The type without modifiers, for example `numeric` or `timestamp with time zone`."""
     modifier: int
-    """Length, precision and scale, encoded as in `pg_attribute.atttypmod`; -1: none."""
+    """Length, or precision and scale, encoded as in `pg_attribute.atttypmod`; -1 if there are none."""
     shown: str
     """The type as Postgres prints it."""
     not_null: bool
@@ -27,7 +27,7 @@ class StoredColumn(NamedTuple):
     generated: str | None = None
     """EXPRESSION or IDENTITY if Postgres refuses writes to the column."""
     is_distinct: bool = True
-    """True if the collation is deterministic: different values are then never equal."""
+    """True if the collation is deterministic. Then different values are never equal."""
     labels: tuple[str, ...] | None = None
     """The labels of an Enum."""
 
@@ -47,7 +47,7 @@ class StoredTable:
     """The live generation of a projection; None for other tables."""
 
 
-# 28: INSERT, UPDATE and DELETE.
+# 28 is the bit mask of INSERT, UPDATE and DELETE.
 READ_RELATIONS = Statement(
     "read_relations",
     """
@@ -115,7 +115,7 @@ READ_MISPLACED = Statement(
 
 
 def read_misplaced(session: Session, tables: Iterable[str]) -> list[str]:
-    """Returns the names of users' tables that exist in schema sluice, except Sluice's own tables."""
+    """Returns the names of tables in schema sluice that are not Sluice's own tables."""
     own = [table.name for table in metadata.tables.values()]
     return [name for (name,) in session.run(READ_MISPLACED, SCHEMA, text_array(tables), text_array(own))]
 

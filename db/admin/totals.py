@@ -1,4 +1,4 @@
-"""Watermarks, topic ids, queues and counters summed over epochs, for checkers and `sluice status`."""
+"""Reads watermarks, topic ids, queues, and sums of counters, for checkers and `sluice status`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ READ_TOTALS = Statement(
 
 
 def read_totals(session: Session) -> list[tuple[str, str, int]]:
-    """Returns (topic, outcome, records), summed over all epochs. Omits counters that are no outcomes."""
+    """Returns (topic, outcome, records), summed over all epochs. Omits counters that are not outcomes."""
     return [
         (topic, name, count)
         for topic, *counts in session.run(READ_TOTALS)
@@ -86,7 +86,7 @@ class PartitionTotals:
     applied: dict[str, int] = field(default_factory=dict)
     """Queue → applied offset of its lane in the current epoch."""
     read_again: bool = False
-    """True if lanes of an older epoch were ahead of the watermark. Their records are read again."""
+    """True if lanes of an older epoch were ahead of the watermark. Then their records are read again."""
 
 
 READ_PARTITIONS = Statement(
@@ -132,7 +132,7 @@ def read_partition_totals(session: Session) -> Mapping[Place, PartitionTotals]:
 
 @dataclass(frozen=True)
 class QueueState:
-    """A queue: its entity type, and, if it is halted, the reason and the time."""
+    """The entity type of a queue. If the queue is halted, also the reason and the time."""
 
     entity: str
     halted_reason: str | None = None

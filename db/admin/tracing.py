@@ -11,7 +11,7 @@ from sluice.db.values import bare_array
 
 
 class TracedEvent(NamedTuple):
-    """The event's row in `processed_events`: the record that counts under this identity."""
+    """The event's row in `processed_events`. It belongs to the first record with this identity."""
 
     topic: str
     topic_id: str
@@ -63,7 +63,7 @@ def read_traced_calls(session: Session, keys_array: str) -> list[TracedCall]:
     return [TracedCall(*row) for row in session.run(READ_TRACED_CALLS, keys_array)]
 
 
-# No index is needed for the event id, because a queue has few waiting rows.
+# The event id needs no index, because a queue has few waiting rows.
 READ_TRACED_EMITS = Statement(
     "read_traced_emits",
     """

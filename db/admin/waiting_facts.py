@@ -13,7 +13,7 @@ _DIGITS = 20
 
 
 class WaitingTopic(NamedTuple):
-    """Unsent outgoing events of one topic. `queue` and `id` identify the first event."""
+    """Unsent outgoing events of one topic. `queue` and `id` identify the oldest event."""
 
     topic: str
     events: int
@@ -22,10 +22,11 @@ class WaitingTopic(NamedTuple):
     free: int
     """Number of events that are not refused and do not wait behind a refused event."""
     free_seconds: float
-    """Age of the oldest of these events, 0 if there are none."""
+    """Age of the oldest event that is counted in `free`; 0 if `free` is 0."""
 
 
-# Finds the first event by id across all queues, because they draw ids from one sequence.
+# The oldest event is the event with the lowest id of all queues, because all queues draw ids from one
+# sequence.
 READ_WAITING_TOPICS = Statement(
     "read_waiting_topics",
     f"""
@@ -54,14 +55,20 @@ def read_waiting_topics(session: Session) -> list[WaitingTopic]:
 
 
 class DueCalls(NamedTuple):
-    """Number of calls that a worker could make now, up to COUNT_TO. `seconds`: delay of the oldest call."""
+    """The number of calls that a worker could make now, up to COUNT_TO.
+
+    `seconds`: how long the oldest is due.
+    """
 
     calls: int = 0
     seconds: float = 0.0
 
 
 class HoldingCall(NamedTuple):
-    """A call without success. `behind`: later calls of its entity that it holds back, up to COUNT_TO."""
+    """A call that has not succeeded.
+
+    `behind`: the number of later calls that it holds back, up to COUNT_TO.
+    """
 
     effect_key: str
     effect: str
@@ -71,7 +78,7 @@ class HoldingCall(NamedTuple):
     behind: int
 
 
-# $2: the effects that hold back later calls. The same rule as in `db/sending/calls.py`.
+# $2: the effects that hold back later calls. The same rule is in `db/sending/calls.py`.
 READ_DUE_CALLS = Statement(
     "read_due_calls",
     f"""
@@ -133,7 +140,7 @@ class EventDeath(NamedTuple):
     deaths: int
     how: str
     seconds: float
-    """Seconds after the newest of these ends."""
+    """Seconds since the newest of these ends."""
 
 
 READ_EVENT_DEATHS = Statement(
@@ -150,7 +157,7 @@ def read_event_deaths(session: Session) -> list[EventDeath]:
     return [EventDeath(*row) for row in session.run(READ_EVENT_DEATHS)]
 
 
-# Offsets of a queue's lanes only increase, with each committed batch.
+# The sum of a queue's offsets increases with each committed batch, because offsets never decrease.
 READ_QUEUE_PROGRESS = Statement(
     "read_queue_progress",
     """
@@ -174,5 +181,5 @@ READ_GENERATION_PROGRESS = Statement(
 
 
 def read_generation_progress(session: Session) -> dict[tuple[str, int], int]:
-    """Returns (projection, generation) → a number that increases with each write to the generation."""
+    """Returns (projection, generation) → a number that increases with each write into the generation."""
     return {(name, number): reached for name, number, reached in session.run(READ_GENERATION_PROGRESS)}

@@ -1,4 +1,4 @@
-"""Reads whole outgoing events and calls in order, for checkers and tests. Not for the hot path."""
+"""Reads whole outgoing events and calls in order. Only for checkers and tests, because it reads all rows."""
 
 from uuid import UUID
 
@@ -44,7 +44,7 @@ READ_OUTCOMES = Statement(
 
 
 def read_outcomes(session: Session, topics: list[str]) -> dict[tuple[str, int], Outcome]:
-    """Returns (topic, offset) → current outcome of events of partition 0 that are not repeats."""
+    """Returns (topic, offset) → current outcome, for events of partition 0 that are not repeats."""
     rows = session.run(READ_OUTCOMES, text_array(topics))
     return {(topic, offset): Outcome(outcome) for topic, offset, outcome in rows}
 

@@ -1,4 +1,4 @@
-"""Stores records that could not be applied, with the reasons, and the entities that are parked by them."""
+"""Stores records that could not be applied, with the reasons. Also stores the parked entities."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ _AS_STORED = {
     **{name: f"d.{name}::jsonb" for name in ("headers", "flaw")},
 }
 LETTER_VALUES = ", ".join(_AS_STORED.get(name, f'd."{name}"') for name in LETTER_TYPES)
-"""The same columns of a row `d`, converted for the tables of letters."""
+"""The same columns of a row `d`, converted to the types of the tables of letters."""
 LETTER_STATE = "CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END"
 
 
@@ -53,7 +53,8 @@ def letter_arrays(rows: Iterable[DeadLetterRow]) -> list[str]:
     return [values[name] for name in LETTER_TYPES]
 
 
-# A record that is read again in another epoch is listed only once. Ids increase in the order of the records.
+# A record that is read again in another epoch gets no second letter. Ids increase in the order of the
+# records.
 INSERT_DEAD_LETTERS = Statement(
     "insert_dead_letters",
     f"""
@@ -67,7 +68,7 @@ INSERT_DEAD_LETTERS = Statement(
 
 
 def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequence[DeadLetterRow]) -> None:
-    """Stores letters of records that died, conflicted or wait, in this order. Idempotent.
+    """Stores letters for records that died, conflicted or wait, in this order. Idempotent.
 
     Requires the queue's lock.
     """
@@ -78,7 +79,7 @@ def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequenc
 class Letter(NamedTuple):
     """One record that was not applied, as read from Kafka. `headers` is a JSON text with values in hex.
 
-    `flaw` is a JSON object that describes missing parts, None if the record is whole.
+    `flaw` is a JSON object that describes the missing parts; None if the record is whole.
     """
 
     id: int
@@ -99,7 +100,7 @@ class Letter(NamedTuple):
 
 LETTER_COLUMNS = """id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text,
     identity, outcome, state, format, flaw::text"""
-# Conflicts are listed separately, because no letter waits behind them.
+# Conflicts are not locked here, because no letter waits behind them.
 LOCK_LETTERS = Statement(
     "lock_letters",
     f"""
@@ -148,7 +149,7 @@ FINISH_LETTERS = Statement(
 
 
 def finish_letters(session: Session, ids: Sequence[int], state: LetterState) -> int:
-    """Sets dead or waiting letters to done or dropped. Returns their number. Idempotent.
+    """Sets dead or waiting letters to done or dropped. Returns the number of changed letters. Idempotent.
 
     Requires the queue's lock.
     """
@@ -203,7 +204,7 @@ INSERT_PARKED = Statement(
 
 
 def park_entities(session: Session, entity: str, queue: str, reasons: Sequence[tuple[str, str]]) -> None:
-    """Parks entities, given as (key, reason). Idempotent. Requires the queue's lock."""
+    """Parks entities, which are given as (key, reason). Idempotent. Requires the queue's lock."""
     if reasons:
         keys, texts = zip(*reasons, strict=True)
         session.run(INSERT_PARKED, entity, queue, text_array(keys), text_array(texts))
@@ -228,8 +229,8 @@ UNPARK = Statement(
 
 
 def unpark_if_clear(session: Session, entity: str, key: str, skipping: Collection[str] = ()) -> bool:
-    """Unparks the entity if no letter holds it. Returns True if it unparked it. Requires the queue's lock.
+    """Unparks the entity if no letter keeps it parked. Returns True if the state changed.
 
-    No letter waits behind a dead letter of a topic in `skipping`.
+    Requires the queue's lock. A dead letter of a topic in `skipping` does not keep its entity parked.
     """
     return session.count(UNPARK, entity, key, text_array(skipping)) == 1

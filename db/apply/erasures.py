@@ -1,4 +1,4 @@
-"""Reads erased entities for processes that apply records, and notes the tables that events write."""
+"""Reads erased entities, for processes that apply records. Notes the tables that events write."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ READ_ERASURE_KEY = Statement("read_erasure_key", "SELECT key FROM sluice.erasure
 
 
 def read_erasure_key(session: Session) -> bytes | None:
-    """Returns the key for hashes of erased keys, None if no entity was ever erased."""
+    """Returns the key for the hashes of erased keys; None if no entity was ever erased."""
     rows = session.run(READ_ERASURE_KEY)
     return bytes(rows[0][0]) if rows else None
 
@@ -25,7 +25,7 @@ READ_NEWEST_ERASURE = Statement(
 
 
 def read_newest_erasure(session: Session) -> int:
-    """Returns the id of the newest erasure, 0 if there is none. The guard's statement reads it too."""
+    """Returns the id of the newest erasure; 0 if there is no erasure. `read_lanes` returns this id too."""
     ((newest,),) = session.run(READ_NEWEST_ERASURE)
     return int(newest)
 
@@ -38,13 +38,13 @@ READ_ERASED_HASHES = Statement(
 
 
 def read_erased_hashes(session: Session, after: int) -> list[tuple[int, str, UUID]]:
-    """Returns the next PAGE_ROWS erasures after an id: (id, entity type, hash of the key)."""
+    """Returns the first PAGE_ROWS erasures after an id, as (id, entity type, hash of the key)."""
     rows = session.run(READ_ERASED_HASHES, after, PAGE_ROWS)
     return [(number, entity, key_hash) for number, entity, key_hash in rows]
 
 
 class StoredErasure(NamedTuple):
-    """One erasure of an entity; `log_ends` is {topic id: {partition as text: end}}."""
+    """One erasure of an entity. `log_ends` is {topic id: {partition as text: end of its log}}."""
 
     key_hash: UUID
     erased_at: datetime
@@ -82,7 +82,10 @@ LOWER_LOG_ENDS = Statement(
 
 
 def lower_log_ends(session: Session, topic_id: str, ends: Mapping[int, int]) -> None:
-    """Lowers stored ends after a log lost its end: new records there are not erased. Idempotent."""
+    """Lowers the stored ends of a log that lost its newest records. Idempotent.
+
+    New records will get the offsets of the lost records, and the erasure must not concern them.
+    """
     session.run(LOWER_LOG_ENDS, topic_id, bare_array(ends), bare_array(ends.values()))
 
 
@@ -94,7 +97,7 @@ READ_PROCESSED_TIMES = Statement(
 
 
 def read_processed_times(session: Session, identities: Sequence[UUID]) -> dict[UUID, datetime]:
-    """Returns identity → time when the event got its outcome."""
+    """Returns identity → the time when the event got its outcome."""
     rows: list[tuple[Any, ...]] = session.run(READ_PROCESSED_TIMES, bare_array(identities))
     return dict(rows)
 
@@ -113,9 +116,9 @@ NOTE_ENTITY_TABLES = Statement(
 
 
 def note_entity_tables(session: Session, entity: str, tables: Mapping[str, bool]) -> int:
-    """Notes table → True if events of the entity type wrote it under other keys too. Idempotent.
+    """Notes the tables that events of the entity type wrote. Idempotent. Returns the number of changed notes.
 
-    Returns the number of new notes.
+    `tables`: table → True if events also wrote the table under keys other than their own.
     """
     names = sorted(tables)
     otherwise = bare_array([tables[name] for name in names])

@@ -1,4 +1,4 @@
-"""The delivery guard's rows: the queue's lock, the applied offsets of its lanes, and their counters."""
+"""The delivery guard's rows: the lock of a queue, and the offsets and counters of the queue's lanes."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,7 +15,10 @@ COUNTERS = (*OUTCOMES, "call_conflict", "without_id")
 
 
 class QueueRow(NamedTuple):
-    """The locked queue: the reason of its halt, or None, and the results of its last 200 tried events."""
+    """The locked queue. `halted_reason` is None if it is not halted.
+
+    `failure_window`: the results of the last 200 events that were tried.
+    """
 
     halted_reason: str | None
     failure_window: str
@@ -23,7 +26,10 @@ class QueueRow(NamedTuple):
 
 
 class QueueFailures(NamedTuple):
-    """Consecutive failed transactions of a queue that begin at one record. `batch_limit` counts events."""
+    """Consecutive failed transactions of a queue that begin at the same record.
+
+    `batch_limit`: the most events of the next transaction; None: no limit.
+    """
 
     topic: str
     partition: int
@@ -44,17 +50,17 @@ class Lanes(NamedTuple):
     """The topics of the entity type, with their ids."""
     applied: Mapping[tuple[str, int], int]
     failures: QueueFailures | None = None
-    """None if the queue's newest transaction was committed and the next transaction is not limited."""
+    """None if the newest transaction of the queue was committed, and the next one has no limit."""
     retry_is_due: bool = False
     """True if an event of the queue that was set aside is due for a retry."""
     deaths: Mapping[EventPlace, HandlerDeaths] = MappingProxyType({})
-    """Events in whose handlers processes ended."""
+    """The events in whose handlers processes ended, with the number of these ends."""
     newest_erasure: int = 0
-    """The id of the newest erasure of any entity, 0 if there is none."""
+    """The id of the newest erasure of any entity; 0 if there is no erasure."""
 
 
 class LaneStep(NamedTuple):
-    """A lane's new offset in this transaction, and its number of records per outcome."""
+    """A lane's new offset in this transaction, and the number of records per outcome."""
 
     topic: str
     partition: int
@@ -75,7 +81,7 @@ def lock_queue(session: Session, queue: str) -> QueueRow | None:
     return QueueRow(*rows[0]) if rows else None
 
 
-# A separate statement after the lock: the snapshot of the locking statement is older than the lock.
+# A separate statement reads the lanes, because the snapshot of the locking statement is older than the lock.
 READ_LANES = Statement(
     "read_lanes",
     """
@@ -99,7 +105,7 @@ READ_LANES = Statement(
 
 
 def read_lanes(session: Session, queue: str) -> Lanes:
-    """Returns the current epoch and its lanes. Of lanes of older epochs only the counters are used."""
+    """Returns the current epoch and its lanes. Lanes of older epochs are only used for their counters."""
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
@@ -130,7 +136,7 @@ NOTE_FAILURES = Statement(
 
 
 def note_failures(session: Session, queue: str, failures: QueueFailures, error: str = "") -> None:
-    """Writes the failures of a queue. Without `error` the stored one is kept. Idempotent."""
+    """Writes the failures of a queue. If `error` is empty, the stored error is kept. Idempotent."""
     session.run(NOTE_FAILURES, queue, *failures, error)
 
 
@@ -200,14 +206,18 @@ UPDATE_QUEUE = Statement(
 
 
 def update_queue(session: Session, queue: str, *, failure_window: str, accepted_deaths: int) -> None:
-    """Clears the halt after an applied batch and stores its results. Requires the queue's lock."""
+    """After an applied batch, clears the halt and stores the results of the batch.
+
+    Requires the queue's lock.
+    """
     session.run(UPDATE_QUEUE, queue, failure_window, accepted_deaths)
 
 
 def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:
-    """Moves `count` records of a partition from one outcome's counter to another counter.
+    """Moves `count` records of a partition from the counter of one outcome to that of another.
 
-    Subtracts from the lanes that counted the records, newest epoch first, so that the sums stay correct.
+    Each lane loses as much in one counter as it gains in the other. Lanes of the newest epoch are changed
+    first.
     """
     if before not in OUTCOMES or after not in OUTCOMES:
         raise ValueError(f"not outcomes: {before}, {after}")

@@ -1,7 +1,8 @@
-"""Events in whose handler a worker's process ended: `handler_deaths`, and `handler_notes`.
+"""`handler_deaths` and `handler_notes`: the events in whose handlers a worker's process ended.
 
-A supervisor notes the death of its worker. A worker without a supervisor notes each event before its handler
-runs; the next holder of the queue counts a remaining note as a death.
+Such an end is a death. A supervisor stores the death of its worker. A worker without a supervisor writes a
+note about each event before the event's handler runs, and removes it later. If a note remains, the next
+worker of the queue counts it as a death.
 """
 
 from collections.abc import Iterable
@@ -16,11 +17,11 @@ LEFT_BEHIND = "an end without a report"
 
 
 class HandlerDeaths(NamedTuple):
-    """The number of processes that ended inside the handlers of one event, and the newest end."""
+    """The number of processes that ended inside the handlers of one event. `how` describes the newest end."""
 
     deaths: int
     timed_out: bool
-    """True if a supervisor ended a process because the handlers exceeded their time limit."""
+    """True if a supervisor killed at least one process because the handlers exceeded their time limit."""
     how: str
 
 
@@ -40,7 +41,7 @@ NOTE_DEATH = Statement(
 
 
 def note_death(session: Session, queue: str, place: EventPlace, *, timed_out: bool, how: str) -> int:
-    """Counts one death. Returns the new number."""
+    """Counts one death. Returns the new number of deaths of the event."""
     return int(session.run(NOTE_DEATH, queue, *place, timed_out, how)[0][0])
 
 
@@ -74,7 +75,7 @@ FORGET_DEATHS = Statement(
 
 
 def forget_deaths(session: Session, queue: str, places: Iterable[EventPlace]) -> None:
-    """Deletes the counts of events that have an outcome. Requires the queue's lock."""
+    """Deletes the counts of these events, unless they wait for a retry. Requires the queue's lock."""
     places = list(places)
     session.run(
         FORGET_DEATHS,
@@ -101,9 +102,9 @@ NOTE_HANDLER = Statement(
 def note_handler(
     session: Session, queue: str, worker: UUID, place: EventPlace, *, is_batch: bool = False
 ) -> None:
-    """Notes the event whose handlers this worker begins to run. Replaces an earlier note of the queue.
+    """Notes the event whose handlers this worker begins to run. Replaces its earlier note for the queue.
 
-    `is_batch`: the note also covers the later events of the batch.
+    With `is_batch`, the note also covers the later events of the batch.
     """
     session.run(NOTE_HANDLER, queue, worker, *place, is_batch)
 
@@ -141,9 +142,9 @@ COUNT_NOTES = Statement(
 
 
 def count_notes(session: Session, queue: str, worker: UUID) -> int:
-    """Counts as deaths the notes of events that other workers left in a queue.
+    """Removes the notes that other workers left in a queue. Counts each note of a single event as a death.
 
-    Returns the number of all notes that were left, including notes of batches.
+    Returns the number of all these notes, including notes of batches.
     """
     ((found,),) = session.run(COUNT_NOTES, queue, worker, LEFT_BEHIND)
     return int(found)

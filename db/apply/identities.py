@@ -1,4 +1,7 @@
-"""`processed_events`: the identity of every event, so that a repeat changes nothing."""
+"""`processed_events`: the identities of events.
+
+A repeat is recognised by its identity, and changes nothing.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,7 +25,10 @@ LOAD_IDENTITIES = Statement(
 
 
 def load_identities(session: Session, identities: Sequence[UUID]) -> list[tuple[Any, ...]]:
-    """Returns known identities: (identity, data hash, topic id, partition, offset, is half a day old)."""
+    """Returns the stored identities.
+
+    Each is (identity, data hash, topic id, partition, offset, True if older than half a day).
+    """
     return session.run(LOAD_IDENTITIES, bare_array(identities))
 
 
@@ -34,7 +40,7 @@ RENEW_IDENTITIES = Statement(
 
 
 def renew_identities(session: Session, identities: Sequence[UUID]) -> None:
-    """Resets the age of identities, because a repeat stays in the log as long as a new event."""
+    """Resets the age of repeated identities, because a repeat stays in the log as long as a new event."""
     if identities:
         session.run(RENEW_IDENTITIES, bare_array(identities))
 
@@ -53,9 +59,10 @@ HAS_PLACED_EVENTS = Statement(
 
 
 def has_placed_events(session: Session, topic: str, before: datetime, *, by_position: bool) -> bool:
-    """Returns True if events of a topic that are identified by their offsets were applied before a time.
+    """Returns True if events of a topic were applied before a time and are identified by their offsets.
 
-    `by_position`: all events of the topic are identified so. Without a match, reads all events up to then.
+    `by_position` is True if all events of the topic are identified by their offsets. If there is no such
+    event, the statement reads all events of the topic up to that time.
     """
     ((found,),) = session.run(HAS_PLACED_EVENTS, topic, before, by_position)
     return bool(found)
@@ -74,7 +81,11 @@ INSERT_IDENTITIES = Statement(
 
 
 def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
-    """Stores identities. Raises RowsChanged if another transaction stored one, so that the fold missed it."""
+    """Stores identities.
+
+    Raises RowsChanged if another transaction has stored one of them meanwhile. Then the batch must be
+    computed again.
+    """
     if not rows:
         return
     columns = list(zip(*rows, strict=True))

@@ -8,10 +8,11 @@ from sluice.db.errors import RowsChanged
 from sluice.db.records import LedgerRow, OutboxRow
 from sluice.db.values import bare_array, in_pieces, text_array
 
-# `<name>-<short id>`, equal to `Installation.group`. NULL in a database without an installation.
+# The text `<name>-<short id>`, which equals `Installation.group`. NULL in a database without an installation.
 DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation WHERE is_only)"
 
-# Ids are drawn here, after all locks and in the order of the events, so each queue commits them in order.
+# Ids are drawn in this statement, after all locks and in the order of the events. Therefore the ids of a
+# queue are committed in order.
 INSERT_OUTBOX = Statement(
     "insert_outbox",
     f"""
@@ -29,7 +30,7 @@ INSERT_OUTBOX = Statement(
 def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], source: str | None) -> None:
     """Writes outgoing events of one queue, in this order. Requires the queue's lock.
 
-    `source` is the CloudEvents source; None: `<name>-<short id>` of the installation.
+    `source` is the CloudEvents source. None means `<name>-<short id>` of the installation.
     """
     for piece in in_pieces(rows):
         event_ids, *texts = zip(*piece, strict=True)
@@ -44,7 +45,7 @@ LOAD_EFFECTS = Statement(
 
 
 def load_effects(session: Session, effect_keys: Sequence[str]) -> dict[str, UUID]:
-    """Returns effect key → fingerprint, for keys that the ledger holds."""
+    """Returns effect key → fingerprint, for the keys that are in the ledger."""
     return dict(session.run(LOAD_EFFECTS, text_array(effect_keys)))
 
 
@@ -63,7 +64,10 @@ INSERT_EFFECTS = Statement(
 
 
 def insert_effects(session: Session, entity: str, rows: Sequence[LedgerRow]) -> None:
-    """Writes calls to make. Raises RowsChanged if another queue stored one of the keys meanwhile."""
+    """Writes calls that must be made.
+
+    Raises RowsChanged if another queue has stored one of the keys meanwhile.
+    """
     for piece in in_pieces(rows):
         keys, effects, identities, entity_keys, args, fingerprints, once = zip(*piece, strict=True)
         inserted = session.count(
@@ -93,7 +97,7 @@ INSERT_CALL_CONFLICTS = Statement(
 
 
 def insert_call_conflicts(session: Session, rows: Sequence[LedgerRow]) -> None:
-    """Stores calls that were not made because their key was stored with other args."""
+    """Stores calls that are not made, because their keys are already stored with other args."""
     if rows:
         session.run(
             INSERT_CALL_CONFLICTS,

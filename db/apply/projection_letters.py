@@ -1,4 +1,4 @@
-"""`projection_letters`: events that one generation did not apply, and the events that wait behind them."""
+"""`projection_letters`: events that one generation could not apply, and the events that wait behind them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.records import DeadLetterRow, LetterState, Outcome
 from sluice.db.values import bare_array, text_array
 
-# Ids increase in the order of the records, which is the order of a redrive.
+# Ids increase in the order of the records. A redrive applies letters in the order of their ids.
 INSERT_PROJECTION_LETTERS = Statement(
     "insert_projection_letters",
     f"""
@@ -65,7 +65,10 @@ LOAD_HELD = Statement(
 def load_held(
     session: Session, projection: str, generation: int, entity: str, keys: Sequence[str]
 ) -> set[str]:
-    """Returns the keys whose events wait for this generation. Requires the queue's lock."""
+    """Returns the keys whose later events must wait behind letters of this generation.
+
+    Requires the queue's lock.
+    """
     if not keys:
         return set()
     return {key for (key,) in session.run(LOAD_HELD, projection, generation, entity, text_array(keys))}
@@ -89,7 +92,11 @@ READ_GENERATION_HEALTH = Statement(
 def read_generation_health(
     session: Session, projection: str, generation: int, entity: str, queue: str
 ) -> tuple[bool, str | None]:
-    """Returns a pair: True if events of the entity type wait for the generation, and its failure window."""
+    """Returns two facts about a generation.
+
+    The first is True if letters of the generation hold back events of the entity type. The second is its
+    failure window in the queue, or None.
+    """
     ((has_letters, window),) = session.run(READ_GENERATION_HEALTH, projection, generation, entity, queue)
     return bool(has_letters), window
 
@@ -120,7 +127,10 @@ def lock_letters(
 
 
 def lock_letter(session: Session, letter_id: int) -> Letter | None:
-    """Locks and returns one letter of a generation, None if there is none. Requires the queue's lock."""
+    """Locks and returns one letter of a generation; None if no letter has this id.
+
+    Requires the queue's lock.
+    """
     rows: list[tuple[Any, ...]] = session.run(LOCK_PROJECTION_LETTER, letter_id)
     return letter_of(rows[0]) if rows else None
 
@@ -167,7 +177,7 @@ def fail_letter(
     session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, traceback, holds)
 
 
-# Searches by identity, because a log that was moved or compacted has the events at other offsets.
+# Searches by identity, because a log that was moved or compacted contains the events at other offsets.
 READ_DROPPED = Statement(
     "read_dropped",
     """
@@ -181,7 +191,7 @@ READ_DROPPED = Statement(
 
 
 def read_dropped(session: Session, projection: str, generation: int, identities: Sequence[UUID]) -> set[UUID]:
-    """Returns the identities that an operator dropped for this generation or for the live generation."""
+    """Returns the identities of events that were dropped for this generation or for the live generation."""
     rows = session.run(READ_DROPPED, projection, generation, bare_array(identities))
     return {identity for (identity,) in rows}
 
@@ -205,7 +215,7 @@ COPY_DROPPED = Statement(
 
 
 def copy_dropped(session: Session, projection: str, generation: int) -> None:
-    """Copies the drops of the live generation to this one. Idempotent."""
+    """Copies the dropped letters of the live generation to this generation. Idempotent."""
     session.run(COPY_DROPPED, projection, generation)
 
 

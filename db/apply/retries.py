@@ -1,7 +1,7 @@
 """`retries`: events that were set aside and are retried without an operator.
 
-A row belongs to the first waiting letter of its entity. The letters behind it wait. Scalar subqueries find
-the letters: with joins, sessions of batches would hash all letters.
+A row belongs to the first waiting letter of its entity. The entity's later letters wait behind this letter.
+The statements find letters with scalar subqueries, because with joins the planner would hash all letters.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from sluice.db.records import RetryKind
 
 
 class Retry(NamedTuple):
-    """One due event. `attempts`: failed attempts in a row; `failures`: counted time-outs among them."""
+    """One due event. `attempts`: the failed attempts in a row.
+
+    `failures`: the time-outs among them that count.
+    """
 
     letter_id: int
     entity: str
@@ -22,7 +25,7 @@ class Retry(NamedTuple):
     attempts: int
     knows_blockers: bool
     deaths: HandlerDeaths | None
-    """The processes that ended in its handlers; None if no process ended."""
+    """The number of processes that ended in its handlers, and the newest end; None if no process ended."""
 
 
 class NextRetry(NamedTuple):
@@ -79,7 +82,7 @@ READ_DUE_RETRY = Statement(
 
 
 def read_due_retry(session: Session, queue: str) -> Retry | None:
-    """Returns the event of a queue that has been due for the longest time, None if no event is due."""
+    """Returns the event of a queue that has been due for the longest time; None if no event is due."""
     rows = session.run(READ_DUE_RETRY, queue)
     if not rows:
         return None
@@ -107,7 +110,7 @@ BEGIN_RETRY = Statement(
 
 
 def begin_retry(session: Session, letter_id: int, pause_seconds: float) -> None:
-    """Postpones an event before its attempt, because the attempt may end the process."""
+    """Postpones an event before its attempt begins, because the attempt may end the process."""
     session.run(BEGIN_RETRY, letter_id, pause_seconds)
 
 
@@ -129,7 +132,7 @@ POSTPONE_RETRY = Statement(
 
 
 def postpone_retry(session: Session, letter_id: int, after: NextRetry) -> None:
-    """Stores a failed attempt. Changes nothing if the letter is no longer retried."""
+    """Stores the result of a failed attempt. Changes nothing if the letter is no longer retried."""
     session.run(
         POSTPONE_RETRY,
         letter_id,
@@ -168,7 +171,7 @@ MOVE_RETRY = Statement(
 def move_retry(session: Session, entity: str, key: str | None, *, goes_on: bool) -> None:
     """Deletes the rows of letters that no longer wait. Idempotent. Requires the queue's lock.
 
-    If the entity `goes_on`, its first waiting letter gets a row that is due at once.
+    With `goes_on`, the entity's first waiting letter gets a row that is due at once.
     """
     session.run(MOVE_RETRY, entity, key, goes_on)
 
@@ -181,7 +184,10 @@ READ_IS_RETRIED = Statement(
 
 
 def is_retried(session: Session, entity: str, key: str) -> bool:
-    """Returns True if an event of the entity is retried. Requires the queue's lock to avoid a race."""
+    """Returns True if an event of the entity is retried.
+
+    Without the queue's lock, this may change at any time.
+    """
     ((found,),) = session.run(READ_IS_RETRIED, entity, key)
     return bool(found)
 
@@ -210,7 +216,7 @@ READ_BLOCKERS = Statement(
 
 
 def read_blockers(session: Session, pid: int) -> str | None:
-    """Returns the sessions that block the backend `pid`, as a JSON array; None if it does not wait.
+    """Returns the sessions that block the backend `pid`, as a JSON array; None if no session blocks it.
 
     The pid 0 is a prepared transaction. Columns that the role may not see are null.
     """

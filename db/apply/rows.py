@@ -21,9 +21,9 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RowStatements:
-    """The statements of one declared table. Names are its quoted names; values are parameters.
+    """The statements of one declared table. Names are quoted, and values are parameters.
 
-    `stored_as` is the table that holds the rows, if it is a projection's generation.
+    For a projection, `stored_as` is the table of the generation that holds the rows.
     """
 
     table: Table
@@ -36,7 +36,7 @@ class RowStatements:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Returns all columns in declared order, as in a loaded row."""
+        """Returns all columns in declared order, which is the order of a loaded row."""
         return tuple(column.name for column in self.table.columns)
 
     @cached_property
@@ -51,7 +51,10 @@ class RowStatements:
 
     @cached_property
     def load(self) -> Statement:
-        """Locks and reads rows by key, in key order, so that two transactions cannot deadlock."""
+        """Locks and reads rows by key.
+
+        Rows are locked in key order, so that two transactions cannot deadlock.
+        """
         columns = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "load",
@@ -61,7 +64,7 @@ class RowStatements:
 
     @cached_property
     def update(self) -> Statement:
-        """Rewrites rows that the fold changed. The keys are passed a second time to get an index scan."""
+        """Rewrites changed rows. The keys are passed a second time, which gives an index scan."""
         names = [quoted(name) for name in self.columns if quoted(name) != self.key]
         return self._named(
             "update",
@@ -75,7 +78,10 @@ class RowStatements:
 
     @cached_property
     def insert(self) -> Statement:
-        """Adds rows that were absent. Names the conflict target, so that other unique indexes raise."""
+        """Adds rows that were absent.
+
+        Only a conflict of the key is ignored. A conflict of another unique index raises an error.
+        """
         names = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "insert",
@@ -93,7 +99,7 @@ class RowStatements:
         return self._named("delete", f"DELETE FROM {self.target} WHERE {self.key} = ANY ($1)", ("text[]",))
 
     def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
-        # Postgres cuts names at 63 bytes. Two tables with long names must not share a statement.
+        # Postgres cuts names at 63 bytes. The hash keeps two tables with long names from sharing a statement.
         name = self.name.encode()
         mark = blake2b(name, digest_size=6).hexdigest()
         return Statement(f"{verb}_{name[:32].decode(errors='ignore')}_{mark}", text, types)
@@ -109,14 +115,20 @@ def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) 
 
 
 def read_version(session: Session, statements: RowStatements, key: str) -> tuple[bool, int | None]:
-    """Returns a pair: True if the row exists, and its version. Takes no lock, so both may be outdated."""
+    """Returns two values: True if the row exists, and its version.
+
+    Takes no lock, so both may be outdated.
+    """
     text = f"SELECT {VERSION} FROM {statements.target} WHERE {statements.key} = $1"
     rows = session.run(Statement(f"version_{statements.load.name}", text, ("text",)), key)
     return bool(rows), rows[0][0] if rows else None
 
 
 def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (key, row without bookkeeping) for all rows. For checkers, not for the hot path."""
+    """Returns (key, row without Sluice's own columns) for all rows.
+
+    Only for checkers, because it reads all rows.
+    """
     shape = shape_of(statements.table)
     names = [shape.key, *shape.row_columns]
     columns = ", ".join(quoted(name) for name in names)
@@ -126,24 +138,31 @@ def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str
 
 
 def readable(value: Any) -> Any:
-    """Converts a value of psycopg2 to the form that the fold uses."""
+    """Converts a value of psycopg2 to the form that handlers use."""
     return bytes(value) if type(value) is memoryview else value
 
 
 def update_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
-    """Rewrites loaded rows, which are locked. Raises WriteSuppressed if some were not written."""
+    """Rewrites loaded rows, which are locked.
+
+    Raises WriteSuppressed if Postgres did not write some of them.
+    """
     for piece in in_pieces(documents):
         keys = text_array(document[shape_of(statements.table).key] for document in piece)
         _expect(session.count(statements.update, _encode(piece), keys), piece, statements)
 
 
 def insert_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
-    """Adds rows that were absent. Raises RowsChanged if another transaction added one, or WriteSuppressed."""
+    """Adds rows that were absent.
+
+    Raises RowsChanged if another transaction has added one of the rows meanwhile, and WriteSuppressed if
+    Postgres did not write a row for another reason.
+    """
     for piece in in_pieces(documents):
         inserted = session.count(statements.insert, _encode(piece))
         if inserted != len(piece):
             keys = [document[shape_of(statements.table).key] for document in piece]
-            # A row that another transaction added is visible now.
+            # If another transaction added a row, the row is visible now.
             if len(load_rows(session, statements, keys)) == len(piece):
                 raise RowsChanged(
                     f"{statements.name}: another transaction added {len(piece) - inserted} of the rows"
@@ -152,7 +171,10 @@ def insert_rows(session: Session, statements: RowStatements, documents: Sequence
 
 
 def delete_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> None:
-    """Deletes loaded rows. Raises WriteSuppressed."""
+    """Deletes loaded rows, which are locked.
+
+    Raises WriteSuppressed if Postgres did not delete some of them.
+    """
     for piece in in_pieces(keys):
         _expect(session.count(statements.delete, text_array(piece)), piece, statements)
 
@@ -169,10 +191,10 @@ LOCK_TABLE_KEYS = Statement("lock_table_keys", "SELECT pg_advisory_xact_lock($1)
 
 
 def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
-    """Locks keys without a row until the transaction ends, and takes the lock of all keys as shared.
+    """Locks keys without a row until the transaction ends. Also takes the shared lock of the table's keys.
 
-    Otherwise one queue could delete a key while another writes it at an older version, and neither would
-    detect it.
+    Without these locks, one queue could delete a key while another queue writes the same key at an older
+    version, and no queue would detect this.
     """
     session.run(
         LOCK_ABSENT, _lock_number(table), bare_array(sorted(_lock_number(table, key) for key in keys))
@@ -180,12 +202,12 @@ def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
 
 
 def lock_all_keys(session: Session, table: str) -> None:
-    """Locks all keys of a table that have no row, with one lock, until the transaction ends."""
+    """Locks all keys of a table that have no row until the transaction ends. Takes only one lock."""
     session.run(LOCK_TABLE_KEYS, _lock_number(table))
 
 
 def _lock_number(table: str, key: str | None = None) -> int:
-    # Keys and table names contain no NUL, so each pair has a unique text.
+    # Keys and table names contain no NUL, so each pair of a table and a key gives a unique text.
     name = f"{table}\0{key}" if key is not None else f"{table}\0\0"
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
@@ -198,7 +220,7 @@ LOAD_TOMBSTONES = Statement(
 
 
 def load_tombstones(session: Session, table: str, keys: Sequence[str]) -> dict[str, int]:
-    """Returns key → version of its newest Delete."""
+    """Returns key → the version of its newest Delete."""
     return dict(session.run(LOAD_TOMBSTONES, table, text_array(keys)))
 
 
@@ -214,7 +236,10 @@ WRITE_TOMBSTONES = Statement(
 
 
 def write_tombstones(session: Session, table: str, versions: Mapping[str, int]) -> None:
-    """Stores the versions of Deletes. Idempotent. Requires the locks of the rows or keys."""
+    """Stores the versions of Deletes. Idempotent.
+
+    Requires the locks of the rows, or of the keys if there is no row.
+    """
     for piece in in_pieces(list(versions.items())):
         keys, numbers = zip(*piece, strict=True)
         session.run(WRITE_TOMBSTONES, table, text_array(keys), bare_array(numbers))
