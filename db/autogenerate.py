@@ -1,4 +1,4 @@
-"""Excludes Sluice's objects from Alembic's autogenerate in a user's project."""
+"""Excludes Sluice's objects when Alembic generates migrations in a user's project."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from sqlalchemy import Table
 from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import INSERTED_HASH, VERSION, is_projection
 
-# The tables of generations and checkpoints.
+# Matches the names of the tables of generations and checkpoints.
 _COPY = re.compile(r".+_(g[0-9]+|at_.+)", re.DOTALL)
 
 
@@ -21,8 +21,8 @@ def include_object(
 ) -> bool:
     """Returns False for objects that `sluice init` and `sluice rebuild` manage. For `env.py` of Alembic.
 
-    Excludes Sluice's own tables, projections (views), and the tables of their generations and checkpoints.
-    Alembic then also omits their columns, indexes and constraints.
+    These are Sluice's own tables, projections (which are views), and the tables of their generations and
+    checkpoints. Alembic then also omits the columns, indexes and constraints of these tables.
     """
     if type_ != "table":
         return True
@@ -34,7 +34,7 @@ def _is_made_by_sluice(table: Table) -> bool:
     if table.schema == SCHEMA:
         return True
     columns = set(table.columns.keys())
-    # Reflection omits the schema if it is the default schema, as for a role with the same name.
+    # If schema `sluice` is the default schema, as for a role of this name, reflection returns no schema.
     own = metadata.tables.get(f"{SCHEMA}.{table.name}")
     if table.schema is None and own is not None and columns == set(own.columns.keys()):
         return True

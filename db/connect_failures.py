@@ -1,8 +1,9 @@
 """Finds the cause of a failed connection to Postgres: refused, read-only, or unavailable. Pure.
 
-psycopg2 has no SQLSTATE for a failed connect, so the cause is read from libpq's text. libpq's own texts are
+psycopg2 has no SQLSTATE for a failed connect, so the cause is found in libpq's text. libpq's own texts are
 English, because a Python process does not set LC_MESSAGES. The server's texts are in the server's language.
-So `db/connect_probe.py` reads the SQLSTATE instead. An unknown text counts as unavailable.
+Therefore `db/connect_probe.py` requests the SQLSTATE instead of the server's text. An unknown text counts as
+unavailable.
 """
 
 import os
@@ -22,13 +23,16 @@ class ConnectCause(Enum):
     AWAY = "away"
     """The server may answer later."""
     READ_ONLY = "read-only"
-    """The server answers, but is a standby or refuses writes. It may become the primary."""
+    """The server answers, but is a standby or refuses writes. The server may become the primary."""
     REFUSED = "refused"
-    """An operator must change a setting first."""
+    """The connection succeeds only after an operator has changed a setting."""
 
 
 class ConnectFailed(psycopg2.OperationalError):
-    """Postgres was not reached or refused the connection. The message names the address, never a password."""
+    """Postgres was not reached, or refused the connection.
+
+    The message contains the address, and never a password.
+    """
 
     def __init__(self, message: str, cause: ConnectCause) -> None:
         super().__init__(message)
@@ -41,7 +45,7 @@ class ConnectFailed(psycopg2.OperationalError):
 
 
 class Verdict(NamedTuple):
-    """The cause of a failed connect, and the advice (an empty text if waiting is enough)."""
+    """The cause of a failed connect, and the advice. The advice is empty if the failure may end by itself."""
 
     cause: ConnectCause
     advice: str = ""
@@ -57,9 +61,9 @@ SERVER = f"check host and port in {SETTING}: another kind of server answers ther
 PRIMARY = "connect to the primary"
 POOLER = "add `options` to ignore_startup_parameters of PgBouncer, and set it to pool_mode = session"
 
-# Case-insensitive regular expressions. The first verdict with a matching expression applies.
+# Verdict → regular expressions, which ignore case. The first verdict with a matching expression applies.
 _TEXTS: tuple[tuple[Verdict, tuple[str, ...]], ...] = (
-    # Messages of PgBouncer about its own connection to the server.
+    # Messages of PgBouncer about PgBouncer's own connection to the server.
     (Verdict(ConnectCause.AWAY), ("server login has been failing", "server_login_retry")),
     (
         Verdict(ConnectCause.READ_ONLY, PRIMARY),
@@ -147,7 +151,8 @@ _TEXTS: tuple[tuple[Verdict, tuple[str, ...]], ...] = (
 )
 _COMPILED = tuple((verdict, re.compile("|".join(patterns), re.IGNORECASE)) for verdict, patterns in _TEXTS)
 
-# One line of `PQERRORS_SQLSTATE`; the word before it may be translated.
+# Matches a line of libpq with the verbosity `PQERRORS_SQLSTATE`. The word before the SQLSTATE may be
+# translated.
 _SQLSTATE = re.compile(r"^[^\s:]+:\s+([0-9A-Z]{5})$")
 _BY_SQLSTATE = {
     "28P01": Verdict(ConnectCause.REFUSED, USER),
@@ -161,14 +166,18 @@ _BY_SQLSTATE = {
 }
 UNKNOWN = Verdict(ConnectCause.AWAY, is_known=False)
 
-# libpq tries several addresses, each twice with sslmode=prefer. The text of each attempt begins with this.
+# libpq tries several addresses, and each address twice with sslmode=prefer. The text of each attempt begins
+# as follows.
 _ATTEMPT = re.compile(r"^(?=connection to server |could not translate host name )", re.MULTILINE)
 _GUESS = re.compile(r"\n\t.*")
 _PREFIX = re.compile(r"^connection to server (?:at|on) .*? failed: ", re.DOTALL)
 
 
 def judge_connect_text(text: str) -> Verdict:
-    """Returns the verdict for libpq's text. With several hosts: unavailable if one host is unavailable."""
+    """Returns the verdict for libpq's text.
+
+    If one of several hosts is unavailable, the verdict is "unavailable".
+    """
     verdicts = [_judge_attempt(attempt) for attempt in _ATTEMPT.split(text) if attempt.strip()]
     for cause in (ConnectCause.AWAY, ConnectCause.READ_ONLY):
         for verdict in verdicts:
@@ -186,8 +195,11 @@ def _judge_attempt(text: str) -> Verdict:
 
 
 def describe_failure(text: str, verdict: Verdict, target: Mapping[str, Any]) -> str:
-    """Returns one sentence with the address, libpq's reason and the advice. `target`: the given options."""
-    # libpq writes its guesses on separate lines after a tab.
+    """Returns one sentence with the address, libpq's reason and the advice.
+
+    `target`: the connection options.
+    """
+    # libpq writes guesses about the cause on lines that begin with a tab. These lines are left out.
     attempts = [_PREFIX.sub("", part) for part in _ATTEMPT.split(_GUESS.sub("", text)) if part.strip()]
     reasons = dict.fromkeys(" ".join(attempt.split()).rstrip(".") for attempt in attempts)
     reason = "; ".join(reasons) or "no reason was given"

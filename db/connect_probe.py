@@ -1,7 +1,8 @@
 """Reads the SQLSTATE of a refused connect, which does not depend on the server's language.
 
-With the verbosity PQERRORS_SQLSTATE, libpq prints the SQLSTATE instead of the text. psycopg2 has no option
-for this, but gives access to the connection of libpq while an asynchronous connection opens.
+With the verbosity PQERRORS_SQLSTATE, libpq returns the SQLSTATE instead of the server's text. psycopg2 has no
+option for this verbosity. But while an asynchronous connection opens, psycopg2 gives access to libpq's
+connection, where the verbosity can be set.
 """
 
 import ctypes
@@ -19,9 +20,10 @@ PROBE_SECONDS = 5.0
 
 
 def read_sqlstate_text(target: Mapping[str, Any], *, seconds: float = PROBE_SECONDS) -> str:
-    """Connects again and returns libpq's text, with the SQLSTATE in place of the server's text.
+    """Connects again, and returns libpq's text with the SQLSTATE in place of the server's text.
 
-    Returns "" without a SQLSTATE: the connect succeeds, lasts longer than `seconds`, or libpq is too old.
+    Returns "" if there is no SQLSTATE, because the connect succeeds, takes longer than `seconds`, or libpq is
+    too old.
     """
     try:
         set_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity

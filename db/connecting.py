@@ -1,4 +1,4 @@
-"""Opens connections to Postgres, and reports in one sentence the cause of a failed connect."""
+"""Opens connections to Postgres, and describes the cause of a failed connect in one sentence."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,9 @@ from sqlalchemy.engine import URL
 from sluice.db.connect_failures import ConnectCause, ConnectFailed, describe_failure, judge_connect_text
 from sluice.db.connect_probe import read_sqlstate_text
 
-# For an unreachable server, or a network that drops packets. Else a worker would wait for the kernel's
-# time-out of 15 minutes. A statement that the server's machine acknowledged may still run long.
+# Options for an unreachable server, or a network that drops packets. Without them, a worker would wait for
+# the kernel's time-out of 15 minutes. They do not limit the time of a statement that the server's machine has
+# received.
 CONNECTION = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -26,8 +27,8 @@ def open_connection(
 ) -> psycopg2.extensions.connection:
     """Connects to the primary. Raises ConnectFailed.
 
-    `may_be_read_only`: accept a standby, or a server that refuses writes, if no primary answers. `options`
-    are the settings of the session in libpq's form.
+    With `may_be_read_only`, accepts a standby or a server that refuses writes, if no primary answers.
+    `options` are the settings of the session in libpq's form.
     """
     target: dict[str, Any] = {**CONNECTION, **url.query}
     target |= url.translate_connect_args(username="user", database="dbname")
@@ -48,7 +49,7 @@ def _connect(target: Mapping[str, Any]) -> psycopg2.extensions.connection:
     except psycopg2.Error as error:
         text = str(error)
     except UnicodeDecodeError as error:
-        # The server's messages have another encoding.
+        # The server's messages cannot be decoded, because they have another encoding.
         text = error.object.decode(errors="replace")
     verdict = judge_connect_text(text)
     if not verdict.is_known:

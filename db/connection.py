@@ -21,15 +21,17 @@ SESSION_SETTINGS = {
     "timezone": "UTC",
     "default_transaction_isolation": "read committed",
     "search_path": "public",
-    # Limits the time for which an unreachable client holds its locks, such as the lock of the active beat.
+    # Limits the time for which a client that is no longer reachable holds its locks, such as the lock of the
+    # active beat.
     "tcp_keepalives_idle": "10s",
     "tcp_keepalives_interval": "5s",
     "tcp_keepalives_count": "3",
 }
 
-# A batch is passed as one JSON document. The planner estimates 1 row for the document and chooses nested
-# loops, whose time grows with the square of the rows. It also treats a table that grows within seconds as
-# empty. With these settings only one plan is left: an index scan by key, with a hash join to the document.
+# A batch is passed as one JSON document. The planner estimates 1 row for the document, and therefore chooses
+# nested loops, whose time grows with the square of the number of rows. The planner also treats a table that
+# has grown within seconds as empty. With these settings, only one plan remains: an index scan by key, with a
+# hash join to the document.
 BATCH_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_nestloop": "off",
@@ -38,8 +40,8 @@ BATCH_PLANS = {
     "jit": "off",
 }
 
-# For tables that are used as queues: full of dead rows, or empty at the last ANALYZE. Only an ordered index
-# scan reads no more rows than requested.
+# For tables that are used as queues. They may be full of dead rows, or were empty at the last ANALYZE. Only
+# an ordered index scan reads no more rows than requested.
 QUEUE_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_hashjoin": "off",
@@ -52,7 +54,10 @@ QUEUE_PLANS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement, prepared once per connection. `text` has parameters `$1`…; `types`: their types."""
+    """A statement, which is prepared once per connection.
+
+    `text` has parameters `$1`…, of the types in `types`.
+    """
 
     name: str
     text: str
@@ -60,7 +65,7 @@ class Statement:
 
 
 class Session:
-    """A connection to Postgres. Not thread-safe. After `close` the next use reconnects."""
+    """A connection to Postgres. Not thread-safe. After `close`, the next use connects again."""
 
     def __init__(
         self,
@@ -137,9 +142,9 @@ class Session:
 
     @contextmanager
     def transaction(self, mode: str = "") -> Iterator[None]:
-        """Runs the block in a transaction. Any exception, even of COMMIT, rolls it back.
+        """Runs the block in a transaction. Any exception, even of COMMIT, rolls the transaction back.
 
-        BEGIN is sent with the first statement. Without a statement nothing is sent.
+        BEGIN is sent together with the first statement. If the block runs no statement, nothing is sent.
         """
         begin = f"BEGIN {mode}"
         self.defer(begin)
@@ -155,9 +160,9 @@ class Session:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Runs the block in a savepoint with deferred constraints. Any exception rolls it back.
+        """Runs the block in a savepoint with deferred constraints. Any exception rolls back to the savepoint.
 
-        May be nested. An exception that ends the connection rolls back the whole transaction.
+        Savepoints may be nested. An exception that ends the connection rolls back the whole transaction.
         """
         self.defer("SAVEPOINT part; SET CONSTRAINTS ALL DEFERRED")
         try:
@@ -169,7 +174,7 @@ class Session:
             raise
 
     def roll_back(self) -> None:
-        """Rolls back the transaction. Closes a connection on which that fails."""
+        """Rolls back the transaction. Closes the connection if this fails."""
         self._deferred.clear()
         if self._connection is None or self._connection.closed:
             self.close()
@@ -184,7 +189,7 @@ class Session:
         with self.connection.cursor() as cursor:
             if statement.name not in self._prepared:
                 types = f"({', '.join(statement.types)})" if statement.types else ""
-                # ROLLBACK does not undo PREPARE: a prepared statement belongs to the session.
+                # A prepared statement belongs to the session, so it still exists after a ROLLBACK.
                 cursor.execute(self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}'))
                 self._prepared.add(statement.name)
             places = f"({', '.join(['%s'] * len(values))})" if values else ""

@@ -9,7 +9,7 @@ from sluice.runtime.terminal_text import counted
 
 
 class Fault(Enum):
-    """The party at fault. Each party requires a different reaction."""
+    """The party at fault for an error. Each party requires a different reaction."""
 
     EVENT = "event"  # only this event becomes a dead letter
     DEPLOYMENT = "deployment"  # the queue halts, and continues when the cause is repaired
@@ -17,15 +17,18 @@ class Fault(Enum):
 
 
 class DeploymentBroken(Exception):
-    """Code and database do not match. Halts the queue. The message names the necessary change."""
+    """Raised if code and database do not match. Halts the queue.
+
+    The message contains the necessary change.
+    """
 
 
 class RowsChanged(Exception):
-    """A statement changed an unexpected number of rows because of a concurrent writer."""
+    """Raised if a statement changed an unexpected number of rows because of a concurrent writer."""
 
 
 class WriteSuppressed(Exception):
-    """Postgres wrote fewer rows than required, and no concurrent writer is the cause."""
+    """Raised if Postgres wrote fewer rows than required, and no concurrent writer is the cause."""
 
     def __init__(self, table: str, written: int, wanted: int) -> None:
         super().__init__(
@@ -36,7 +39,8 @@ class WriteSuppressed(Exception):
         self.table = table
 
 
-# Classes in appendix A of the PostgreSQL manual (16, and class 10 of 17). A trigger may raise other classes.
+# The classes in appendix A of the PostgreSQL manual (version 16, and class 10 of version 17). Errors of other
+# classes are raised by triggers.
 POSTGRES_CLASSES = frozenset({
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21",
     "22", "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D",
@@ -50,20 +54,21 @@ FAULT_OF_CLASS = {
 FAULT_OF_CODE = {
     **dict.fromkeys(("3F000", "55000"), Fault.DEPLOYMENT),
     **dict.fromkeys(("25006", "25P03", "25P04", "3D000", "55P03"), Fault.SURROUNDINGS),
-    # Retried one time with a new connection. If they repeat, retry_policy treats the deployment as faulty.
+    # These errors are retried one time with a new connection. If they occur again, retry_policy treats the
+    # deployment as faulty.
     **dict.fromkeys(("0A000", "26000"), Fault.SURROUNDINGS),
 }
 
 QUERY_CANCELED = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
-# A plan was prepared before a migration (0A000) or on another connection behind a pooler (26000).
+# A statement was prepared before a migration (0A000), or on another connection behind a pooler (26000).
 STALE_PLAN = frozenset({"0A000", "26000"})
 # The server ends the session with these codes (25P03, 25P04), or is no longer a primary (25006).
 _SESSION_ENDED = frozenset({"25006", "25P03", "25P04"})
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Returns the SQLSTATE of a database error, None for an error without a SQLSTATE."""
+    """Returns the SQLSTATE of a database error; None for an error without a SQLSTATE."""
     return getattr(error, "pgcode", None)
 
 
@@ -76,7 +81,10 @@ def needs_new_connection(error: BaseException) -> bool:
 
 
 def whose_fault(error: BaseException) -> Fault:
-    """Returns the party at fault for an error of a running process; for unlisted errors, the deployment."""
+    """Returns the party at fault for an error of a running process.
+
+    For an error that is not listed, this is the deployment.
+    """
     code = sqlstate(error)
     if code is None:
         return _fault_without_code(error)
@@ -87,7 +95,10 @@ def whose_fault(error: BaseException) -> Fault:
 
 
 def allows_waiting_at_start(error: BaseException) -> bool:
-    """Returns True if a starting process should wait for Postgres; False for a wrong password or name."""
+    """Returns True if a starting process should wait for Postgres.
+
+    Returns False if waiting is useless, for example for a wrong password or database name.
+    """
     if isinstance(error, ConnectFailed) and error.is_refused:
         return False
     code = sqlstate(error) or ""
@@ -103,12 +114,16 @@ def describe_refusal(error: psycopg2.Error) -> str:
 
 
 def _fault_without_code(error: BaseException) -> Fault:
-    """Judges an error without SQLSTATE: psycopg2 refused a value, the connection is lost, or a bug."""
+    """Returns the party at fault for an error without SQLSTATE.
+
+    Either psycopg2 refused a value, or the connection is lost, or the error is a bug.
+    """
     if isinstance(error, RowsChanged):
         return Fault.SURROUNDINGS
     if isinstance(error, WriteSuppressed):
         return Fault.EVENT
-    # psycopg2 and the JSON encoder refuse NUL, lone surrogates, some types and numbers before sending.
+    # Before they send a value, psycopg2 and the JSON encoder refuse NUL, lone surrogates, and some types and
+    # numbers.
     if isinstance(error, UnicodeError | OverflowError | psycopg2.DataError):
         return Fault.EVENT
     if isinstance(error, ValueError) and "NUL" in str(error):

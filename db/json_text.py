@@ -23,7 +23,7 @@ def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
         try:
             encoded = encode(value)
         except TypeError:
-            # Enum members that are keys.
+            # msgspec raises TypeError if a key of a mapping is an Enum member.
             value = _without_members(value)
             encoded = encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:

@@ -1,4 +1,4 @@
-"""Stores the users' tables that this process made, and the modules that made them."""
+"""Stores the users' tables that were made in this process, and the modules that made them."""
 
 import gc
 import sys
@@ -14,20 +14,20 @@ _LIBRARIES = ("sluice.", "sqlalchemy.")
 
 @dataclass(frozen=True)
 class Made:
-    """The place where a table was made. A namespace is the id of a module's dict."""
+    """The place in the code where a table was made. A namespace is the id of a module's dict."""
 
     place: str
     namespace: int
     importing: frozenset[int]
-    """The modules that were being imported meanwhile."""
+    """The namespaces of the modules that were being imported when the table was made."""
 
 
 _made: WeakKeyDictionary[Table, Made] = WeakKeyDictionary()
-"""The keys are weak: a table without other references is removed."""
+"""The keys are weak references, so a table without other references is removed."""
 
 
 def note_table(table: Table) -> None:
-    """Stores a table with the modules that made it: the caller, and modules that are being imported."""
+    """Stores a table with the modules that made it: the caller, and modules whose import is running."""
     frames = list(_users_frames(sys._getframe(1)))
     importing = frozenset(id(frame.f_globals) for frame in frames if frame.f_code.co_name == "<module>")
     maker = frames[0]
@@ -36,16 +36,19 @@ def note_table(table: Table) -> None:
 
 
 def find_made(table: Table) -> Made | None:
-    """Returns the place where a table was made, None if this package's functions did not make it."""
+    """Returns the place where a table was made; None if no function of this package made it."""
     return _made.get(table)
 
 
 def tables_made_by(namespaces: Set[int], visible: set[Table]) -> list[Table]:
-    """Returns the tables that these modules made, by name. `visible`: the tables known to be in use."""
+    """Returns the tables that these modules made, ordered by name.
+
+    `visible`: the tables known to be in use.
+    """
     found = _made_by(namespaces)
     if not visible.issuperset(found):
         del found
-        gc.collect()  # some tables are stored in a place that was not searched, or nowhere
+        gc.collect()  # a table that is not in `visible` may be unused; then this removes it
         found = _made_by(namespaces)
     return sorted(found, key=lambda table: table.name)
 

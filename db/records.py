@@ -1,7 +1,7 @@
 """Rows of Sluice's own tables as plain values, and the states that these tables allow.
 
-The CHECK constraints of `db/schema` are made from these enums. Rows that were read hold states as texts.
-Such a text equals the member of the enum.
+The CHECK constraints of `db/schema` are made from these enums. A row that was read contains a state as a
+text, which equals the member of the enum.
 """
 
 from enum import StrEnum
@@ -20,28 +20,28 @@ class Outcome(StrEnum):
     DEAD = "dead"
     IGNORED = "ignored"
     ERASED = "erased"
-    """Passed over, because an operator erased the entity after the record was written."""
+    """The record was passed over, because an operator erased its entity after the record was written."""
 
 
 class LetterState(StrEnum):
-    """The states of a dead letter: dead, waiting or retrying, until it is applied (done) or dropped."""
+    """The states of a dead letter. It is dead, waiting or retrying until it is applied (done) or dropped."""
 
     DEAD = "dead"
     WAITING = "waiting"
     RETRYING = "retrying"
-    """Shown but never stored: the letter is stored as waiting and has a row in `retries`."""
+    """This state is shown, but never stored. The letter is stored as waiting, and has a row in `retries`."""
     DROPPED = "dropped"
     DONE = "done"
 
 
 class RetryKind(StrEnum):
-    """The reason why an event was set aside. The event is retried without an operator."""
+    """The reason why an event was set aside. Such an event is retried without an operator."""
 
     TIMED_OUT = "timed_out"
     ROW_HELD = "row_held"
     """Another session holds a row, a table, a key or an advisory lock that the event needs."""
     UNAVAILABLE = "unavailable"
-    """The server refused the event for another temporary reason."""
+    """The server refused the event for another reason that may end by itself."""
 
 
 class CallState(StrEnum):
@@ -70,14 +70,17 @@ class Declaration(StrEnum):
 
 
 class ProblemKind(StrEnum):
-    """A problem that keeps a bridge from reading a partition. Of several, the last in this list counts."""
+    """A problem that keeps a bridge from reading a partition.
+
+    If there are several, the last in this list counts.
+    """
 
     KAFKA_ERROR = "kafka_error"
     NO_LEADER = "no_leader"
     NOT_AUTHORIZED = "not_authorized"
     UNREADABLE_RECORD = "unreadable_record"
     STOPPED = "stopped"
-    """Further reading would skip records, so an operator decides."""
+    """Further reading would skip records, so an operator must decide."""
 
 
 class GenerationState(StrEnum):
@@ -89,9 +92,9 @@ class GenerationState(StrEnum):
     LIVE = "live"
     RETIRED = "retired"
     STOPPED = "stopped"
-    """The generation has been live and is no longer fed. Its offset in each lane is kept."""
+    """The generation is or was live, and receives no more events. Its offset in each lane is kept."""
     RESUMING = "resuming"
-    """The generation was stopped and is catching up from the log."""
+    """The generation was stopped, and now catches up from the log."""
 
 
 class PartitionProblem(NamedTuple):
@@ -104,7 +107,7 @@ class PartitionProblem(NamedTuple):
 
 
 class WaitingRow(NamedTuple):
-    """One outgoing event; `event_id` and `headers` (a JSON object) as text.
+    """One outgoing event. `event_id` and `headers` (a JSON object) are texts.
 
     `source` is None if an earlier version wrote the row.
     """
@@ -135,7 +138,7 @@ class ProcessedRow(NamedTuple):
 
 
 class OutboxRow(NamedTuple):
-    """An outgoing event; `headers` is a JSON object and `payload` JSON, both as text."""
+    """An outgoing event. `headers` is a JSON object and `payload` any JSON value, both as text."""
 
     event_id: UUID
     topic: str
@@ -147,7 +150,7 @@ class OutboxRow(NamedTuple):
 
 
 class LedgerRow(NamedTuple):
-    """A call to make. `args` is canonical JSON text, and `fingerprint` its hash."""
+    """A call that must be made. `args` is canonical JSON text, and `fingerprint` is the hash of this text."""
 
     effect_key: str
     effect: str
@@ -159,11 +162,14 @@ class LedgerRow(NamedTuple):
 
 
 RECORD_SKIPPED = "RecordSkipped"
-"""The error class of a dead letter whose record an operator skipped. Sluice never read it."""
+"""The error class of a dead letter whose record an operator skipped. Sluice has never read this record."""
 
 
 ENTITY_ERASED = "EntityErased"
-"""The error class of a letter whose entity an operator erased. Its offset and its identity are kept."""
+"""The error class of a letter whose entity an operator erased.
+
+Only offset and identity of the letter are kept.
+"""
 
 
 class DeadLetterRow(NamedTuple):
@@ -194,13 +200,13 @@ class DeadLetterRow(NamedTuple):
 
 
 class KnownClaims(NamedTuple):
-    """The facts that a database stores about given claims."""
+    """The facts that a database has stored about given claims."""
 
     rank: int
     """The rank of the database, which `sluice init --original` raises."""
     now: int
     """The time of the database, in seconds since 1970."""
     claims: frozenset[UUID]
-    """The given claims that the database wrote."""
+    """The given claims that the database has stored."""
     witnessed: frozenset[UUID]
-    """The given claims that this server itself wrote, so that no copy holds them."""
+    """The given claims that this server itself has stored. No copy of the database contains them."""

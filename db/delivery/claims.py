@@ -1,4 +1,7 @@
-"""`claims` and `claim_key`: the claims that this database's bridges wrote into Redis and Kafka."""
+"""`claims` and `claim_key`: the claims of this database's bridges.
+
+A claim is a random id. A bridge stores the claim in this database, and writes it into Redis and Kafka.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,7 +18,7 @@ READ_CLAIM_KEY = Statement("read_claim_key", "SELECT key FROM sluice.claim_key")
 
 
 def read_claim_key(session: Session) -> bytes:
-    """Returns the key that signs claims. Raises InsufficientPrivilege for a role that may not read it."""
+    """Returns the key that signs claims. Raises InsufficientPrivilege if the role may not read the key."""
     ((key,),) = session.run(READ_CLAIM_KEY)
     return bytes(key)
 
@@ -28,7 +31,7 @@ class WrittenClaim(NamedTuple):
     """Seconds since 1970."""
 
 
-# The statement does not see its own new row, so it keeps one other row less.
+# The DELETE does not see the new row of this statement, so it must keep one old row less.
 WRITE_CLAIM = Statement(
     "write_claim",
     f"""
@@ -66,7 +69,7 @@ READ_KNOWN_CLAIMS = Statement(
 
 
 def read_known_claims(session: Session, claims: Iterable[UUID]) -> KnownClaims:
-    """Returns the claims that this database wrote, with its rank and its time."""
+    """Returns which of the claims this database has stored, and the database's rank and time."""
     ((rank, now, *found),) = session.run(READ_KNOWN_CLAIMS, text_array(str(claim) for claim in claims))
     known, witnessed = (frozenset(map(UUID, texts)) for texts in found)
     return KnownClaims(rank, now, known, witnessed)
@@ -77,7 +80,10 @@ WRITE_RANK = Statement("write_rank", "UPDATE sluice.installation SET rank = $1",
 
 
 def raise_rank(session: Session, above: Iterable[int]) -> tuple[int, int]:
-    """Raises the rank above all in `above`. Returns the old and the new rank. Requires a transaction."""
+    """Raises the rank above all ranks in `above`. Returns the old and the new rank.
+
+    Requires a transaction.
+    """
     ((before,),) = session.run(READ_RANK)
     after = max([before, *above]) + 1
     session.run(WRITE_RANK, after)

@@ -14,19 +14,22 @@ KEY_BYTES = 32
 
 
 class Database(NamedTuple):
-    """Identifies a database, to distinguish it from a copy. An unreadable system identifier is None."""
+    """Identifies a database, to distinguish it from a copy.
+
+    `system_identifier` is None if the role may not read it.
+    """
 
     system_identifier: str | None
     oid: int
 
     def is_copy_of(self, other: "Database") -> bool:
-        """Returns True if a dump and restore, or `pg_upgrade`, made one of the databases from the other."""
+        """Returns True if the databases differ: a restore or `pg_upgrade` made one from the other."""
         both = (self.system_identifier, other.system_identifier)
         return self.oid != other.oid or (None not in both and both[0] != both[1])
 
 
 class StoredInstallation(NamedTuple):
-    """The row of `installation`, with the database that it was written for."""
+    """The row of `installation`, with the database for which the row was written."""
 
     installation: Installation
     rank: int
@@ -47,7 +50,7 @@ READ_INSTALLATION = Statement(
 
 
 def read_installation(session: Session) -> StoredInstallation | None:
-    """Returns the installation of this database, None before `sluice init`."""
+    """Returns the installation of this database; None before the first `sluice init`."""
     try:
         rows = session.run(READ_INSTALLATION)
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName):
@@ -82,7 +85,7 @@ READ_KEYS = Statement("read_keys", "SELECT number, key FROM sluice.installation_
 
 
 def read_keys(session: Session) -> tuple[Key, ...]:
-    """Returns the keys, newest first. Raises InsufficientPrivilege for a role that may not sign."""
+    """Returns the signing keys, newest first. Raises InsufficientPrivilege if the role may not sign."""
     return tuple(Key(number, bytes(key)) for number, key in session.run(READ_KEYS))
 
 
@@ -105,7 +108,7 @@ CREATE_INSTALLATION = Statement(
 def create_installation(session: Session, name: str) -> bool:
     """Draws the id and the first keys of this database's installation. Idempotent.
 
-    Returns True if there was no installation.
+    Returns True if the database had no installation before.
     """
     database = read_database(session)
     keys = (secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES))

@@ -1,6 +1,6 @@
 """Leases of queues: session locks in Postgres, which end with the session of their worker.
 
-Leases only increase the speed: a worker without a lease waits for the queue's row lock and applies correctly.
+Leases only increase the speed: without a lease, a worker waits for the queue's row lock, and is correct too.
 """
 
 import json
@@ -14,16 +14,16 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import text_array
 
 LEASE_SETTINGS = {
-    # A worker whose process or machine is stopped loses its queues after this time. Workers send two queries
-    # per second.
+    # A worker whose process or machine has stopped loses its queues after this time. Running workers send two
+    # queries per second.
     "idle_session_timeout": "5s",
     "tcp_keepalives_idle": "3s",
     "tcp_keepalives_interval": "1s",
     "tcp_keepalives_count": "3",
 }
 
-# All members share one lock. A queue's own lock has a 64-bit key, because two queues with the same key could
-# only be served by the same worker.
+# All members share one lock. A queue's own lock has a key of 64 bits, which makes equal keys of two queues
+# unlikely: only the same worker could serve both queues.
 _MEMBER = "hashtext('sluice worker'), 0"
 _KEY = "hashtextextended('sluice lease ' || {queue}, 0)"
 _OURS = "l.locktype = 'advisory' AND l.granted AND l.database = d.oid"
@@ -37,7 +37,7 @@ _HERE = """
 class Lease(NamedTuple):
     """A queue, and the process id of the Postgres session that holds its lease (None if it is free).
 
-    A retired queue is left from before a re-routing of its entity type; no bridge sends to it.
+    A retired queue existed before a re-routing of its entity type. No bridge sends to it any more.
     """
 
     queue: str
@@ -46,7 +46,7 @@ class Lease(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """A worker's declarations and format, and the queues that it gave back for a while."""
+    """The declarations of a worker, its newest format, and the queues that it has given back for a while."""
 
     topics: Mapping[str, frozenset[str]]
     """Entity type → its topics."""
@@ -60,7 +60,7 @@ NOTHING_DECLARED = Declared({}, 0)
 
 @dataclass(frozen=True)
 class LeaseSnapshot:
-    """All members and leases in one snapshot. `me` is this session's process id."""
+    """All members and leases in one snapshot. `me` is the process id of this session."""
 
     me: int
     members: frozenset[int]
@@ -75,7 +75,7 @@ class LeaseSnapshot:
         return self.declared.get(member, NOTHING_DECLARED)
 
     def with_yielded(self, queues: Iterable[str]) -> "LeaseSnapshot":
-        """Returns the snapshot in which this worker has given back exactly these queues."""
+        """Returns a copy of the snapshot in which this worker has given back exactly these queues."""
         mine = self.of(self.me)._replace(yielded=frozenset(queues))
         return replace(self, declared={**self.declared, self.me: mine})
 
@@ -97,7 +97,7 @@ def join_workers(session: Session) -> None:
     session.run(FORGET_WORKERS)
 
 
-# MATERIALIZED: the view of all locks is read once, not once per queue.
+# MATERIALIZED makes the statement read the view of all locks once, and not once per queue.
 READ_LEASE_SNAPSHOT = Statement(
     "read_standing_leases",
     f"""
@@ -113,7 +113,7 @@ READ_LEASE_SNAPSHOT = Statement(
     ORDER BY q.queue
     """,
 )
-# A separate statement, because together with the leases these rows would be returned for each queue.
+# A separate statement, because one statement would return these rows again for each queue.
 READ_DECLARED = Statement(
     "read_declared",
     """
@@ -146,9 +146,9 @@ TRY_LEASE = Statement("try_lease", f"SELECT pg_try_advisory_lock({_KEY.format(qu
 
 
 def try_lease(session: Session, queue: str) -> bool:
-    """Takes the queue's lease. Returns True if the session holds it.
+    """Takes the queue's lease. Returns True if the session holds the lease now.
 
-    Not idempotent: each success must be ended.
+    Not idempotent: `end_lease` must be called once for each success.
     """
     ((taken,),) = session.run(TRY_LEASE, queue)
     return bool(taken)
@@ -158,17 +158,20 @@ END_LEASE = Statement("end_lease", f"SELECT pg_advisory_unlock({_KEY.format(queu
 
 
 def end_lease(session: Session, queue: str) -> None:
-    """Ends a lease that `try_lease` took."""
+    """Ends one lease that `try_lease` has taken."""
     session.run(END_LEASE, queue)
 
 
 class Heartbeat(NamedTuple):
-    """The state that a worker reports. Ages are in seconds; None if the action has not happened yet."""
+    """The state that a worker reports. Ages are in seconds.
+
+    A field is None if its action has not happened yet.
+    """
 
     node: str
     process_id: int
     leases: Mapping[str, float]
-    """Queue → age of its lease."""
+    """Queue → the age of its lease."""
     busy_queue: str | None
     busy_age: float | None
     last_queue: str | None
@@ -180,7 +183,7 @@ class Heartbeat(NamedTuple):
     format: int = 1
     """The newest format of messages that the worker reads."""
     yielded: frozenset[str] = frozenset()
-    """Queues that the worker gave back for a while, because it cannot apply all their records."""
+    """Queues that the worker has given back for a while, because it cannot apply all their records."""
 
 
 _AGO = "now() - {age} * interval '1 second'"
@@ -211,7 +214,7 @@ WRITE_HEARTBEAT = Statement(
 def write_heartbeat(session: Session, heartbeat: Heartbeat) -> None:
     """Writes this session's row. Idempotent.
 
-    Other workers read only `declared`, `format` and `yielded`; the rest is for operators.
+    Other workers read only `declared`, `format` and `yielded`. The other fields are for operators.
     """
     session.run(
         WRITE_HEARTBEAT,
@@ -226,7 +229,7 @@ def write_heartbeat(session: Session, heartbeat: Heartbeat) -> None:
 
 
 class Worker(NamedTuple):
-    """A member, for operators. Its heartbeat may be a second old; the leases are current."""
+    """A member, for operators. Its heartbeat may be a second old, but its leases are current."""
 
     backend_pid: int
     node: str
@@ -234,7 +237,7 @@ class Worker(NamedTuple):
     joined_at: datetime
     heartbeat_at: datetime
     leases: Mapping[str, datetime | None]
-    """Queue → start of its lease; None before the first heartbeat."""
+    """Queue → the start of its lease; None before the first heartbeat with this lease."""
     busy_queue: str | None
     busy_since: datetime | None
     last_queue: str | None
@@ -245,16 +248,16 @@ class Worker(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharing:
-    """The workers that share the queues, for operators. `at`: the time by the database's clock."""
+    """The workers that share the queues, for operators. `at` is the time by the database's clock."""
 
     at: datetime
     leases: tuple[Lease, ...]
     workers: tuple[Worker, ...]
 
     def holders(self) -> dict[str, str]:
-        """Returns queue → node of the worker that holds its lease. Omits free queues."""
+        """Returns queue → the node of the worker that holds its lease. Omits free queues."""
         nodes = {worker.backend_pid: worker.node for worker in self.workers}
-        # A new holder writes its row a moment after it took the lease.
+        # A new holder may have no row yet, because it writes the row a moment after it took the lease.
         return {
             lease.queue: nodes.get(lease.holder, f"session {lease.holder}")
             for lease in self.leases
@@ -266,7 +269,7 @@ class Sharing:
         return [lease.queue for lease in self.leases if lease.holder is None and not lease.retired]
 
 
-# The join returns the time even if there is no worker.
+# The outer join returns a row with the time even if there is no worker.
 READ_WORKERS = Statement(
     "read_told_workers",
     """
@@ -295,6 +298,6 @@ TRY_LEAD = Statement("try_lead", "SELECT pg_try_advisory_lock(hashtext('sluice b
 
 
 def try_lead(session: Session) -> bool:
-    """Takes the lead of all beats until the session ends. Returns True if the session leads. Idempotent."""
+    """Tries to make this session the leading beat. Returns True if it leads. Idempotent."""
     ((leads,),) = session.run(TRY_LEAD)
     return bool(leads)

@@ -1,7 +1,8 @@
-"""`processes`: formats and declarations of bridges, workers and beats. A recent heartbeat means alive.
+"""`processes`: formats and declarations of bridges, workers and beats.
 
-A heartbeat is used instead of a lock, because it needs no permanent connection and works through a pooler.
-Correctness does not depend on it: a wrong verdict only costs time.
+A process with a recent heartbeat counts as running. A heartbeat is used instead of a lock, because it needs
+no permanent connection and works through a pooler. Correctness does not depend on heartbeats: a wrong result
+only costs time.
 """
 
 import json
@@ -22,7 +23,7 @@ IS_ALIVE = f"heartbeat_at > now() - interval '{ALIVE_SECONDS} seconds'"
 
 
 class Process(NamedTuple):
-    """A process, with the declarations of its code and settings."""
+    """A process of Sluice, with the declarations of its code and settings."""
 
     process: UUID
     kind: ProcessKind
@@ -31,7 +32,7 @@ class Process(NamedTuple):
     format: int
     """The newest format of messages and stored rows that the process reads."""
     key_number: int
-    """The number of the newest signing key that the process has read, 0 before the first key."""
+    """The number of the newest signing key that the process has read; 0 before it has read a key."""
     queues: tuple[str, ...] | None
     """The queues that the process serves; None if it shares the queues of its entity types."""
     entities: Mapping[str, int]
@@ -40,25 +41,29 @@ class Process(NamedTuple):
     """Topic → its entity type."""
     effects: tuple[str, ...]
     clock_offset: float | None = None
-    """Seconds by which its clock is ahead of the clock of Postgres, or behind (negative); None if unknown."""
+    """The clock of the process minus the clock of Postgres, in seconds; None if unknown."""
 
 
 READ_CLOCK = Statement("read_clock", "SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
 def measure_clock_offset(session: Session, *, clock: Callable[[], float] = time.time) -> float:
-    """Returns the least seconds by which this machine's clock is ahead of Postgres', or behind (negative).
+    """Returns the least possible difference: this machine's clock minus the clock of Postgres, in seconds.
 
-    Returns 0 if both may be equal: the server read its clock between the request and the answer.
+    The server reads its clock at an unknown time between the request and the answer. Returns 0 if both clocks
+    may be equal.
     """
-    session.run(READ_CLOCK)  # Connects and plans first, because that is not travel time of the answer.
+    session.run(READ_CLOCK)  # The first run connects and plans, which would make the measured time longer.
     asked_at = clock()
     ((there,),) = session.run(READ_CLOCK)
     return certain_offset(asked_at, float(there), clock())
 
 
 def certain_offset(asked_at: float, there: float, answered_at: float) -> float:
-    """Returns the least difference from a clock that showed `there` between the two times. Pure."""
+    """Returns the least difference from a clock that showed `there` at some moment between the two times.
+
+    Pure.
+    """
     if asked_at > there:
         return asked_at - there
     return min(0.0, answered_at - there)
@@ -141,7 +146,8 @@ def read_living(session: Session) -> list[Process]:
     ]
 
 
-# Effects of the workers that name the queue of calls ($1), or of all workers if no worker names it.
+# The effects of the workers that list the queue of calls ($1). If no worker lists it, the effects of all
+# workers.
 SERVED_EFFECTS = f"""
     SELECT DISTINCT effect FROM (
         SELECT effects, $1 = ANY (queues) AS names_it, bool_or($1 = ANY (queues)) OVER () AS one_names_it
@@ -163,7 +169,7 @@ READ_OLDEST_FORMAT = Statement(
 
 
 def read_oldest_format(session: Session) -> int | None:
-    """Returns the newest format that every running worker reads, None if no worker runs."""
+    """Returns the newest format that all running workers read; None if no worker runs."""
     ((oldest,),) = session.run(READ_OLDEST_FORMAT)
     return None if oldest is None else int(oldest)
 
@@ -180,5 +186,8 @@ END_OLD_KEYS = Statement(
 
 
 def end_old_keys(session: Session) -> int:
-    """Deletes keys that no running process needs: all have read a newer key. Returns their number."""
+    """Deletes old keys if all running processes have read the newest key.
+
+    Returns the number of deleted keys.
+    """
     return session.count(END_OLD_KEYS)

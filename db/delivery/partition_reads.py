@@ -1,7 +1,8 @@
 """`partition_reads`: the last time that each partition was read, and the problem that prevents reading.
 
-The loop of every bridge writes these rows. A row belongs to a partition, not to a bridge, so a partition
-without a bridge stays visible, with the time when it was last read. Correctness does not depend on the rows.
+The loop of every bridge writes these rows. A row belongs to a partition and not to a bridge. Therefore a
+partition without a bridge stays visible, with the time when it was last read. Correctness does not depend on
+the rows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,12 +16,12 @@ from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 READ_SECONDS = 15
-"""A partition that no bridge reported as read for this time counts as unread."""
+"""If no bridge has reported a partition as read for this time, the partition counts as unread."""
 SEEN_SECONDS = 60
 FORGOTTEN_HOURS = 24
 
-# Rows are written in one order, so that two bridges cannot deadlock. A problem from a bridge that does not
-# read the partition counts only while no bridge reads it.
+# Rows are always written in the same order, so that two bridges cannot deadlock. If a bridge that does not
+# read a partition reports a problem, it is stored only while no bridge reads the partition.
 WRITE_READS = Statement(
     "write_partition_reads",
     f"""
@@ -49,7 +50,8 @@ WRITE_READS = Statement(
     ("uuid", "text[]", "int[]", "boolean[]", "text[]", "text[]", "bigint[]"),
 )
 
-# A problem that no bridge reports any more is over, or its bridge has ended.
+# If no bridge reports a problem any more, the problem is over, or its bridge has ended. The problem is
+# deleted.
 WRITE_SEEN = Statement(
     "write_partitions_seen",
     f"""
@@ -121,19 +123,19 @@ CLEAR_STOPS = Statement(
 
 
 def clear_stops(session: Session, topic: str) -> None:
-    """Deletes the reasons why bridges stopped at a topic. A bridge reports a remaining reason again."""
+    """Deletes the stops of a topic. If a reason remains, a bridge reports it again."""
     session.run(CLEAR_STOPS, topic)
 
 
 class PartitionRead(NamedTuple):
-    """The last report on a partition. Times are ages in seconds, by the clock of Postgres."""
+    """The last report about a partition. Times are ages in seconds, by the clock of Postgres."""
 
     topic: str
     partition: int
     unread_seconds: float | None
     """Time for which no bridge has read the partition; None while a bridge reads it."""
     was_read: bool
-    """True if a bridge ever read the partition."""
+    """True if a bridge has read the partition at any time."""
     reader: UUID | None
     """The bridge that read the partition last."""
     problem: ProblemKind | None
@@ -142,7 +144,7 @@ class PartitionRead(NamedTuple):
     problem_since: datetime | None
     problem_seconds: float | None
     reported_seconds: float
-    """Time after the last report of a bridge."""
+    """Time since the last report of a bridge."""
 
 
 READ_READS = Statement(

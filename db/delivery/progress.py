@@ -1,4 +1,4 @@
-"""Statements of the bridge: registered topics, applied offsets of lanes, watermarks."""
+"""Statements of the bridge about registered topics, applied offsets of lanes, and watermarks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
-# The write below must use the state that was read. After a failover in between, the write would raise the
-# watermark of an older state above records that are not applied there.
+# Watermarks must be written on the same state from which they were computed. If a failover to an older state
+# happened in between, the write would raise a watermark above records that are not applied in that state.
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The state of a partition in one snapshot. `watermark` is None before it has a row."""
+    """The state of a partition in one snapshot. `watermark` is None if the partition has no row yet."""
 
     topic_id: str
     entity: str
@@ -23,7 +23,7 @@ class Assignment:
     partition_epoch: int | None
     watermark: int | None
     applied: Mapping[str, int] = field(default_factory=dict)
-    """Queue → applied offset of its lane in the current epoch."""
+    """Queue → the applied offset of the partition's lane of this queue, in the current epoch."""
 
     @property
     def routing(self) -> tuple[str, int]:
@@ -33,14 +33,14 @@ class Assignment:
 
 @dataclass(frozen=True)
 class TopicStart:
-    """A topic that is read for the first time: its id, its entity type with initial shards, start offsets."""
+    """A topic that is read for the first time, with the initial shards of its entity type."""
 
     topic: str
     topic_id: str
     entity: str
     shards: int
     starts: Mapping[int, int]
-    """Partition → offset of the first record that counts."""
+    """Partition → the offset of the first record that is read."""
 
 
 READ_ASSIGNMENTS = Statement(
@@ -63,8 +63,8 @@ READ_ASSIGNMENTS = Statement(
 def read_assignments(session: Session, places: Iterable[Place]) -> dict[Place, Assignment]:
     """Reads the state of partitions in ONE statement. Omits partitions of topics without a row.
 
-    Several statements could read different states: a watermark from before a failover together with lanes
-    from after it would lose records.
+    Several statements could read different states, for example a watermark from before a failover and lanes
+    from after the failover. Then records would be lost.
     """
     wanted = list(places)
     rows = session.run(
@@ -95,7 +95,10 @@ READ_REACH = Statement(
 
 
 def read_reach(session: Session) -> dict[Place, int]:
-    """Returns partition → highest offset with an outcome. Records below it may lack an outcome."""
+    """Returns partition → the highest offset with an outcome.
+
+    Some records below this offset may have no outcome.
+    """
     return {(topic, partition): offset for topic, partition, offset in session.run(READ_REACH)}
 
 
@@ -103,7 +106,7 @@ READ_EPOCHS = Statement("read_epochs", "SELECT entity, epoch FROM sluice.entitie
 
 
 def read_epochs(session: Session) -> dict[str, int]:
-    """Returns entity type → epoch."""
+    """Returns entity type → its current epoch."""
     return dict(session.run(READ_EPOCHS))
 
 
@@ -129,10 +132,13 @@ RAISE_WATERMARKS = Statement(
 
 
 def raise_watermarks(session: Session, watermarks: Mapping[Place, tuple[int, int]]) -> None:
-    """Raises watermarks of partitions, given as (epoch, watermark), only in that epoch. Idempotent."""
+    """Raises watermarks, which are given as (epoch, watermark). Skips partitions in another epoch.
+
+    Idempotent.
+    """
     if not watermarks:
         return
-    # All bridges use one order, so that they cannot deadlock.
+    # All bridges use the same order, so that they cannot deadlock.
     places = sorted(watermarks)
     session.run(
         RAISE_WATERMARKS,
@@ -149,7 +155,7 @@ READ_ROUTING = Statement(
 
 
 def read_routing(session: Session, entity: str) -> tuple[int, int] | None:
-    """Returns (shards, epoch) of an entity type, None if it has no row."""
+    """Returns (shards, epoch) of an entity type; None if the entity type has no row."""
     rows = session.run(READ_ROUTING, entity)
     return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
@@ -159,11 +165,12 @@ INSERT_ENTITY = Statement(
     "INSERT INTO sluice.entities (entity, shards) VALUES ($1, $2) ON CONFLICT (entity) DO NOTHING",
     ("text", "int"),
 )
-# Serializes registrations and re-routings of an entity type: no worker would serve a row of an old epoch.
+# Makes registrations and re-routings of an entity type wait for each other. Otherwise a registration could
+# write rows of an old epoch, which no worker would serve.
 LOCK_ENTITY = Statement(
     "lock_entity", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# The same names as in `sluice.tasks.events.routing.queue_name`; a test compares them.
+# The names must equal those of `sluice.tasks.events.routing.queue_name`. A test compares them.
 INSERT_QUEUES = Statement(
     "insert_queues",
     """
@@ -197,7 +204,7 @@ INSERT_PARTITIONS = Statement(
 def register_entity(session: Session, entity: str, shards: int) -> int:
     """Inserts missing rows of an entity type and its queues. Returns the current shard count.
 
-    `shards` applies only if the entity type is new. Idempotent.
+    `shards` is used only if the entity type is new. Idempotent.
     """
     with session.transaction():
         return _register_entity(session, entity, shards)
@@ -206,8 +213,9 @@ def register_entity(session: Session, entity: str, shards: int) -> int:
 def register_topic(session: Session, start: TopicStart) -> None:
     """Inserts missing rows of a topic, its entity type, queues and partitions. Existing rows are kept.
 
-    `starts` apply only to a topic without a row. A partition that is added later starts at 0, so that no
-    record is skipped. If several bridges run this at the same time, the first one decides.
+    `starts` are used only if the topic has no row yet. A partition that is added later starts at offset 0, so
+    that no record is skipped. If several bridges call this at the same time, the values of the first bridge
+    are stored.
     """
     with session.transaction():
         _register_entity(session, start.entity, start.shards)
@@ -228,8 +236,8 @@ def _register_entity(session: Session, entity: str, shards: int) -> int:
     return int(found[0])
 
 
-# Session locks, which end with the process: after a kill and restart, a bridge takes its own group membership
-# in Kafka again, not that of another bridge.
+# The numbers are session locks, which end with the process. Therefore a bridge that was killed and restarted
+# gets its old number, and with it its old membership in the Kafka group.
 TRY_INSTANCE = Statement(
     "try_instance",
     "SELECT pg_try_advisory_lock(hashtext('sluice bridge ' || $1), $2)",
@@ -238,13 +246,16 @@ TRY_INSTANCE = Statement(
 
 
 def try_instance(session: Session, group: str, instance: int) -> bool:
-    """Takes the number if it is free. Returns True if this session holds it. Idempotent."""
+    """Takes the number if it is free. Returns True if this session holds the number now. Idempotent."""
     ((held,),) = session.run(TRY_INSTANCE, group, instance)
     return bool(held)
 
 
 def claim_instance(session: Session, group: str) -> int:
-    """Takes the lowest number that no other session of the group holds. The end of the session frees it."""
+    """Takes the lowest number that no other session of the group holds.
+
+    The number is free again when the session ends.
+    """
     instance = 0
     while not try_instance(session, group, instance):
         instance += 1

@@ -33,7 +33,7 @@ INSERT_SKIPPED = Statement(
     ("text", "text", "int", "bigint", "bigint", "bigint", "text"),
 )
 
-# Reads only rows with the current topic ids. Older rows of a re-created topic concern other records.
+# Reads only rows with the current topic ids. Rows of an earlier topic of the same name concern other records.
 READ_SKIPPED = Statement(
     "read_skipped_records",
     """

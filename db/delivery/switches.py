@@ -1,4 +1,4 @@
-"""`switches`: the switches that operators turned on, with the reasons. A row means that a switch is on."""
+"""`switches`: the switches that operators turned on, with the reasons. A switch is on if it has a row."""
 
 from sluice.db.connection import Session, Statement
 
@@ -14,7 +14,7 @@ CLEAR_SWITCH = Statement("clear_switch", "DELETE FROM sluice.switches WHERE name
 
 
 def read_switch(session: Session, name: str) -> str | None:
-    """Returns the reason why the switch is on, None if it is off."""
+    """Returns the reason why the switch is on; None if the switch is off."""
     rows = session.run(READ_SWITCH, name)
     return str(rows[0][0]) if rows else None
 
@@ -29,7 +29,7 @@ def clear_switch(session: Session, name: str) -> bool:
     return session.count(CLEAR_SWITCH, name) == 1
 
 
-# One row per topic; `TOPIC_PAUSED` is the prefix before the topic's name.
+# Each paused topic has a row, whose name is `TOPIC_PAUSED` and the topic's name.
 TOPIC_PAUSED = "topic paused "
 READ_PAUSED_TOPICS = Statement(
     "read_paused_topics",

@@ -1,7 +1,7 @@
-"""`undeclared`: topics and effects that wait because no running worker declares them, with the waiting time.
+"""`undeclared`: topics and effects whose work waits because no running worker declares them.
 
-A topic waits only while a running bridge reads it, so a topic that was removed from the code of all processes
-does not wait. The time counts only while a worker runs, so that an outage does not count.
+A row has the waiting time. A topic waits only while a running bridge reads it, so a topic that was removed
+from the code of all processes does not wait. Time in which no worker runs does not count as waiting time.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,12 @@ from sluice.db.records import Declaration
 from sluice.runtime.terminal_text import counted
 
 HALTED_SECONDS = 600
-"""Waiting time after which a topic or effect is shown as halted; longer than a rolling deployment takes."""
+"""After this waiting time, a topic or effect is shown as halted.
+
+It is longer than a rolling deployment takes.
+"""
 MAX_STEP_SECONDS = 15
-"""The most that one step adds, so that the time without a worker does not count."""
+"""The most seconds that one call of `note_undeclared` adds, so that time without a worker does not count."""
 
 
 class Undeclared(NamedTuple):
@@ -42,7 +45,7 @@ class Undeclared(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """Returns the advice, in one sentence."""
+        """Returns one sentence with the advice."""
         if self.kind is Declaration.TOPIC:
             return (
                 "Start workers whose SLUICE_HANDLERS declare the topic, or also remove the topic from the"
@@ -54,7 +57,8 @@ class Undeclared(NamedTuple):
         )
 
 
-# The effects with a pending call. Takes one index step per effect, because one may have millions of calls.
+# The effects with a pending call. The recursion takes one index step per effect, because an effect may have
+# millions of pending calls.
 _PENDING = """
     WITH RECURSIVE pending AS (
         (SELECT effect FROM sluice.executed_side_effects WHERE state = 'pending' ORDER BY effect LIMIT 1)
@@ -72,7 +76,7 @@ _READ_TOPICS = f"""
     FROM sluice.processes b, jsonb_object_keys(b.topics) AS r (topic)
     WHERE b.kind = 'bridge' AND b.{IS_ALIVE}
 """
-# A worker that serves none of the topic's queues does not count, even if it declares the topic.
+# A worker that declares the topic but serves none of the topic's queues does not count.
 _IS_SERVED = f"""
     EXISTS (
         SELECT FROM sluice.processes w
@@ -111,9 +115,9 @@ NOTE_UNDECLARED = Statement(
 
 
 def note_undeclared(session: Session, calls_queue: str) -> None:
-    """Adds the time after the last step to undeclared topics and effects. Deletes rows of declared ones.
+    """Adds the time since the last call to undeclared topics and effects. Deletes rows of declared ones.
 
-    A worker calls it every few seconds, which proves that a worker runs.
+    A worker calls this every few seconds. Therefore only time in which a worker runs is added.
     """
     session.run(NOTE_UNDECLARED, calls_queue)
 

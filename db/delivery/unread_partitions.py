@@ -20,7 +20,7 @@ KNOWN_SECONDS = 2 * SEEN_SECONDS + READ_SECONDS
 
 
 class UnreadKind(StrEnum):
-    """The reason why a partition is not read: a ProblemKind that a bridge reports, or another reason."""
+    """The reason why a partition is not read: a ProblemKind that a bridge has reported, or another reason."""
 
     NO_LEADER = ProblemKind.NO_LEADER
     NOT_AUTHORIZED = ProblemKind.NOT_AUTHORIZED
@@ -34,7 +34,10 @@ class UnreadKind(StrEnum):
 
 @dataclass(frozen=True)
 class UnreadPartition:
-    """One partition. `seconds`: time after it was last read, or after its problem began."""
+    """A partition that is not read or does not advance.
+
+    `seconds`: the time since it was last read. If a bridge reads it, the time since its problem began.
+    """
 
     topic: str
     partition: int
@@ -52,9 +55,12 @@ def read_unread(session: Session, paused: Mapping[str, str]) -> list[UnreadParti
 def find_unread(
     reads: Iterable[PartitionRead], *, bridges: int, paused: Mapping[str, str]
 ) -> list[UnreadPartition]:
-    """Judges the bridges' reports. `bridges`: number of running bridges. `paused`: topic → reason."""
+    """Finds such partitions in the bridges' reports.
+
+    `bridges`: the number of running bridges. `paused`: topic → the reason.
+    """
     rows = list(reads)
-    # The first partition's report counts for the topic.
+    # If several partitions of a topic report a stop, the stop of the first partition counts for the topic.
     stopped = {
         row.topic: row.detail or ""
         for row in reversed(rows)
@@ -62,10 +68,11 @@ def find_unread(
     }
     found = []
     for row in rows:
-        # No running bridge declares the topic, or the partition no longer exists in Kafka.
+        # Bridges run, but do not report the partition. Either no running bridge declares its topic, or the
+        # partition no longer exists in Kafka.
         if bridges and row.reported_seconds > KNOWN_SECONDS:
             continue
-        # A partition that was just found, or that a bridge just took over, is not read yet.
+        # A partition is not read for a moment when it was just found, or when a bridge takes it over.
         is_new = row.unread_seconds is None or row.unread_seconds < READ_SECONDS
         if is_new and row.problem is None:
             continue
@@ -87,7 +94,7 @@ def _judge(
         return UnreadKind.STOPPED, stopped
     if paused is not None:
         return UnreadKind.PAUSED, f"the topic is paused: {paused}"
-    return UnreadKind.UNASSIGNED, "no bridge is assigned to it, or its bridge does not report it"
+    return UnreadKind.UNASSIGNED, "no bridge is assigned to the partition, or its bridge does not report it"
 
 
 def _is_reported(row: PartitionRead) -> bool:

@@ -1,1 +1,1 @@
-"""The migrations to the tables of `sluice.db.schema`, one file per change."""
+"""The migrations that produce the tables of `sluice.db.schema`, one file per change."""

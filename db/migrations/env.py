@@ -1,4 +1,4 @@
-"""The entry point of Alembic: runs the changes on the connection that holds the lock of `migrate`."""
+"""The entry point of Alembic. Runs the changes on the connection that holds the lock of `migrate`."""
 
 from typing import cast
 
@@ -14,6 +14,6 @@ context.configure(
     version_table=VERSION_TABLE,
     version_table_schema=SCHEMA,
 )
-# Runs in the transaction of `migrate`, so that a change is applied completely or not at all.
+# The change runs in the transaction of `migrate`, so it is applied completely or not at all.
 with context.begin_transaction():
     context.run_migrations()

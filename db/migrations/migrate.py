@@ -1,4 +1,4 @@
-"""Updates a database to the declared tables: migrates Sluice's tables, creates missing users' tables."""
+"""Updates a database to the declared tables: migrates Sluice's tables, and creates missing users' tables."""
 
 import random
 import re
@@ -27,21 +27,23 @@ from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 from sluice.runtime.installation import InstallationRefused
 
 VERSION_TABLE = "alembic_version"
-# A number that other programs do not use: the letters "sluice" in ASCII.
+# The key of the advisory lock: the letters "sluice" in ASCII, which other programs do not use.
 LOCK = 0x736C75696365
-# A change that waits for a table in use blocks all workers behind it, so the change fails and is retried.
+# While a change waits for a table in use, it blocks all workers that use the table. Therefore it fails after
+# this time, and is retried.
 LOCK_TIMEOUT = "5s"
-# Statements that wait behind a waiting migration must not reach their own lock timeout of 2 s.
+# Shorter than 2 s, which is the lock timeout of workers' statements that wait behind a waiting migration.
 SHORT_LOCK_TIMEOUT = "500ms"
 ATTEMPTS = 60
-PAUSE_SECONDS = 0.5  # longest pause; statements that waited behind the migration run meanwhile
+PAUSE_SECONDS = 0.5  # the longest pause; statements that waited behind the migration can run during the pause
 
 
 def upgrade(database_url: str) -> None:
-    """Applies all migrations while older processes run. Idempotent, even if several run at the same time.
+    """Applies all migrations. Older processes may run meanwhile. Several calls may run at the same time.
 
-    Each migration has its own transaction and changes at most one table in use, because locks on two tables
-    could deadlock with a worker. Raises InstallationRefused if the database is newer than this code.
+    Idempotent. Each migration has its own transaction. It changes at most one table in use, because locks on
+    two tables could cause a deadlock with a worker. Raises InstallationRefused if the database is newer than
+    this code.
     """
     attempt = 0
     while not _is_newest(database_url):
@@ -62,7 +64,7 @@ def _is_newest(database_url: str) -> bool:
 
 def _upgrade_by_one(database_url: str) -> None:
     with _locked(database_url, lock_timeout=SHORT_LOCK_TIMEOUT) as connection:
-        # Another `sluice init` may have finished before.
+        # Another `sluice init` may have applied the migration while this one waited for the lock.
         if _revision_of(connection) == newest_revision():
             return
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
@@ -74,7 +76,7 @@ def _upgrade_by_one(database_url: str) -> None:
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
     """Creates missing tables in schema `public` and returns their names. Changes no table. Idempotent.
 
-    Raises TableRefused for a key whose collation treats different keys as equal, and if Postgres refuses a
+    Raises TableRefused if the collation of a key treats different keys as equal, or if Postgres refuses a
     table.
     """
     with _locked(database_url) as connection, _refusing():
@@ -105,7 +107,7 @@ def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Raises TableRefused if Postgres refuses a table."""
+    """Converts an error of Postgres in the block to TableRefused."""
     try:
         yield
     except ProgrammingError as error:
@@ -130,7 +132,7 @@ def create_projections(
 ) -> list[str]:
     """Creates missing live generations and their views. Returns the new projections.
 
-    Idempotent. Keeps a view that already shows a generation. Raises TableRefused if another object has the
+    Idempotent. A view that already shows a generation is kept. Raises TableRefused if another object has the
     view's name.
     """
     made = []
@@ -162,10 +164,10 @@ def create_projections(
 
 
 def _generation_shown(connection: Connection, projection: str) -> int | None:
-    """Returns the generation that a view of this name shows, None if there is no object of this name.
+    """Returns the generation that a view of this name shows; None if no object has this name.
 
-    If schema `sluice` was lost, the view exists without a row. Raises TableRefused for an object that is not
-    such a view.
+    If schema `sluice` was lost, the view exists, but the projection has no row. Raises TableRefused if the
+    object is not the view of a generation.
     """
     if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
         return None
@@ -212,7 +214,7 @@ def _require_known(connection: Connection) -> None:
 @contextmanager
 def _locked(database_url: str, *, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[Connection]:
     with _connected(database_url) as connection:
-        # Waits for another migration before the timeout starts.
+        # This lock waits for other migrations without a limit, so it is taken before the timeout is set.
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         connection.execute(text(f"SET LOCAL lock_timeout = '{lock_timeout}'"))
         yield connection

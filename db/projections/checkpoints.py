@@ -1,4 +1,4 @@
-"""`checkpoints`: copies of a generation at one moment, from which another generation may begin."""
+"""`checkpoints`: copies of a generation at one moment. Another generation may begin with such a copy."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ def checkpoint_table(projection: str, checkpoint: str) -> str:
 
 
 class CheckpointLane(NamedTuple):
-    """A lane's offset at the checkpoint: every record at or below it has an outcome."""
+    """A lane's offset at the checkpoint. Every record of the lane at or below this offset has an outcome."""
 
     topic: str
     partition: int
@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
     made_at: datetime
     lanes: list[CheckpointLane]
     open_letters: list[tuple[str, int, int]]
-    """(topic id, partition, offset) of events that were dead or waiting, so that the copy lacks them."""
+    """(topic id, partition, offset) of the events that the copy lacks, because they were dead or waiting."""
 
     @property
     def table(self) -> str:
@@ -70,7 +70,10 @@ INSERT_CHECKPOINT = Statement(
 def insert_checkpoint(
     session: Session, checkpoint: str, projection: str, generation: int, revision: int
 ) -> None:
-    """Writes the live offsets, in the same snapshot as the copied rows. Raises UniqueViolation."""
+    """Writes a checkpoint with the live offsets. Call it in the snapshot in which the rows are copied.
+
+    Raises UniqueViolation if a checkpoint has this name.
+    """
     session.run(INSERT_CHECKPOINT, checkpoint, projection, generation, revision)
 
 
@@ -122,12 +125,12 @@ PLACE_LANES = Statement(
 
 
 def place_lanes(session: Session, projection: str, generation: int, checkpoint: str) -> None:
-    """Sets the offsets of a generation that was filled from a checkpoint to the checkpoint's offsets."""
+    """Gives the checkpoint's offsets to a generation that was filled from the checkpoint."""
     session.run(PLACE_LANES, projection, generation, checkpoint)
 
 
 class LetterSince(NamedTuple):
-    """An event that was dead or waiting at a checkpoint, with its current state; None after a purge."""
+    """An event that was dead or waiting at a checkpoint. `state` is its current state; None after a purge."""
 
     state: str | None
     letter_id: int | None
@@ -151,5 +154,5 @@ READ_LETTERS_SINCE = Statement(
 
 
 def read_letters_since(session: Session, checkpoint: str) -> list[LetterSince]:
-    """Returns the state of each event that the checkpoint lacks: still dead, dropped, or applied by now."""
+    """Returns the current state of each event that the checkpoint lacks."""
     return [LetterSince(*row) for row in session.run(READ_LETTERS_SINCE, checkpoint)]

@@ -17,7 +17,7 @@ from sluice.db.identifiers import qualified, quoted
 from sluice.db.tables import VERSION, shape_of
 
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
-# A chunk takes milliseconds. A chunk that is read from a slow disk must not end the comparison.
+# A chunk usually takes milliseconds. The limit is high, because a slow disk must not end the comparison.
 PATIENCE = "SET LOCAL statement_timeout = '120s'"
 CHUNK_KEYS = 20_000
 SAMPLES = 20  # sample rows of each kind
@@ -27,11 +27,15 @@ KINDS = ("only_live", "only_new", "differing")
 
 @dataclass
 class Comparison:
-    """The result so far. `rows`: numbers of "same" rows and of rows of each of KINDS. Sums cover all rows."""
+    """The result so far.
+
+    `rows`: the number of "same" rows, and the number of rows of each kind in KINDS. The sums are over all
+    rows.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     differing: Counter[str] = field(default_factory=Counter)
-    """Column → number of rows that differ in this column."""
+    """Column → the number of rows that differ in this column."""
     sums: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
     """Numeric column → its sums in the live and in the new generation."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -52,7 +56,7 @@ class _Side:
 
 
 class Comparer:
-    """Compares two tables of one projection, live and new, in a transaction of ONE_SNAPSHOT."""
+    """Compares two tables of a projection: `live` and `new`. Needs a transaction with ONE_SNAPSHOT."""
 
     def __init__(self, session: Session, projection: Table, live: str, new: str) -> None:
         self._session = session
@@ -149,7 +153,8 @@ def _statements(
 
 def _comparable(projection: Table, side: str, column: str) -> str:
     kind = projection.columns[column].type
-    # json has no equality operator, and two spellings would differ as text.
+    # The type json has no equality operator. Compared as text, equal values with different spellings would
+    # differ.
     cast = "::jsonb" if isinstance(kind, JSON) and not isinstance(kind, JSONB) else ""
     return f"{side}.{quoted(column)}{cast}"
 

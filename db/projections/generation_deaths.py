@@ -1,4 +1,4 @@
-"""Events that workers applied and a generation did not: the generation's open letters."""
+"""Events that workers applied and that a generation could not apply: the generation's open letters."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from sluice.runtime.place import Place
 
 
 def deaths_queue(projection: str, generation: int, place: Place) -> str:
-    """Returns the name under which deaths of processes in a rebuild of a partition are counted."""
+    """Returns the queue name under which deaths of processes in a rebuild are counted."""
     return f"rebuild {projection} {generation} {place[0]}[{place[1]}]"
 
 
@@ -24,7 +24,7 @@ def forget_process_deaths(session: Session, projection: str, generation: int) ->
 
 
 class GenerationDeath(NamedTuple):
-    """An event that a worker applied and that died, conflicted or waits in a generation."""
+    """An event that a worker applied, but that is dead, in conflict or waiting in a generation."""
 
     topic: str
     partition: int
@@ -57,6 +57,6 @@ COUNT_DEATHS = Statement("count_generation_deaths", f"SELECT count(*) FROM {_OPE
 def read_deaths(
     session: Session, projection: str, generation: int, limit: int
 ) -> tuple[int, list[GenerationDeath]]:
-    """Returns the number of deaths, and the first deaths."""
+    """Returns the number of these events, and the oldest of them."""
     ((count,),) = session.run(COUNT_DEATHS, projection, generation)
     return count, [GenerationDeath(*row) for row in session.run(READ_DEATHS, projection, generation, limit)]

@@ -1,4 +1,4 @@
-"""The lag of generations behind the live ones: lagging lanes, the snapshot of a rebuild, and its lock."""
+"""The lag of generations: lagging lanes, and the snapshot and the lock of a rebuild."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from sluice.db.projections.generations import SyncedGeneration
 
 
 class LaneState(NamedTuple):
-    """One lane of the current epoch: the offsets of the live generation and of another generation."""
+    """One lane of the current epoch, with the offsets of the live generation and of another generation."""
 
     topic: str
     partition: int
@@ -34,7 +34,7 @@ READ_LANE_STATES = Statement(
 
 
 def read_lane_states(session: Session, projection: str, generation: int) -> list[LaneState]:
-    """Returns every lane of which workers have applied records, in one snapshot."""
+    """Returns all lanes of which workers have applied records, in one snapshot."""
     return [LaneState(*row) for row in session.run(READ_LANE_STATES, projection, generation)]
 
 
@@ -60,7 +60,7 @@ READ_LAGGING = Statement(
 
 
 def read_lagging(session: Session) -> list[tuple[str, int, str, int]]:
-    """Returns (projection, generation, topic, partition) for every rebuild task that is needed."""
+    """Returns (projection, generation, topic, partition) of partitions that need a turn of a rebuild."""
     return [tuple(row) for row in session.run(READ_LAGGING)]
 
 
@@ -83,7 +83,10 @@ NOTE_READY = Statement(
 
 
 def note_ready(session: Session, projection: str, generation: int) -> bool:
-    """Marks a generation `ready` if all lanes caught up. Returns True if its state changed. Idempotent."""
+    """Marks a generation as `ready` if all its lanes have caught up. Returns True if its state changed.
+
+    Idempotent.
+    """
     return session.count(NOTE_READY, projection, generation) == 1
 
 
@@ -103,10 +106,10 @@ GIVE_LANES = Statement(
 
 
 def give_lanes(session: Session) -> None:
-    """Inserts missing rows of lanes below a watermark. Idempotent. Requires the locks of all queues.
+    """Inserts missing rows of lanes, with the watermark as offset. Idempotent.
 
-    Records below the watermark have outcomes, in whichever lane they were applied. A generation reads them in
-    their present lane.
+    Requires the locks of all queues. All records below the watermark have outcomes, even if they were applied
+    in another lane of an earlier epoch. A generation reads them in their present lane.
     """
     session.run(GIVE_LANES)
 
@@ -127,7 +130,10 @@ FOLLOW_LIVE = Statement(
 
 
 def follow_live(session: Session, projection: str, generation: int) -> None:
-    """Sets the offsets of a formerly live generation to the live ones. Requires the locks of all queues."""
+    """Sets the offsets of a generation that was live to the live offsets.
+
+    Requires the locks of all queues.
+    """
     session.run(FOLLOW_LIVE, projection, generation)
 
 
@@ -150,7 +156,7 @@ class PartitionSnapshot(NamedTuple):
     epoch: int
     shards: int
     lanes: Mapping[str, LaneOffsets]
-    """Queue → its lane of this partition, if workers have applied records of it."""
+    """Queue → the lane of this partition and the queue, if workers have applied records of the lane."""
 
 
 READ_PARTITION = Statement(
@@ -174,7 +180,7 @@ READ_PARTITION = Statement(
 def read_partition(
     session: Session, projection: str, generation: int, topic: str, partition: int
 ) -> PartitionSnapshot | None:
-    """Returns the state of a partition, None if the generation or the topic is unknown."""
+    """Returns the state of a partition; None if the generation or the topic is unknown."""
     rows = session.run(READ_PARTITION, projection, generation, topic, partition)
     if not rows:
         return None

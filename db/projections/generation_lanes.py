@@ -1,4 +1,4 @@
-"""`generation_lanes`: the offsets of generations that are not live, and the records that they passed over."""
+"""`generation_lanes`: offsets of generations that are not live, and counters of their records."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,13 +11,16 @@ from sluice.runtime.place import Place
 FOLDED = "folded"
 UNKNOWN = "unknown"  # no identity of the record is stored
 PASSED = (Outcome.DUPLICATE, Outcome.DEAD, Outcome.WAITING, Outcome.CONFLICT, UNKNOWN, Outcome.ERASED)
-"""Reasons to pass over a record: the live generation did not apply it either."""
+"""Reasons to pass over a record. The live generation did not apply such a record either."""
 
 NOTHING_APPLIED = -1
 
 
 class GenerationStep(NamedTuple):
-    """A lane's new offset, and its number of records by result: `folded` or one of PASSED."""
+    """A lane's new offset, and its numbers of records by result.
+
+    A result is `folded` (applied) or in PASSED.
+    """
 
     topic: str
     partition: int
@@ -36,9 +39,10 @@ READ_SYNCED_LANES = Statement(
 
 
 def read_synced_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
-    """Returns (projection, generation) → lane → offset in one queue. In a missing lane nothing is applied.
+    """Returns (projection, generation) → lane → offset, for the lanes of one queue.
 
-    Under the queue's lock, the result shows the lanes in sync: a lane gets in sync only under this lock.
+    If a lane is missing, no record of it is applied. A lane can catch up with the live offset only under the
+    queue's lock. Therefore the result is reliable under this lock.
     """
     found: dict[tuple[str, int], dict[Place, int]] = {}
     for projection, generation, topic, partition, offset in session.run(READ_SYNCED_LANES, queue):
@@ -79,7 +83,8 @@ def advance_generation(
 ) -> None:
     """Writes the offsets of lanes. Requires the lock of the queue or of the lane. Not idempotent.
 
-    `catches_up`: this transaction writes events into the generation that it does not write into the live one.
+    `catches_up`: True if this transaction writes events into this generation, but not into the live
+    generation.
     """
     session.run(
         ADVANCE_GENERATION,
@@ -124,9 +129,9 @@ LOCK_LANES = Statement(
 def lock_lanes(
     session: Session, projection: str, generation: int, queue: str, places: Sequence[Place]
 ) -> dict[Place, int]:
-    """Locks at least these lanes of a generation. Returns their offsets, {} if the generation is unknown.
+    """Locks at least these lanes of a generation. Returns their offsets; {} if the generation is unknown.
 
-    A chunk of a rebuild, or a redrive, holds the row of a lagging lane while it applies records.
+    A chunk of a rebuild, or a redrive, keeps the row of a lagging lane locked while it applies records.
     """
     arrays = text_array(topic for topic, _ in places), bare_array(number for _, number in places)
     session.run(MAKE_LANES, projection, generation, queue, *arrays)
@@ -160,9 +165,10 @@ NOTE_FILLED = Statement(
 
 
 def note_filled(session: Session, projection: str, generation: int, queue: str) -> None:
-    """Notes that this transaction writes events of a queue into this generation only. Idempotent.
+    """Notes that this transaction writes events of a queue only into this generation. Idempotent.
 
-    Older snapshots lack these rows. Call it after `lock_queue_lanes`.
+    Snapshots that are older than this transaction do not contain the written rows. Call it after
+    `lock_queue_lanes`.
     """
     session.run(NOTE_FILLED, projection, generation, queue)
 
@@ -196,7 +202,10 @@ KEEP_LIVE_PLACES = Statement(
 def keep_places(
     session: Session, projection: str, generation: int, queue: str, places: Mapping[Place, int]
 ) -> None:
-    """Stores missing offsets of a generation's lanes. Idempotent. Requires the queue's lock."""
+    """Stores the offsets of those lanes of a generation that have no row. Idempotent.
+
+    Requires the queue's lock.
+    """
     if places:
         topics, partitions = zip(*places, strict=True)
         values = text_array(topics), bare_array(partitions), bare_array(places.values())
@@ -204,9 +213,10 @@ def keep_places(
 
 
 def keep_live_places(session: Session, projection: str, generation: int, queue: str | None) -> None:
-    """Stores the live offsets for missing lanes of one queue or of all queues, as `keep_places`.
+    """Stores the live offsets of those lanes that have no row, for one queue or all queues (None).
 
-    Use it for a generation that was live until it was stopped: lanes without a row were fed until now.
+    For a generation that was live until it was stopped: a lane without a row has received events until now.
+    Like `keep_places`, idempotent under the locks of the queues.
     """
     session.run(KEEP_LIVE_PLACES, projection, generation, queue)
 
@@ -222,6 +232,6 @@ READ_PASSED = Statement(
 
 
 def read_passed(session: Session, projection: str, generation: int) -> dict[str, int]:
-    """Returns the number of records by result: `folded` and each of PASSED."""
+    """Returns result → the number of records, for `folded` and each result in PASSED."""
     (row,) = session.run(READ_PASSED, projection, generation)
     return dict(zip((FOLDED, *PASSED), row, strict=True))

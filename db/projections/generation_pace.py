@@ -10,11 +10,11 @@ SET_PACE = Statement(
 
 
 def set_pace(session: Session, projection: str, generation: int, *, paused: bool, rate: int | None) -> None:
-    """Pauses or continues a rebuild, and sets its limit in events per second. Idempotent."""
+    """Pauses or continues a rebuild, and sets its limit in events per second (None: no limit). Idempotent."""
     session.run(SET_PACE, projection, generation, paused, rate)
 
 
-# All tasks of the generation share the rate, so they update one row.
+# All tasks of a rebuild share its limit, so all of them update the same row.
 TAKE_PACE = Statement(
     "take_generation_pace",
     """
@@ -28,6 +28,6 @@ TAKE_PACE = Statement(
 
 
 def take_pace(session: Session, projection: str, generation: int, events: int) -> float:
-    """Returns the seconds to wait after `events`, so that all tasks together keep the rate."""
+    """Returns the seconds to wait after this number of events, so that all tasks together keep the limit."""
     rows = session.run(TAKE_PACE, projection, generation, events)
     return float(rows[0][0]) if rows else 0.0

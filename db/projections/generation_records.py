@@ -1,7 +1,7 @@
-"""Stores the events that a generation holds, and the places in the log where a rebuild found them.
+"""Stores the events that a generation contains, and the positions in the log where a rebuild found them.
 
-`generation_spans`: events that a rebuild read at the offset where a worker first applied them.
-`generation_identities`: events that a rebuild read elsewhere or that a redrive wrote.
+`generation_spans`: events that a rebuild read at the offset at which a worker first applied them.
+`generation_identities`: events that a rebuild read at another offset, or that a redrive wrote.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from sluice.runtime.place import Place
 
 
 class Known(NamedTuple):
-    """The stored identity of an event: the record that a worker applied under this identity."""
+    """The stored identity of an event. The position is that of the record that a worker applied first."""
 
     data_hash: UUID
     outcome: str
@@ -22,10 +22,10 @@ class Known(NamedTuple):
     partition: int
     offset: int
     is_noted: bool
-    """True if the generation holds the event from elsewhere in the log or from a redrive."""
+    """True if the generation contains the event from another position in the log, or from a redrive."""
 
 
-# A subquery reads the generation's row; a join would hash the whole table for each chunk.
+# A subquery reads the row of the generation, because a join would hash the whole table for each chunk.
 LOAD_KNOWN = Statement(
     "load_known",
     """
@@ -42,7 +42,7 @@ LOAD_KNOWN = Statement(
 def load_known(
     session: Session, projection: str, generation: int, identities: Sequence[UUID]
 ) -> dict[UUID, Known]:
-    """Returns the stored identities. For a rebuild; requires the lane's lock."""
+    """Returns the stored identities, for a rebuild. Requires the lane's lock."""
     rows = session.run(LOAD_KNOWN, projection, generation, bare_array(identities))
     return {row[0]: Known(*row[1:]) for row in rows}
 
@@ -68,7 +68,7 @@ class Span(NamedTuple):
 
 
 def insert_span(session: Session, projection: str, generation: int, span: Span, found: Sequence[int]) -> None:
-    """Notes a range that was read, and its offsets at which a worker first applied an event.
+    """Notes a range that was read, and the offsets in the range at which a worker first applied an event.
 
     Requires the lane's lock. Not idempotent.
     """
@@ -98,7 +98,7 @@ INSERT_IDENTITIES = Statement(
 def note_identities(
     session: Session, projection: str, generation: int, identities: Sequence[UUID]
 ) -> frozenset[UUID]:
-    """Notes events that the generation applies now. Returns the new ones."""
+    """Notes events that the generation applies now. Returns the events that were not noted before."""
     if not identities:
         return frozenset()
     rows = session.run(INSERT_IDENTITIES, projection, generation, bare_array(identities))
@@ -106,11 +106,11 @@ def note_identities(
 
 
 class Found(NamedTuple):
-    """The notes of a generation about an event that a worker first applied at a given offset."""
+    """The notes of a generation about an event. A worker first applied this event at a given offset."""
 
     is_noted: bool
     was_there: bool | None
-    """True if a rebuild found the event at that offset; None if no rebuild has read there."""
+    """True if a rebuild found the event at that offset; None if no rebuild has read that offset."""
 
 
 FIND_EVENTS = Statement(

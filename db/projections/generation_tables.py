@@ -28,7 +28,7 @@ def first_generation(projection: Table) -> Table:
 
 
 def _index_name(parts: Sequence[str], taken: Set[str]) -> str:
-    """Returns a free index name, chosen as by Postgres. Index names are unique in a schema."""
+    """Returns a free name for an index, as Postgres would choose it. Index names are unique in a schema."""
     for number in itertools.count():
         ending = f"_idx{number or ''}"
         name = "_".join(parts).encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
@@ -41,7 +41,7 @@ def view_text(projection: str, columns: Sequence[str], generation: int, options:
     """Returns the statement that makes the view show a generation.
 
     The view keeps its owner, grants, comments, triggers, rules, column defaults and dependent views. Its
-    options (`security_invoker=true`) must be passed again.
+    options, such as `security_invoker=true`, must be passed again.
     """
     names = ", ".join(quoted(name) for name in columns)
     source = qualified(generation_name(projection, generation))
@@ -87,7 +87,7 @@ def copy_tombstones(session: Session, source: str, table: str) -> None:
 
 
 def count_rows(session: Session, table: str) -> int | None:
-    """Returns the number of rows of a table, None if the count takes over a minute. Reads all rows."""
+    """Returns the number of rows of a table; None if counting takes over a minute. Reads all rows."""
     try:
         with session.transaction("READ ONLY"):
             session.defer(COUNTING)
@@ -98,7 +98,7 @@ def count_rows(session: Session, table: str) -> int | None:
 
 
 def drop_table(session: Session, table: str) -> None:
-    """Drops a table if it exists. Raises the error of Postgres if a view depends on it."""
+    """Drops a table if it exists. Raises the error of Postgres if a view depends on the table."""
     session.command(f"DROP TABLE IF EXISTS {qualified(table)}")
 
 
@@ -120,7 +120,7 @@ class TableFacts:
     options: Sequence[str] = ()
     """Options as name=value: `security_invoker=true` of a view, `fillfactor=70` of a table."""
     is_owned: bool = True
-    """True if this role is its owner or a member of the owner."""
+    """True if this role is the owner, or a member of the role that is the owner."""
 
 
 READ_TABLE = Statement(
@@ -148,7 +148,8 @@ READ_TRIGGERS = Statement(
     "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal ORDER BY tgname",
     ("bigint",),
 )
-# A view depends on the objects in its rewrite rule. Objects that depend on the table's row type count too.
+# For a view, Postgres stores the dependency at the view's rewrite rule. Objects that depend on the row type
+# of the table are included.
 READ_READERS = Statement(
     "read_table_readers",
     """
@@ -216,5 +217,5 @@ LOCK_ALL_QUEUES = Statement("lock_all_queues", "SELECT queue FROM sluice.queues 
 
 
 def lock_all_queues(session: Session) -> None:
-    """Takes the locks of all queues, so that no record is applied until this transaction ends."""
+    """Takes the locks of all queues. Until this transaction ends, no worker applies records."""
     session.run(LOCK_ALL_QUEUES)

@@ -1,4 +1,4 @@
-"""`projections` and `generations`: the live generation of each projection, and generations kept in sync."""
+"""`projections` and `generations`: the live generation of each projection, and its other generations."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class SyncedGeneration(NamedTuple):
     revision: int
     has_been_live: bool
     has_letters: bool = False
-    """True if events of the requested entity type wait for this generation."""
+    """True if letters of this generation hold back events of the requested entity type."""
     failure_window: str | None = None
     """The failure window in the requested queue; None if no event failed recently."""
     from_checkpoint: bool = False
@@ -36,19 +36,22 @@ class SyncedGeneration(NamedTuple):
         return self.has_been_live or self.from_checkpoint
 
     def takes(self, revision: int | None) -> bool:
-        """Returns True if code of this revision may write it. Before its swap, only its own revision may."""
+        """Returns True if code of this revision may write the generation.
+
+        Before the swap to the generation, only code of the generation's own revision may write it.
+        """
         return self.has_been_live or revision == self.revision
 
 
 @dataclass(frozen=True)
 class ProjectionSnapshot:
-    """The live generation of each projection, and the generations kept in sync, in a fixed order."""
+    """The live generation of each projection, and the generations that receive events, in a fixed order."""
 
     live: Mapping[str, int]
     synced: Sequence[SyncedGeneration]
     """Generations with their own lanes: generations that are not live, and stopped live generations."""
     live_revisions: Mapping[str, int]
-    """Projection → the revision with which its live generation was begun."""
+    """Projection → the revision of the code that began its live generation."""
     fed: Mapping[str, SyncedGeneration]
     """Projection → its live generation, unless it is stopped."""
 
@@ -81,9 +84,10 @@ READ_PROJECTION_SNAPSHOT = Statement(
 
 
 def read_projection_snapshot(session: Session, queue: str | None = None) -> ProjectionSnapshot:
-    """Returns the projections. Under a queue's lock they cannot change, because a swap takes all queue locks.
+    """Returns the projections and their generations.
 
-    `queue`: the queue whose letters and failures are requested.
+    Under a queue's lock they cannot change, because a swap takes the locks of all queues. `queue`: the queue
+    whose letters and failures are requested.
     """
     entity = None if queue is None else queue.rpartition(".")[0]
     rows = session.run(READ_PROJECTION_SNAPSHOT, entity, queue)
@@ -153,7 +157,10 @@ LOCK_PROJECTION = Statement(
 
 
 def lock_projection(session: Session, projection: str) -> int | None:
-    """Locks a projection against other operators. Returns its live generation, None if it has no row."""
+    """Locks a projection against other operators.
+
+    Returns its live generation; None if the projection has no row.
+    """
     rows = session.run(LOCK_PROJECTION, projection)
     return int(rows[0][0]) if rows else None
 
@@ -169,7 +176,7 @@ NUMBER_GENERATION = Statement(
 
 
 def number_generation(session: Session, projection: str) -> int:
-    """Returns the number of a new generation. Numbers are never used again."""
+    """Returns the number for a new generation. A number is never used again."""
     ((number,),) = session.run(NUMBER_GENERATION, projection)
     return int(number)
 
@@ -195,7 +202,10 @@ def begin_generation(
     compacted_topics: str,
     checkpoint: str | None,
 ) -> None:
-    """Inserts a generation in state `building`, which is kept in sync. `compacted_topics`: a JSON array."""
+    """Inserts a generation in state `building`, which receives new events.
+
+    `compacted_topics`: a JSON array.
+    """
     session.run(BEGIN_GENERATION, projection, generation, revision, rate, compacted_topics, checkpoint)
 
 
@@ -229,7 +239,7 @@ FAIL_GENERATION = Statement(
 
 
 def fail_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
-    """Marks a generation as failed, unless it is live. Returns True if its state changed."""
+    """Marks a generation as failed if it is building, ready or retired. Returns True if its state changed."""
     return session.count(FAIL_GENERATION, projection, generation, reason) == 1
 
 
@@ -248,10 +258,10 @@ DETACH_GENERATIONS = Statement(
 
 
 def detach_generations(session: Session, reason: str) -> list[tuple[str, int]]:
-    """Detaches all generations with their own lanes and returns them. Idempotent.
+    """Ends the feeding of all generations with their own lanes, and returns these generations. Idempotent.
 
-    They become failed. A stopped generation that is live remains stopped and loses its offsets. Requires the
-    locks of all queues.
+    Such a generation becomes failed. If it is live (and was stopped), it stays stopped and loses its offsets
+    instead. Requires the locks of all queues.
     """
     return sorted((projection, number) for projection, number in session.run(DETACH_GENERATIONS, reason))
 
@@ -264,7 +274,7 @@ SET_LIVE = Statement(
 
 
 def set_live(session: Session, projection: str, generation: int) -> None:
-    """Makes this generation live, in the transaction that replaces the view."""
+    """Makes this generation live. Call it in the transaction that replaces the view."""
     session.run(SET_LIVE, projection, generation)
 
 

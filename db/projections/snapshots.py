@@ -1,4 +1,4 @@
-"""Snapshots that transactions of this database hold, and the oldest snapshot that may read a generation."""
+"""The snapshots of transactions of this database, and the oldest snapshot that may read a generation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,18 +19,21 @@ class OpenTransaction(NamedTuple):
     name: str
     """The session's application, or the prepared transaction's identifier."""
     seconds: float | None
-    """Its age, if this role may see it."""
+    """The age of the transaction; None if this role may not see it."""
     query: str | None
-    """The session's last statement, if this role may see it."""
+    """The session's last statement; None if this role may not see it."""
 
 
 class SnapshotHolder(NamedTuple):
-    """A transaction with an older snapshot of the database."""
+    """A transaction with a snapshot of the database."""
 
     key: str
     """The unique key of the transaction."""
     xmin: int
-    """The snapshot treats all transactions below this id as ended. It may lack writes of the others."""
+    """All transactions below this id had ended when the snapshot was taken.
+
+    The snapshot may lack the writes of other transactions.
+    """
     holder: OpenTransaction
 
 
@@ -49,21 +52,23 @@ READ_FILLED_XID = Statement(
 
 
 def read_filled_xid(session: Session, projection: str, generation: int) -> int:
-    """Returns the last transaction that wrote into this generation and not into the live one; 0 if none did.
+    """Returns the last transaction that wrote only into this generation, and not into the live generation.
 
-    A snapshot with a greater xmin lacks no row of this generation that it has of the live one.
+    Returns 0 if there was no such transaction. A snapshot with a greater xmin contains the rows of all events
+    in this generation that it contains in the live generation.
     """
     ((xid,),) = session.run(READ_FILLED_XID, projection, generation)
     return int(xid)
 
 
-# Every role may read xmin and virtual transaction of all sessions; age and query need pg_read_all_stats.
+# Every role may read the xmin and the virtual transaction of all sessions. Only pg_read_all_stats allows to
+# read age and query.
 _SESSION = """a.pid, a.usename::text, a.application_name,
            extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
            CASE WHEN a.xact_start IS NOT NULL THEN a.query END"""
 _PREPARED = "p.owner::text, p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8, NULL"
 
-# Omits vacuum, which cannot read a view, and autovacuum workers, which have no user.
+# Omits vacuum, because it does not read views, and autovacuum workers, which have no user.
 READ_SNAPSHOTS = Statement(
     "read_snapshots",
     f"""

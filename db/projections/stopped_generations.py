@@ -1,4 +1,4 @@
-"""Stops generations, and resumes them until they have caught up from the log."""
+"""Stops generations, and resumes stopped generations, which then catch up from the log."""
 
 from typing import NamedTuple
 
@@ -26,9 +26,9 @@ STOP_GENERATION = Statement(
 
 
 def stop_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
-    """Stops the feeding of a generation that has been live. Returns True if its state changed.
+    """Stops a generation that is or was live: it receives no more events. Returns True if its state changed.
 
-    Call it in the transaction that stores the offsets of the queue's lanes, under the queue's lock.
+    Call it under the queue's lock, in the transaction that stores the offsets of the queue's lanes.
     """
     return session.count(STOP_GENERATION, projection, generation, reason) == 1
 
@@ -57,7 +57,7 @@ END_RESUMING = Statement(
 def end_resuming(session: Session, projection: str, generation: int) -> bool:
     """Restores the state that a generation had before it was stopped. Requires the locks of all queues.
 
-    Returns True if its state changed. The generation must have caught up with the live offsets.
+    Returns True if the state changed. The generation must have caught up with the live offsets.
     """
     ((ended,),) = session.run(END_RESUMING, projection, generation)
     return bool(ended)
@@ -76,13 +76,13 @@ BEGIN_RESUMING = Statement(
 def begin_resuming(session: Session, projection: str, generation: int) -> bool:
     """Allows a stopped generation to catch up from the log. Requires the locks of all queues.
 
-    Returns True if its state changed. The offsets of all lanes must be stored.
+    Returns True if the state changed. The offsets of all lanes of the generation must be stored.
     """
     return session.count(BEGIN_RESUMING, projection, generation) == 1
 
 
 class StoppedPlace(NamedTuple):
-    """The lowest offset up to which a stopped generation was fed in one partition."""
+    """The lowest offset of a lane up to which a stopped generation has received events, per partition."""
 
     projection: str
     generation: int
@@ -91,7 +91,7 @@ class StoppedPlace(NamedTuple):
     applied_offset: int
 
 
-# Lanes without a row have the live offset.
+# A lane without a row has the live offset.
 READ_STOPPED_PLACES = Statement(
     "read_stopped_places",
     """

@@ -1,4 +1,7 @@
-"""Reads the properties that users gave to a generation's table, to compare or copy them to a new table."""
+"""Reads the properties that users gave to a generation's table.
+
+They are compared, or copied to a new table.
+"""
 
 from typing import NamedTuple
 
@@ -7,7 +10,10 @@ from sluice.db.identifiers import USERS_SCHEMA
 
 
 class Trait(NamedTuple):
-    """One property of a table, without the table's name, so that traits of equal tables are equal."""
+    """One property of a table.
+
+    The text does not contain the table's name, so that traits of two tables can be equal.
+    """
 
     kind: str
     what: str
@@ -115,7 +121,7 @@ READ_TRAITS = Statement(
 
 
 def read_traits(session: Session, table: str) -> frozenset[Trait]:
-    """Returns all traits of a users' table; none if the table does not exist."""
+    """Returns all traits of a users' table. Returns an empty set if the table does not exist."""
     return frozenset(Trait(*row) for row in session.run(READ_TRAITS, USERS_SCHEMA, table))
 
 
@@ -124,7 +130,7 @@ _TO = """CROSS JOIN LATERAL (SELECT
             CASE WHEN a.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END AS option) g"""
 _VALUE = "split_part(o, '=', 1), substring(o FROM position('=' IN o) + 1)"
 
-# The steps revoke the default privileges of the new table before they grant others.
+# Step 2 revokes the default privileges of the new table, before step 3 grants other privileges.
 WRITE_TRAITS = Statement(
     "write_table_traits",
     f"""
@@ -186,9 +192,10 @@ WRITE_TRAITS = Statement(
 
 
 def copy_traits(session: Session, model: str, table: str) -> None:
-    """Copies from `model` to a new, empty table made LIKE it the properties that LIKE omits.
+    """Copies properties from `model` to a new, empty table that was created with LIKE.
 
-    These are owner, grants, comment, storage parameters, replica identity and tablespace.
+    Copies the properties that LIKE omits: owner, grants, comment, storage parameters, replica identity and
+    tablespace.
     """
     commands = session.run(WRITE_TRAITS, USERS_SCHEMA, model, table)
     if commands:

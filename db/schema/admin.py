@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from sluice.db.schema.declarations import metadata, moment_column, now_column
 
-# A row means that a switch is on.
+# A switch is on if it has a row.
 switches = Table(
     "switches",
     metadata,
@@ -38,8 +38,8 @@ audit = Table(
     Column("details", JSONB),
 )
 
-# The report of a worker that shares queues. Liveness and ownership come from the advisory locks, not from
-# this row.
+# The report of a worker that shares queues. The advisory locks, and not this row, show if a worker runs and
+# which queues it holds.
 workers = Table(
     "workers",
     metadata,
@@ -48,7 +48,7 @@ workers = Table(
     Column("process_id", Integer, nullable=False),
     now_column("joined_at"),
     now_column("heartbeat_at"),
-    # Queue → start of its lease.
+    # Queue → the start of its lease.
     Column("leases", JSONB, nullable=False),
     Column("busy_queue", Text),
     Column("busy_since", DateTime(timezone=True)),
@@ -60,8 +60,8 @@ workers = Table(
     Column("declared", JSONB, nullable=False, server_default=text("'{}'")),
     # The newest format of messages that the worker reads.
     Column("format", SmallInteger, nullable=False, server_default=text("1")),
-    # Queues that the worker gave back because of a topic or a format that its code lacks.
+    # Queues that the worker has given back, because its code lacks a topic or a format.
     Column("yielded", ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    # Rewritten every second per worker: room for HOT updates.
+    # Each worker's row is rewritten every second. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )

@@ -25,7 +25,7 @@ from sluice.db.schema.progress import queues
 dead_letters = Table(
     "dead_letters",
     metadata,
-    # Drawn under the queue's lock, so ids have the order in which an entity's letters are redriven.
+    # Ids are drawn under the queue's lock. An entity's letters are redriven in the order of their ids.
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("topic", Text, nullable=False),
     Column("topic_id", Text, nullable=False),
@@ -50,16 +50,17 @@ dead_letters = Table(
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
-    # The missing parts of the record; NULL if it is stored whole.
+    # The missing parts of the record; NULL if the whole record is stored.
     Column("flaw", JSONB),
-    # The handler's frames, bounded; NULL if no handler raised an error.
+    # The handler's frames, with a limited size; NULL if no handler raised an error.
     Column("traceback", Text),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
 )
 Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
-# For open letters, which are counted every few seconds, even if the table holds very many settled letters.
+# For open letters, which are counted every few seconds. The count must be fast even with very many settled
+# letters.
 Index(
     "dead_letters_open_idx",
     dead_letters.c.state,
@@ -87,13 +88,14 @@ retries = Table(
     Column("entity", Text, nullable=False),
     Column("key", Text),
     Column("kind", Text, nullable=False),
-    # Number of time-outs that count: between two, the same worker committed other events of the queue.
+    # The number of time-outs that count. A time-out counts if the same worker has committed other events of
+    # the queue since the one before.
     Column("failures", Integer, nullable=False, server_default=text("0")),
     # Consecutive failed attempts at this letter.
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     now_column("set_aside_at"),
     Column("retry_at", DateTime(timezone=True), nullable=False),
-    # The sessions that held a row or lock that the event needs, at the last search.
+    # The sessions that held a row or a lock that the event needs, at the time of the last search.
     Column("blockers", JSONB),
     Column("blockers_at", DateTime(timezone=True)),
     one_of("kind", RetryKind),

@@ -33,7 +33,7 @@ metadata = MetaData(
 
 
 def one_of(column: str, states: Iterable[StrEnum]) -> CheckConstraint:
-    """Returns a constraint that the column holds one of these states."""
+    """Returns a constraint: the column must contain one of these states."""
     values = ", ".join(f"'{state}'" for state in states)
     return CheckConstraint(f"{column} IN ({values})", name=f"{column}_known")
 
@@ -44,10 +44,13 @@ def now_column(name: str) -> Column[object]:
 
 
 def moment_column(name: str) -> Column[object]:
-    """Returns a column with the time at which the row is added, which may be after a wait for a lock."""
+    """Returns a column with the time when the row is added.
+
+    This is later than the start of the transaction if the transaction waited for a lock.
+    """
     return Column(name, DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
 
 
 def format_column() -> Column[object]:
-    """Returns a column with the format of the row. A process leaves rows of a newer format to others."""
+    """Returns a column with the format of the row. A process does not use rows of a newer format."""
     return Column("format", SmallInteger, nullable=False, server_default=text("1"))

@@ -1,4 +1,4 @@
-"""Erased entities (hashes of their keys and log ends), and the tables that hold an entity's rows."""
+"""Erased entities (hashes of their keys, and log ends), and the tables that contain an entity's rows."""
 
 from sqlalchemy import (
     BigInteger,
@@ -17,7 +17,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from sluice.db.schema.declarations import metadata, moment_column
 
-# One row, inserted by the first erasure and never changed: with another key, no erased entity would be found.
+# One row, which the first erasure inserts. It is never changed, because with another key no erased entity
+# would be found.
 erasure_key = Table(
     "erasure_key",
     metadata,
@@ -31,7 +32,7 @@ erasure_key = Table(
     Column("key", LargeBinary, CheckConstraint("length(key) = 32", name="key_length"), nullable=False),
 )
 
-# Rows are only added, under the lock of the row of `erasure_key`, so ids are committed in order.
+# Rows are added under the lock of the row of `erasure_key`, so their ids are committed in order.
 erasures = Table(
     "erasures",
     metadata,
@@ -45,7 +46,8 @@ erasures = Table(
 )
 Index("erasures_key_idx", erasures.c.entity, erasures.c.key_hash)
 
-# Tables that handlers wrote for events of an entity type. `keyed_otherwise`: also under other keys.
+# Tables that handlers wrote for events of an entity type. `keyed_otherwise`: also under keys other than the
+# event's.
 entity_tables = Table(
     "entity_tables",
     metadata,

@@ -34,7 +34,7 @@ installation = Table(
     ),
     Column("name", Text, nullable=False),
     Column("id", Uuid, nullable=False),
-    # NULL if the role that ran `sluice init` could not read it.
+    # NULL if the role that ran `sluice init` was not allowed to read it.
     Column("system_identifier", Text),
     Column("database_oid", BigInteger, nullable=False),
     # Raised by `sluice init --original`.
@@ -42,7 +42,7 @@ installation = Table(
     now_column("made_at"),
 )
 
-# The newest key signs messages. An older key is deleted after every process has read a newer key.
+# The newest key signs messages. Older keys are deleted after every process has read the newest key.
 installation_keys = Table(
     "installation_keys",
     metadata,
@@ -51,7 +51,8 @@ installation_keys = Table(
     now_column("made_at"),
 )
 
-# One row: the key that signs claims. `sluice init --new-key` keeps it, to recognise earlier copies.
+# One row: the key that signs claims. `sluice init --new-key` does not change it, because claims of earlier
+# copies must be recognised.
 claim_key = Table(
     "claim_key",
     metadata,
@@ -65,7 +66,7 @@ claim_key = Table(
     Column("key", LargeBinary, CheckConstraint("length(key) = 32", name="key_length"), nullable=False),
 )
 
-# The claims that this database's bridges wrote into Redis and Kafka. The newest 1,000 are kept.
+# The claims that bridges of this database have written into Redis and Kafka. The newest 1,000 are kept.
 claims = Table(
     "claims",
     metadata,
@@ -74,8 +75,8 @@ claims = Table(
     now_column("made_at"),
 )
 
-# The same claims in an unlogged table, which is empty on a physical copy, a promoted standby and a server
-# that crashed. So this server itself wrote each claim in this table.
+# The same claims in an unlogged table. Such a table is empty on a physical copy, on a promoted standby and
+# after a crash. Therefore this server itself has stored each claim in this table.
 witnessed_claims = Table(
     "witnessed_claims",
     metadata,
@@ -94,7 +95,7 @@ processes = Table(
     Column("process_id", Integer, nullable=False),
     # The newest format of messages and of stored rows that the process reads.
     Column("format", SmallInteger, nullable=False),
-    # The newest number of `installation_keys` that the process has read, 0 before the first key.
+    # The newest number of `installation_keys` that the process has read; 0 before it has read a key.
     Column("key_number", Integer, nullable=False),
     # Queues that the process serves; NULL if it shares the queues of its entity types.
     Column("queues", ARRAY(Text)),
@@ -104,14 +105,16 @@ processes = Table(
     Column("effects", ARRAY(Text), nullable=False),
     now_column("started_at"),
     now_column("heartbeat_at"),
-    # Seconds by which its clock was ahead of this server's clock at the heartbeat; NULL for an older process.
+    # The clock of the process minus the clock of this server at the heartbeat, in seconds; NULL for a process
+    # of an older version.
     Column("clock_offset", Double),
     one_of("kind", ProcessKind),
-    # Rewritten every few seconds per process: room for HOT updates.
+    # Each process's row is rewritten every few seconds. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )
 
-# Topics and effects that no running worker declares, with the time, which counts only while a worker runs.
+# Topics and effects that no running worker declares, with the waiting time. Only time in which a worker runs
+# counts.
 undeclared = Table(
     "undeclared",
     metadata,

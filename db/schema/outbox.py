@@ -36,7 +36,8 @@ outbox_events = Table(
     Column("headers", JSONB, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     now_column("created_at"),
-    # Fixed when the row is written, so a new SLUICE_SOURCE changes no waiting row. NULL: the relay's source.
+    # Set when the row is written, so a new SLUICE_SOURCE does not change waiting rows. NULL means the source
+    # of the relay.
     Column("source", Text),
     format_column(),
     PrimaryKeyConstraint("queue", "id"),
@@ -59,8 +60,9 @@ relay_progress = Table(
     Column("sent_through", BigInteger, nullable=False),
 )
 
-# Records that the broker refuses permanently. Each holds back only its (topic, key) in its queue. There is no
-# foreign key, because its trigger would run for every row that the relay deletes.
+# Records that the broker refuses permanently. Each refusal holds back only the rows with the same topic and
+# key in its queue. There is no foreign key to the outbox, because its trigger would run for every row that
+# the relay deletes.
 outbox_refusals = Table(
     "outbox_refusals",
     metadata,
@@ -83,7 +85,7 @@ executed_side_effects = Table(
     Column("identity", Uuid, nullable=False),
     Column("entity", Text, nullable=False),
     Column("entity_key", Text),
-    # NULL after the retention time, when only the key is kept.
+    # NULL after the retention time. From then on, only the key of the call is kept.
     Column("args", JSONB),
     Column("fingerprint", Uuid, nullable=False),
     Column("explicit_once", Boolean, nullable=False),
@@ -98,7 +100,8 @@ executed_side_effects = Table(
     moment_column("created_at"),
     # True if an attempt ended with an unknown result of the provider.
     Column("ended_unknown", Boolean, nullable=False, server_default=text("false")),
-    # Attempts since the last release. `attempt` always increases and identifies the answer that counts.
+    # The number of attempts since the last release. `attempt` never decreases, and identifies the answer that
+    # counts.
     Column("tried", SmallInteger, nullable=False, server_default=text("0")),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
@@ -111,7 +114,8 @@ Index(
     _effects.id,
     postgresql_where=text("state = 'pending'"),
 )
-# For the due calls of one effect, and for effects with waiting calls, even if these are many.
+# For the due calls of one effect, and for the list of effects with pending calls. Both must be fast even with
+# many calls.
 Index(
     "executed_side_effects_waiting_idx",
     _effects.effect,
@@ -121,7 +125,7 @@ Index(
 )
 Index("executed_side_effects_newer_idx", _effects.state, postgresql_where=text("format > 1"))
 Index("executed_side_effects_claim_idx", _effects.claimed_until, postgresql_where=text("state = 'running'"))
-# For the calls of an entity that precede another call.
+# For the earlier calls of the same entity.
 Index(
     "executed_side_effects_open_idx",
     _effects.entity,
@@ -130,7 +134,8 @@ Index(
     _effects.id,
     postgresql_where=text("state <> 'succeeded'"),
 )
-# For calls that need an operator, which are counted every few seconds, even if many are pending.
+# For calls that need an operator. They are counted every few seconds, and the count must be fast even with
+# many pending calls.
 Index(
     "executed_side_effects_ended_idx",
     _effects.state,

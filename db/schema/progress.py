@@ -1,4 +1,4 @@
-"""The tables of the delivery guard, and the identities of events."""
+"""The tables of the delivery guard, with the identities of events."""
 
 from sqlalchemy import (
     BigInteger,
@@ -35,10 +35,10 @@ topics = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
 )
 
-# With every batch, a worker reads the topics of one entity type.
+# For the read of the topics of one entity type, which a worker does with every batch.
 Index("topics_entity_idx", topics.c.entity)
 
-# THE lock: a process that applies records of a queue holds its row.
+# A row is THE lock of its queue: a process that applies records of the queue locks the row.
 queues = Table(
     "queues",
     metadata,
@@ -46,13 +46,15 @@ queues = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
     Column("halted_reason", Text),
     Column("halted_at", DateTime(timezone=True)),
-    # One character per tried event, newest last: "." succeeded, "x" failed. The circuit breaker reads it.
+    # One character per event that was tried, newest last: "." succeeded, "x" failed. The circuit breaker
+    # reads it.
     Column("failure_window", Text, nullable=False, server_default=""),
     Column("accepted_deaths", Integer, nullable=False, server_default=text("0")),
     CheckConstraint("length(failure_window) <= 200", name="failure_window_bounded"),
 )
 
-# Consecutive failed transactions at one record. A row exists only while the surroundings fail.
+# Consecutive failed transactions of a queue at one record. A row exists only while the surroundings are at
+# fault.
 queue_failures = Table(
     "queue_failures",
     metadata,
@@ -61,7 +63,7 @@ queue_failures = Table(
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
     Column("failures", Integer, nullable=False),
-    # Maximum number of events of one transaction; NULL: as many as a message holds.
+    # The maximum number of events of one transaction; NULL: as many as a message contains.
     Column("batch_limit", Integer),
     Column("error", Text, nullable=False),
     now_column("failed_at"),
@@ -75,7 +77,7 @@ partition_progress = Table(
     Column("epoch", Integer, nullable=False),
     Column("watermark", BigInteger, nullable=False),
     PrimaryKeyConstraint("topic", "partition"),
-    # Rewritten about every second per partition: room for HOT updates.
+    # Each partition's row is rewritten about every second. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -97,11 +99,11 @@ lane_progress = Table(
     _counter("without_id"),
     _counter(Outcome.ERASED),
     PrimaryKeyConstraint("topic", "partition", "queue", "epoch"),
-    # Rewritten by every batch: room for HOT updates.
+    # Rows are rewritten by every batch. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "30"},
 )
 
-# Rewritten every few seconds per partition: room for HOT updates.
+# Each partition's row is rewritten every few seconds. The fill factor leaves room for HOT updates.
 partition_reads = Table(
     "partition_reads",
     metadata,
@@ -120,7 +122,7 @@ partition_reads = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
-# A worker reads the lanes of one queue.
+# For the read of the lanes of one queue by a worker.
 Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
 
 # Records that an operator skipped, because the Kafka client cannot read them.
@@ -139,7 +141,7 @@ skipped_records = Table(
     CheckConstraint("first_offset <= last_offset", name="offsets_in_order"),
 )
 
-# Events in whose handler a worker's process ended. A row is deleted when its event has an outcome.
+# Events in whose handlers a worker's process ended. A row is deleted when its event has an outcome.
 handler_deaths = Table(
     "handler_deaths",
     metadata,
@@ -155,7 +157,8 @@ handler_deaths = Table(
     PrimaryKeyConstraint("queue", "topic_id", "partition", "offset"),
 )
 
-# The event or batch whose handlers a worker without a supervisor runs. An event that remains is a death.
+# The event or batch whose handlers a worker without a supervisor runs. If a row of an event remains, it is
+# counted as a death.
 handler_notes = Table(
     "handler_notes",
     metadata,
@@ -168,7 +171,7 @@ handler_notes = Table(
     Column("is_batch", Boolean, nullable=False),
     now_column("noted_at"),
     PrimaryKeyConstraint("queue", "worker"),
-    # Rewritten with each event that is noted: room for HOT updates.
+    # A row is rewritten with each event that is noted. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -183,12 +186,13 @@ processed_events = Table(
     Column("topic_id", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
-    # The time when the event was applied, or when it was repeated half a day or more later.
+    # The time when the event was applied. A repeat half a day or more later sets the time of the repeat.
     moment_column("processed_at"),
     one_of("outcome", Outcome),
 )
 
-# Rows are purged by age and stored in that order, so a BRIN is enough and costs inserts nothing.
+# Rows are purged by age, and are stored in the order of their age. Therefore a BRIN is enough, which costs
+# inserts nearly nothing.
 Index("processed_events_age_idx", processed_events.c.processed_at, postgresql_using="brin")
 
 tombstones = Table(

@@ -1,4 +1,4 @@
-"""Events that one generation did not apply, and the failures that decide when its feeding stops."""
+"""Events that one generation could not apply, and the failures that decide when the generation is stopped."""
 
 from sqlalchemy import (
     BigInteger,
@@ -25,7 +25,8 @@ from sluice.db.schema.projections import generation_key
 projection_letters = Table(
     "projection_letters",
     metadata,
-    # Drawn from the sequence of `dead_letters`, so that a number identifies one letter in both tables.
+    # Drawn from the sequence of `dead_letters`, so that a number belongs to only one letter of the two
+    # tables.
     Column("id", BigInteger, nullable=False),
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
@@ -54,7 +55,7 @@ projection_letters = Table(
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
-    # The missing parts of the record; NULL if it is stored whole.
+    # The missing parts of the record; NULL if the whole record is stored.
     Column("flaw", JSONB),
     PrimaryKeyConstraint("projection", "generation", "topic_id", "partition", "offset"),
     UniqueConstraint("id", name="projection_letters_id_key"),
@@ -62,7 +63,8 @@ projection_letters = Table(
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
 )
-# Workers read the held keys of one entity type. Operators' commands read the open letters of one entity.
+# For workers, which read the held keys of one entity type, and for operators' commands, which read the open
+# letters of one entity.
 Index(
     "projection_letters_open_idx",
     projection_letters.c.projection,
@@ -80,7 +82,7 @@ generation_failures = Table(
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("queue", Text, nullable=False),
-    # As in `queues`, for the events that this generation tried.
+    # As in `queues`, but for the events that were tried for this generation.
     Column("failure_window", Text, nullable=False),
     PrimaryKeyConstraint("projection", "generation", "queue"),
     generation_key("generation_failures_generation_fkey"),

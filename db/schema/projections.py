@@ -24,9 +24,9 @@ projections = Table(
     "projections",
     metadata,
     Column("projection", Text, primary_key=True),
-    # The generation that readers see. The worker's transaction writes it.
+    # The generation that readers see. A worker writes it in the transaction of each batch.
     Column("live_generation", Integer, nullable=False),
-    # The number of the newest generation ever made. Numbers are never used again.
+    # The number of the newest generation that was ever made. A number is never used again.
     Column("newest_generation", Integer, nullable=False),
 )
 
@@ -37,11 +37,11 @@ generations = Table(
     Column("generation", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("revision", Integer, nullable=False),
-    # If true, code of any revision keeps the generation in sync.
+    # True if the generation is or was live. Then code of any revision may write it.
     Column("has_been_live", Boolean, nullable=False, server_default=text("false")),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("rate", Integer),
-    # The time when the next chunk may begin, if there is a rate.
+    # The time when the next chunk may begin, if `rate` is set.
     Column("paced_until", DateTime(timezone=True)),
     Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
     # The reason, for a failed or stopped generation.
@@ -49,10 +49,10 @@ generations = Table(
     now_column("created_at"),
     Column("ready_at", DateTime(timezone=True)),
     Column("live_at", DateTime(timezone=True)),
-    # Identities of records after this time are kept until the generation has caught up. NULL for a stopped
+    # Identities that are newer than this time are kept until the generation has caught up. NULL for a stopped
     # generation whose offsets are lost.
     Column("stopped_at", DateTime(timezone=True)),
-    # The checkpoint where the generation began; NULL for the beginning of the log.
+    # The checkpoint with which the generation began; NULL if it began with the start of the log.
     Column("checkpoint", Text),
     PrimaryKeyConstraint("projection", "generation"),
     one_of("state", GenerationState),
@@ -68,7 +68,8 @@ def generation_key(name: str) -> ForeignKeyConstraint:
     )
 
 
-# Only for generations that are not live. The offsets of live generations are in `lane_progress`.
+# Only for generations that are not live, or stopped. The offsets of other live generations are in
+# `lane_progress`.
 generation_lanes = Table(
     "generation_lanes",
     metadata,
@@ -78,25 +79,27 @@ generation_lanes = Table(
     Column("partition", Integer, nullable=False),
     Column("queue", Text, nullable=False),
     Column("applied_offset", BigInteger, nullable=False),
-    # Numbers of folded records, and of records passed over because workers did not apply them either.
+    # The numbers of records that the generation applied (folded), and that it passed over because workers did
+    # not apply them either.
     Column("folded", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_duplicate", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_dead", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_waiting", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
-    # The last transaction that wrote the lane only into this generation, not into the live one. Older
-    # snapshots lack its rows.
+    # The last transaction that wrote events of the lane only into this generation, and not into the live
+    # generation. Older snapshots do not contain the rows of this transaction.
     Column("filled_xid", BigInteger),
     Column("passed_erased", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
     generation_key("generation_lanes_generation_fkey"),
-    # Rewritten by every chunk: room for HOT updates.
+    # Rows are rewritten by every chunk. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "30"},
 )
 
-# A range (after, through] of a lane that a rebuild read. At the offsets in `found` the log had events that a
-# worker first applied there. Events outside of all spans were written by workers or came with a copy.
+# A range (after, through] of a lane that a rebuild has read. `found` are the offsets in the range at which a
+# worker first applied an event. Events outside of all spans were written by workers, or are from a
+# checkpoint.
 generation_spans = Table(
     "generation_spans",
     metadata,
@@ -112,7 +115,8 @@ generation_spans = Table(
     generation_key("generation_spans_generation_fkey"),
 )
 
-# Events that a generation holds but did not read at the offset where a worker first applied them.
+# Events that a generation contains, but that no rebuild has read at the offset where a worker first applied
+# them.
 generation_identities = Table(
     "generation_identities",
     metadata,
@@ -123,7 +127,7 @@ generation_identities = Table(
     generation_key("generation_identities_generation_fkey"),
 )
 
-# Events that workers applied and that this generation could not apply.
+# Events that workers applied, but that this generation could not apply. Only older workers wrote rows here.
 generation_deaths = Table(
     "generation_deaths",
     metadata,
@@ -146,7 +150,7 @@ generation_reports = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
-    # The live generation with which it was compared.
+    # The live generation with which this generation was compared.
     Column("against", Integer, nullable=False),
     now_column("made_at"),
     Column("differing", BigInteger, nullable=False),
@@ -165,8 +169,9 @@ checkpoints = Table(
     Column("generation", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
     now_column("made_at"),
-    # [topic, partition, queue, epoch, applied offset] of every lane.
+    # A list of [topic, partition, queue, epoch, applied offset] for every lane.
     Column("lanes", JSONB, nullable=False),
-    # [topic id, partition, offset] of events that were dead or waiting, so that the copy lacks them.
+    # A list of [topic id, partition, offset] of the events that the copy lacks, because they were dead or
+    # waiting.
     Column("open_letters", JSONB, nullable=False),
 )

@@ -1,4 +1,4 @@
-"""Erased entities, the tables that hold an entity's rows, and the counter of records that are passed over."""
+"""Erased entities, the tables with an entity's rows, and a counter of records that are passed over."""
 
 from alembic import op
 

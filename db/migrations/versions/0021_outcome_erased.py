@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Allows one more outcome. Does not read the table under the lock that stops workers."""
+    """Allows one more outcome. The existing rows are checked later, because this lock stops workers."""
     op.execute(
         """
         ALTER TABLE sluice.processed_events

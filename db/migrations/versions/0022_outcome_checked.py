@@ -1,4 +1,4 @@
-"""Checks the outcomes of events that were stored before, while workers write."""
+"""Checks the outcomes of existing events while workers write."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Reads the table under a lock that blocks neither readers nor writers of rows."""
+    """Reads the table. The lock blocks neither readers nor writers of rows."""
     op.execute("ALTER TABLE sluice.processed_events VALIDATE CONSTRAINT processed_events_outcome_known")

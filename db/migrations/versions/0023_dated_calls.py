@@ -1,4 +1,7 @@
-"""A call gets the time when it is added: an erasure compares this time with its own time."""
+"""A call gets the time when it is added, and not when its transaction began.
+
+An erasure compares this time with its own.
+"""
 
 from alembic import op
 

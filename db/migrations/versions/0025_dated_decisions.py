@@ -1,4 +1,4 @@
-"""A decision gets the time when it is added: `accept` decides after it has waited for locks."""
+"""A decision gets the time when it is added, because `sluice accept` may wait for locks before it decides."""
 
 from alembic import op
 
