@@ -13,7 +13,11 @@ from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 
 
 class _Claim(NamedTuple):
-    """A name that is used. `is_chosen`: Postgres chooses it, and chooses another if it is already used."""
+    """A name that is used.
+
+    `is_chosen`: True if Postgres chooses the name. If the name is already used, Postgres chooses another
+    name.
+    """
 
     name: str
     owner: str
@@ -46,20 +50,21 @@ def require_usable_names(tables: Iterable[Table]) -> None:
                 raise TableRefused(f"table {table.name}: {error}") from error
             if target in projections:
                 raise TableRefused(
-                    f"table {table.name}: a foreign key to projection {target}, which is a view; remove it"
+                    f"table {table.name}: a foreign key references projection {target}, which is"
+                    " a view; remove the foreign key"
                 )
 
 
 def _require_columns_of_before(table: Table) -> None:
     if added := [column.name for column in table.columns if column.name not in shape_of(table).types]:
         raise TableRefused(
-            f"table {table.name}: column {added[0]} was added after the table was made; pass it to the"
-            " function that makes the table"
+            f"table {table.name}: column {added[0]} was added after the table was made; pass the column to"
+            " the function that makes the table"
         )
 
 
 def _indexes(table: Table) -> Iterator[_Claim]:
-    """Yields the names of indexes, which are unique in a schema, not only in a table."""
+    """Yields the names of indexes. Such a name must be unique in the schema, and not only in its table."""
     for constraint in table.constraints:
         if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
             name = _name_of(constraint, table)
@@ -67,7 +72,7 @@ def _indexes(table: Table) -> Iterator[_Claim]:
             columns = [] if ending == "pkey" else [column.name for column in constraint.columns]
             default = "_".join([table.name, *columns, ending])
             yield _Claim(name or default, f"a constraint of table {table.name}", is_chosen=name is None)
-    if not is_projection(table):  # Sluice names the indexes of its generations
+    if not is_projection(table):  # Sluice itself chooses the names of indexes of generations
         for index in table.indexes:
             if name := _name_of(index, table):
                 yield _Claim(name, f"an index of table {table.name}")
@@ -80,14 +85,17 @@ def _constraints(table: Table) -> Iterator[_Claim]:
 
 
 def _enums(table: Table) -> Iterator[_Claim]:
-    """Yields the names of Enum types. Each table also has a type with the name of the table."""
+    """Yields the names of Enum types.
+
+    These must differ from table names, because each table has a type of its name.
+    """
     for column in table.columns:
         if isinstance(column.type, Enum) and column.type.native_enum and column.type.name:
             yield _Claim(column.type.name, f"an Enum of {', '.join(column.type.enums)}")
 
 
 def _name_of(thing: Constraint | Index, table: Table) -> str | None:
-    """Returns the name in Postgres, which SQLAlchemy may shorten. None if Postgres chooses the name."""
+    """Returns the name in Postgres. SQLAlchemy may have shortened it. None if Postgres chooses the name."""
     if not isinstance(thing.name, str):
         return None
     try:
@@ -108,7 +116,8 @@ def _require_distinct(claims: Sequence[_Claim]) -> None:
         if len(same) > 1 and not all(claim.is_chosen for claim in same):
             owners = " and for ".join(claim.owner for claim in same)
             raise TableRefused(
-                f"name {name} is used for {owners}: Postgres allows one use; give one of them another name"
+                f"name {name} is used for {owners}: Postgres allows only one use of a name; give one of"
+                " them another name"
             )
 
 

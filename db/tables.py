@@ -1,4 +1,4 @@
-"""Users' tables: SQLAlchemy Core tables with the columns that a versioned row needs."""
+"""Users' tables: SQLAlchemy Core tables with the columns that versioned rows need."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
@@ -14,22 +14,24 @@ from sluice.db.values import Coercer, ValueRefused, coercer
 
 Versions = Literal["integer", "timestamp"]
 EqualVersions = Literal["last", "first"]
-"""Which of two writes with the same timestamp wins: the one that is applied first or last."""
+"""The write that wins if two writes have the same timestamp: the one that is applied first, or last."""
 
 VERSION, FIELD_VERSIONS, INSERTED_HASH = "version", "field_versions", "inserted_hash"
 BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
 
-# The shape is not in `table.info`, because Alembic writes that into users' revisions.
+# The shape is an attribute of the table. It is not in `table.info`, because Alembic writes `info` into users'
+# revisions.
 _SHAPE = "_sluice_shape"
-MAX_PROJECTION_BYTES = 50  # per name; Postgres cuts names at 63 bytes, and a generation adds its number
+# Limit of a projection's name: Postgres cuts names at 63 bytes, and a generation adds its number.
+MAX_PROJECTION_BYTES = 50
 
 
 class TableRefused(ValueError):
-    """A table that cannot hold versioned rows. The message names the table and the necessary change."""
+    """Raised for a table that Sluice cannot use. The message contains the table and the necessary change."""
 
 
 class Shape:
-    """Sluice's own properties of a user's table. `shape_of` returns it."""
+    """Sluice's own properties of a user's table. `shape_of` returns them."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Shape:
         self.types: dict[str, TypeEngine[Any]] = {str(c.name): c.type for c in table.columns}
         # Columns that Insert, Upsert and Merge write, in declared order.
         self.fields = tuple(n for n in self.types if n != self.key and n not in BOOKKEEPING | self.counters)
-        # All columns of a row in memory.
+        # The columns of a row in memory, without the key and Sluice's own columns.
         self.row_columns = (*self.fields, *sorted(self.counters & self.types.keys()))
         self.coercers: dict[str, Coercer] = {name: coercer(kind) for name, kind in self.types.items()}
         self.writable = {name: self.coercers[name] for name in self.fields}
@@ -75,12 +77,12 @@ def entity_table(
     deletable: bool = False,
     counters: Sequence[str] = (),
 ) -> Table:
-    """Makes a table of last-writer-wins rows, one per key (a single primary-key column of a text type).
+    """Makes a table of last-writer-wins rows, one row per key. The key is a single column of a text type.
 
-    Adds the columns `version` (bigint; null is older than all), `inserted_hash`, and, if fields are merged,
-    `field_versions`. `counters` are the columns that only Increment writes. `equal_versions` is valid only
-    for timestamps: of two writes with the same timestamp, "last" (the default) keeps the write that is
-    applied last, "first" the write that is applied first. Raises TableRefused.
+    Adds the columns `version` (bigint; null is older than all versions), `inserted_hash`, and, if fields are
+    merged, `field_versions`. `counters` are the columns that only Increment writes. `equal_versions` is valid
+    only for timestamps, and decides between two writes with the same timestamp: "last" (the default) keeps
+    the write that is applied last, and "first" keeps the write that is applied first. Raises TableRefused.
     """
     return _make_table(
         name,
@@ -105,10 +107,11 @@ def projection_table(
     deletable: bool = False,
     counters: Sequence[str] = (),
 ) -> Table:
-    """Makes a table that only `@projects(..., into=it)` handlers write, so that events alone determine it.
+    """Makes a projection: a table that only handlers with `@projects(..., into=table)` write.
 
-    Its name is the name of a view of one generation, which is a separate table. Otherwise as `entity_table`.
-    No foreign key may reference it, because generations are replaced. Raises TableRefused.
+    Therefore its rows depend only on events. In Postgres, its name is the name of a view, which shows one
+    generation. Each generation is a separate table. No foreign key may reference a projection, because
+    generations are replaced. Otherwise as `entity_table`. Raises TableRefused.
     """
     if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) > MAX_PROJECTION_BYTES:
         raise TableRefused(
@@ -171,7 +174,7 @@ def _make_table(
         )
         _refuse_shape(table, shape)
     except TableRefused:
-        metadata.remove(table)  # otherwise `sluice init` would create the refused table
+        metadata.remove(table)  # or `sluice init` would create the refused table
         raise
     setattr(table, _SHAPE, shape)
     note_table(table)
@@ -206,7 +209,7 @@ def _check_versions(name: str, versions: str, equal_versions: str | None) -> Non
     if versions == "integer":
         raise TableRefused(
             f"table {name}: equal_versions={equal_versions!r} with integer versions, where two equal versions"
-            ' with different values are a conflict; leave it out, or use versions="timestamp"'
+            ' with different values are a conflict; leave equal_versions out, or use versions="timestamp"'
         )
 
 
@@ -218,7 +221,7 @@ def _only_key(table: Table) -> str:
 
 
 def _default(column: Column[Any], coerce: Coercer) -> Any:
-    """Returns the literal default of a column, None if there is none."""
+    """Returns the literal default of a column; None if the column has no literal default."""
     if column.default is None or not column.default.is_scalar:
         return None
     try:

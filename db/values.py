@@ -1,4 +1,4 @@
-"""Converts column values to the form in which Postgres returns them, and to arrays for statements."""
+"""Converts column values to the form in which Postgres returns them. Also makes arrays for statements."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,23 +16,23 @@ from sluice.db.json_text import NotJson, encoded_json, holds_nul
 Coercer = Callable[[Any], Any]
 T = TypeVar("T")
 
-# Most digits before and after the point of a numeric without precision (manual, chapter 8.1).
+# The most digits before and after the decimal point of a numeric without precision (manual, chapter 8.1).
 _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
-# Wide enough for every numeric; the default of 28 digits would round a numeric(40, 2).
+# A precision for every numeric. The default precision of 28 digits would round a numeric(40, 2).
 _EXACT = Context(prec=_DIGITS_BEFORE + _DIGITS_AFTER)
 
 _INTEGER_BITS = {types.SmallInteger: 15, types.Integer: 31, types.BigInteger: 63}
 
 
 class ValueRefused(ValueError):
-    """A value that its column cannot hold exactly. The event is at fault."""
+    """Raised for a value that its column cannot store exactly. The event is at fault."""
 
 
 def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
-    """Returns a function that checks a value for a column and converts it to the form that is read back.
+    """Returns a function that checks a value for a column, and converts it to the form that Postgres returns.
 
-    The function raises ValueRefused for a value that Postgres would round, cut or reinterpret. It accepts
-    None; another check covers NOT NULL.
+    The function raises ValueRefused for a value that Postgres would round, cut or change. It accepts None,
+    because another check covers NOT NULL.
     """
     check = _checker(column_type)
 
@@ -43,7 +43,7 @@ def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
 
 
 def _checker(kind: types.TypeEngine[Any]) -> Coercer:
-    # In SQLAlchemy, Enum is a subclass of String, and Boolean is no Integer. So narrower types come first.
+    # The order matters, because in SQLAlchemy Enum is a subclass of String.
     if isinstance(kind, types.Enum):
         return _one_of(kind)
     if isinstance(kind, types.String):
@@ -92,16 +92,17 @@ def _exactly(kind: type) -> Coercer:
 def _one_of(kind: types.Enum) -> Coercer:
     plain = {value: value for value in kind.enums}
     enum_class = kind.enum_class
-    # SQLAlchemy stores members by name, or by the result of `values_callable`.
+    # SQLAlchemy stores a member as its name, or as the text that `values_callable` returns for it.
     stored: dict[Any, str] = {}
     if enum_class is not None:
         members = list(enum_class)
-        if len(members) != len(kind.enums):  # the column includes aliases
+        if len(members) != len(kind.enums):  # the labels include aliases of members
             members = list(enum_class.__members__.values())
         stored = dict(zip(members, kind.enums, strict=True))
 
     def check(value: Any) -> Any:
-        # Members are checked first: a member of a StrEnum is also a text, which may be another value.
+        # Members are checked first, because a member of a StrEnum is also a text, which may equal another
+        # label.
         if enum_class is not None and isinstance(value, enum_class):
             return stored[value]
         if not isinstance(value, str) or value not in plain:
@@ -166,7 +167,7 @@ def _decimal(precision: int | None, scale: int | None) -> Coercer:
     limit = None if precision is None else Decimal(10) ** (precision - places)
 
     def check(value: Any) -> Decimal:
-        # Floats are refused, because they are not exact amounts: 0.1 + 0.2 has seventeen digits.
+        # Floats are refused, because they are not exact: 0.1 + 0.2 has seventeen digits.
         if type(value) is not Decimal and type(value) is not int:
             raise _refuse(value, "decimal")
         number = Decimal(value)
@@ -222,7 +223,7 @@ def _date(value: Any) -> date:
 
 
 def _json(value: Any) -> Any:
-    # Encoded and decoded, so that later comparisons use the stored value.
+    # The value is encoded and decoded, so that later comparisons use the form that is stored.
     try:
         encoded = encoded_json(value)
     except NotJson as error:
@@ -234,7 +235,10 @@ def _json(value: Any) -> Any:
 
 
 def _as_jsonb(value: Any) -> Any:
-    """Returns the value as jsonb returns it: keys by length, numbers without exponent or negative zero."""
+    """Returns the value as jsonb returns it.
+
+    Keys are ordered by length, and numbers have no exponent and no negative zero.
+    """
     if type(value) is dict:
         by_length = sorted(value.items(), key=lambda item: (len(key := item[0].encode()), key))
         return {name: _as_jsonb(inner) for name, inner in by_length}
@@ -246,30 +250,30 @@ def _as_jsonb(value: Any) -> Any:
     return value
 
 
-MAX_ERROR_CHARACTERS = 2_000  # per stored error text
+MAX_ERROR_CHARACTERS = 2_000  # the limit of a stored error text
 
 
 def printable(text: str) -> str:
-    """Returns the text without NUL and lone surrogates."""
+    """Returns the text with replacements for NUL and lone surrogates, which Postgres cannot store."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-ROWS_OF_A_STATEMENT = 5_000  # a busy server writes them within the statement time-out
+ROWS_OF_A_STATEMENT = 5_000  # few enough that a busy server writes them within the statement time-out
 
 
 def in_pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yields the rows in pieces of ROWS_OF_A_STATEMENT, in order; nothing if there are none."""
+    """Yields the rows in pieces of ROWS_OF_A_STATEMENT, in order."""
     for first in range(0, len(rows), ROWS_OF_A_STATEMENT):
         yield rows[first : first + ROWS_OF_A_STATEMENT]
 
 
 def bare_array(values: Iterable[object]) -> str:
-    """Returns an array of integers, uuids or words, which need no quoting."""
+    """Returns an array literal of integers, uuids or words, which need no quotes."""
     return "{" + ",".join([str(value) for value in values]) + "}"
 
 
 def text_array(values: Iterable[str | None]) -> str:
-    """Returns an array of any texts. None becomes NULL."""
+    """Returns an array literal of any texts. None becomes NULL."""
     return "{" + ",".join([_quoted(value) for value in values]) + "}"
 
 

@@ -22,8 +22,7 @@ LEASE_SETTINGS = {
     "tcp_keepalives_count": "3",
 }
 
-# All members share one lock. A queue's own lock has a key of 64 bits, which makes equal keys of two queues
-# unlikely: only the same worker could serve both queues.
+# All members share one lock. Keys of queues have 64 bits: only one worker could serve queues of equal keys.
 _MEMBER = "hashtext('sluice worker'), 0"
 _KEY = "hashtextextended('sluice lease ' || {queue}, 0)"
 _OURS = "l.locktype = 'advisory' AND l.granted AND l.database = d.oid"
@@ -163,10 +162,7 @@ def end_lease(session: Session, queue: str) -> None:
 
 
 class Heartbeat(NamedTuple):
-    """The state that a worker reports. Ages are in seconds.
-
-    A field is None if its action has not happened yet.
-    """
+    """The state that a worker reports. Ages are in seconds; None if there was no such action."""
 
     node: str
     process_id: int

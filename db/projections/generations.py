@@ -32,7 +32,7 @@ class SyncedGeneration(NamedTuple):
 
     @property
     def is_copy(self) -> bool:
-        """Returns True if, at some time, it held every event that workers had applied until then."""
+        """Returns True if the generation contained, at some time, every event that workers had applied."""
         return self.has_been_live or self.from_checkpoint
 
     def takes(self, revision: int | None) -> bool:
@@ -119,7 +119,7 @@ class Generation(NamedTuple):
     compacted_topics: list[str]
     failed_reason: str | None
     checkpoint: str | None
-    """The checkpoint where the generation began; None for the beginning of the log."""
+    """The checkpoint with which the generation began; None if it began with the start of the log."""
     created_at: datetime
     ready_at: datetime | None
     live_at: datetime | None

@@ -17,7 +17,7 @@ EFFECTS_PAUSED = "effects paused"
 
 
 class CallRow(NamedTuple):
-    """One call. `now` is Postgres's time as of the statement that read it; `args` is JSON text."""
+    """One call. `now` is the time of Postgres when the call was read. `args` is JSON text."""
 
     effect_key: str
     id: int
@@ -29,9 +29,9 @@ class CallRow(NamedTuple):
     explicit_once: bool
     state: str
     attempt: int
-    """Differs for every attempt, to distinguish a late answer from the answer of the current attempt."""
+    """A different number for each attempt. It distinguishes a late answer from the current answer."""
     tried: int
-    """Attempts after the last release of the call. Attempts that ended with a retry_after do not count."""
+    """The number of attempts since the last release. Attempts that ended with a retry_after do not count."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     claimed_until: datetime | None
@@ -45,7 +45,7 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
     format"""
 
 # Conditions under which another call of the same entity and effect must end first. Running calls are few and
-# have their own index. Earlier calls are read in order of id. $2: the effects that hold back later calls.
+# indexed. Earlier calls are read in order of id. $2: the effects that hold back later calls.
 _RUNNING = """SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
     WHERE state = 'running' ORDER BY claimed_until"""
 _SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
@@ -102,7 +102,7 @@ DISPATCH_CALLS = Statement(
     """,
     ("text[]", "text[]", "float8", "int", "int", "int"),
 )
-LOOKED_AT_PER_CALL = 4  # due calls that are read per requested call; only an entity's first call may begin
+LOOKED_AT_PER_CALL = 4  # due calls that are read per requested call, because not all of them may begin
 
 
 def dispatch_calls(
@@ -116,7 +116,7 @@ def dispatch_calls(
 ) -> list[tuple[str, str]]:
     """Marks due calls of these effects as dispatched, oldest first. Returns (effect key, effect).
 
-    Idempotent. Rows of a newer format are left.
+    Idempotent. Skips rows of a newer format.
     """
     found: list[tuple[str, str]] = []
     look_at, more = limit * LOOKED_AT_PER_CALL, True
@@ -140,7 +140,7 @@ RETURN_CALL = Statement(
 
 
 def return_call(session: Session, effect_key: str, earlier_seconds: float) -> None:
-    """Makes the next dispatch of a call earlier by `earlier_seconds`. Requires the call's lock."""
+    """Makes the call due for its next dispatch `earlier_seconds` earlier. Requires the call's lock."""
     session.run(RETURN_CALL, effect_key, earlier_seconds)
 
 
@@ -152,7 +152,7 @@ LOCK_CALL = Statement(
 
 
 def lock_call(session: Session, effect_key: str) -> CallRow | None:
-    """Locks a call until the transaction ends, and returns it. None if there is no such call."""
+    """Locks a call until the transaction ends, and returns it. None if no call has this key."""
     rows = session.run(LOCK_CALL, effect_key)
     return CallRow(*rows[0]) if rows else None
 
@@ -187,7 +187,7 @@ def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple
 
 
 LARGEST_ATTEMPT = 32_767
-"""After this number, attempts restart at 1. With one attempt per second, it is reached in hours."""
+"""After this number, attempts begin at 1 again. With one attempt per second, that takes nine hours."""
 
 BEGIN_ATTEMPT = Statement(
     "begin_attempt",
@@ -207,7 +207,7 @@ def begin_attempt(session: Session, effect_key: str, claim_seconds: float) -> No
     session.run(BEGIN_ATTEMPT, effect_key, claim_seconds)
 
 
-# A success is a fact about the key, so it is stored from any process, at any time, in any state.
+# A success is a fact about the key. Any process may store it, at any time and in any state of the call.
 STORE_SUCCESS = Statement(
     "store_success",
     """
@@ -220,7 +220,7 @@ STORE_SUCCESS = Statement(
 
 
 def store_success(session: Session, effect_key: str, response: str) -> bool:
-    """Sets a call to succeeded (`response`: JSON text). Idempotent. Returns True if its state changed."""
+    """Sets a call to succeeded. `response` is JSON text. Idempotent. Returns True if the state changed."""
     return session.count(STORE_SUCCESS, effect_key, response) == 1
 
 
@@ -252,9 +252,9 @@ def store_failure(
     due_in_seconds: float,
     counts: bool,
 ) -> bool:
-    """Sets a call from `from_state` to pending, failed or uncertain. Returns True if it changed.
+    """Sets a call from `from_state` to pending, failed or uncertain. Returns True if the state changed.
 
-    An older attempt, or an attempt whose claim expired meanwhile, changes nothing.
+    The result of an older attempt, or of an attempt whose claim has expired, changes nothing.
     """
     values = (effect_key, attempt, state, error, ended_unknown, due_in_seconds, from_state, counts)
     return session.count(STORE_FAILURE, *values) == 1
@@ -276,7 +276,7 @@ def lock_expired(
 ) -> list[CallRow]:
     """Locks and returns calls of these effects whose claim expired without an answer, oldest first.
 
-    Rows of a newer format are left.
+    Skips rows of a newer format.
     """
     rows = session.run(LOCK_EXPIRED, limit, text_array(effects), newest_format)
     return [CallRow(*row) for row in rows]

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, text
 from sluice.db.apply.outgoing import DEFAULT_SOURCE
 from sluice.db.records import OutboxRow
 
-# Every process locks queues in the order of their names, so that two transactions cannot deadlock.
+# All processes lock queues in the order of their names, so that two transactions cannot deadlock.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('sluice emit'), hashtext(:queue))")
-# The relay finds the queue by this row.
+# The relay finds the queue because of this row.
 _KNOW = text(
     """
     INSERT INTO sluice.relay_progress (queue, sent_through) VALUES (:queue, 0) ON CONFLICT (queue) DO NOTHING
@@ -29,10 +29,10 @@ _INSERT = text(
 def insert_emitted(connection: Connection, rows: Sequence[tuple[str, OutboxRow]], source: str | None) -> None:
     """Writes outgoing events, each with its queue, in this order. The caller must commit.
 
-    `source` is the CloudEvents source; None: `<name>-<short id>` of the installation.
-
-    The locks of the queues are held until the commit. Otherwise an id could be committed after a higher id of
-    its queue that the relay has already passed, and the event would be lost.
+    `source` is the CloudEvents source. None means `<name>-<short id>` of the installation. The locks of the
+    queues are held until the commit. Without these locks, an id could be committed after a higher id of the
+    same queue. If the relay has already sent the higher id, it would never read the lower id, and the event
+    would be lost.
     """
     for queue in sorted({queue for queue, _ in rows}):
         connection.execute(_LOCK, {"queue": queue})

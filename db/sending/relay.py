@@ -1,7 +1,8 @@
 """The relay's statements on `outbox_events`: find and lock queues, read rows, delete sent rows.
 
-An existing row is unsent. Ids of a queue are drawn under its lock, so they are committed in order: after id n
-is visible, no smaller id can appear. Therefore `sent_through` only increases.
+All existing rows are unsent, because sent rows are deleted. The ids of a queue are drawn under its lock, so
+they are committed in order: when an id is visible, no smaller id can appear later. Therefore `sent_through`
+only increases: all rows of the queue up to this id are sent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,8 @@ from sluice.db.connection import Session, Statement
 from sluice.db.records import WaitingRow
 from sluice.db.values import bare_array, text_array
 
-# Queues of users' own transactions have no row in `queues`. Their first event adds a row in `relay_progress`.
+# Queues of events from users' own transactions have no row in `queues`. Their first event adds a row in
+# `relay_progress`.
 READ_SENT_THROUGH = Statement(
     "read_sent_through",
     """
@@ -23,7 +25,10 @@ READ_SENT_THROUGH = Statement(
 
 
 def read_sent_through(session: Session) -> dict[str, int]:
-    """Returns queue → hint where to begin: an id at or below which no row is left."""
+    """Returns queue → `sent_through`, the id behind which the relay begins to read.
+
+    The stored id may be too low.
+    """
     return dict(session.run(READ_SENT_THROUGH))
 
 
@@ -45,8 +50,9 @@ LOCK_WAITING = Statement(
     """,
     ("text[]", "bigint[]"),
 )
-# A separate statement, after the lock and before the page. The locking statement would miss a row that
-# another relay refused meanwhile; the page hides that row, and the hint would pass it.
+# A separate statement, after the lock and before the page. The locking statement would not see a row that
+# another relay has marked as refused meanwhile. The page omits that row, so `sent_through` would become
+# higher than its id.
 READ_LOWEST_REFUSED = Statement(
     "read_lowest_refused",
     "SELECT queue, min(id) FROM sluice.outbox_refusals WHERE queue = ANY ($1) GROUP BY queue",
@@ -55,7 +61,7 @@ READ_LOWEST_REFUSED = Statement(
 
 
 def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str, int | None]:
-    """Locks queues with waiting rows that no other relay holds. Returns queue → lowest refused id.
+    """Locks those queues with waiting rows that no other relay has locked. Returns queue → lowest refused id.
 
     The locks are held until the transaction ends.
     """
@@ -65,8 +71,8 @@ def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str,
     return {queue: refused.get(queue) for queue in locked}
 
 
-# A separate statement, after the lock. In the locking statement the snapshot would be older than the lock,
-# and rows that another relay sent and deleted meanwhile would be sent again.
+# A separate statement, after the lock. The snapshot of the locking statement is older than the lock, so rows
+# that another relay has sent and deleted meanwhile would be sent again.
 READ_PAGE = Statement(
     "read_page",
     """
@@ -114,9 +120,11 @@ def read_page(
     limit: int,
     newest_format: int,
 ) -> list[WaitingRow]:
-    """Returns the oldest rows of these queues, at most `limit` each, by queue and id. Requires their locks.
+    """Returns the oldest rows of these queues, at most `limit` rows each, ordered by queue and id.
 
-    Omits rows of a newer format, and the rows behind them with the same topic and key.
+    Requires the locks of the queues.
+
+    Omits rows of a newer format, and later rows with the same topic and key.
     """
     rows = session.run(
         READ_PAGE,
@@ -129,7 +137,8 @@ def read_page(
     return list(map(WaitingRow._make, rows))
 
 
-# Read after the page, so that rows that the page hides are visible and no hint can pass them.
+# Read after the page, so that it sees all rows of a newer format that the page omits. Therefore
+# `sent_through` stays below their ids.
 READ_LOWEST_NEWER = Statement(
     "read_lowest_newer",
     """
@@ -141,12 +150,13 @@ READ_LOWEST_NEWER = Statement(
 
 
 def read_lowest_newer(session: Session, queues: Iterable[str], newest_format: int) -> dict[str, int]:
-    """Returns queue → lowest id of a newer format, for queues that hold one."""
+    """Returns queue → the lowest id of a row of a newer format. Omits queues without such a row."""
     return dict(session.run(READ_LOWEST_NEWER, text_array(queues), newest_format))
 
 
-# The bounds limit the scan. Without them, a plan from when the table was empty reads all dead rows that an
-# old snapshot keeps (600,000 after ten minutes: 0.7 s per page).
+# The lowest and the highest id limit the scan. Without them, a plan that was made when the table was empty
+# would read all dead rows that an old snapshot keeps. After ten minutes these were 600,000 rows, which took
+# 0.7 s per page.
 DELETE_SENT = Statement(
     "delete_sent",
     "DELETE FROM sluice.outbox_events WHERE queue = $1 AND id BETWEEN $3 AND $4 AND id = ANY ($2)",
@@ -172,7 +182,7 @@ INSERT_REFUSALS = Statement(
 
 
 def insert_refusals(session: Session, refused: Sequence[tuple[WaitingRow, str]]) -> None:
-    """Stores rows that the broker refuses permanently, with the broker's reasons. Idempotent."""
+    """Stores which rows the broker refuses permanently, with the broker's reasons. Idempotent."""
     if refused:
         session.run(
             INSERT_REFUSALS,
@@ -197,10 +207,10 @@ SAVE_SENT_THROUGH = Statement(
 
 
 def save_sent_through(session: Session, sent_through: Mapping[str, int]) -> None:
-    """Stores hints for relays that start later. Idempotent. Requires the relay locks.
+    """Stores `sent_through` for relays that start later. Idempotent.
 
-    Do not call it for every page: an old snapshot keeps every version of such a row, and each read would scan
-    all versions.
+    Requires the relay's locks of the queues. Do not call it for every page: an old snapshot keeps all
+    versions of such a row, and each read would scan all versions.
     """
     if sent_through:
         session.run(SAVE_SENT_THROUGH, text_array(sent_through), bare_array(sent_through.values()))
