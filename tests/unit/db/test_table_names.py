@@ -133,7 +133,7 @@ COLLIDING: dict[str, tuple[list[Declare], str]] = {
     "a constraint with a dot": ([entity("a", number(), UniqueConstraint("a", name="u.x"))], r"holds '\.'"),
     "a foreign key to a projection": (
         [projection("p"), entity("a", Column("p_id", String, ForeignKey("p.id")))],
-        "table a: a foreign key to projection p",
+        "table a: a foreign key references projection p",
     ),
     "a foreign key to a missing table": (
         [entity("a", Column("p_id", String, ForeignKey("p.id")))],

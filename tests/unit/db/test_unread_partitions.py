@@ -51,7 +51,11 @@ def test_a_stop_of_one_partition_is_the_reason_for_its_whole_topic() -> None:
     assert [(one.topic, one.kind, one.reason) for one in find_unread(rows, bridges=1, paused={})] == [
         ("t", UnreadKind.STOPPED, "why"),
         ("t", UnreadKind.STOPPED, "why"),
-        ("u", UnreadKind.UNASSIGNED, "no bridge is assigned to it, or its bridge does not report it"),
+        (
+            "u",
+            UnreadKind.UNASSIGNED,
+            "no bridge is assigned to the partition, or its bridge does not report it",
+        ),
     ]
 
 
