@@ -23,7 +23,7 @@ LONG_SECONDS = 0.030  # the time between reads of a list's length while the list
 LOOK_SECONDS = 1.0  # the time between searches for a queue's overdue messages
 # The time to the next search after a message was not found; progress is read twice as often.
 LOOK_AGAIN_SECONDS = 0.2
-# A message in hand of a running worker for this long is sent again; a batch stops after 20 seconds.
+# If a running worker has had a message for this long, it is sent again; a batch stops after 20 seconds.
 STUCK_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 10.0  # the longest pause of a lane without progress in a queue whose other lanes advance
 # The pause of a lane that older workers cannot read; the list of workers is read every 10 s.

@@ -47,7 +47,7 @@ class EventsWithoutId(NamedTuple):
 class NarrowedQueue(NamedTuple):
     """A queue whose transactions fail at one record, although no event is at fault.
 
-    `batch_limit`: the most events per transaction, which is set after many failures; None if it is not set.
+    `batch_limit`: the most events per transaction, which is set after many failures; None without a limit.
     """
 
     queue: str

@@ -132,7 +132,7 @@ READ_AUDIT_MENTIONS = Statement(
     """
     SELECT id, verb, subject, reason, details FROM sluice.audit
     WHERE strpos(subject, $1) > 0 OR strpos(reason, $1) > 0 OR strpos(details::text, $2) > 0
-       -- The payload of an outgoing event that was dropped.
+       -- The decision may contain the payload of a dropped outgoing event.
        OR verb = 'outbox drop' AND starts_with(subject, $3 || '.')
     """,
     ("text", "text", "text"),

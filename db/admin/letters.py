@@ -220,7 +220,7 @@ READ_OPEN_ENTITIES = Statement(
     )
     SELECT m.entity, m.entity_key, c.dead, c.waiting
     FROM meant m
-    -- One index lookup per entity; a join of sets would read all letters of the entity type each time.
+    -- One index lookup per entity. A join of sets would read all letters of the entity type.
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE d.state = 'dead') AS dead,
                count(*) FILTER (WHERE d.state = 'waiting') AS waiting

@@ -95,7 +95,7 @@ READ_OPEN_ISSUES = Statement(
            {_count(_WAITING.format(limit="$1"))},
            {_calls("pending")},
            {_calls("running")},
-           -- The oldest of each queue by its id: an index walk, however much waits behind it.
+           -- The oldest row of each queue is the first in the index, however many rows wait behind it.
            (SELECT coalesce(max(extract(epoch FROM now() - o.created_at)), 0)::float8
             FROM {_WAITING.format(limit="1")}),
            (SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8

@@ -179,7 +179,7 @@ READ_UNSETTLED = Statement(
          JOIN sluice.lane_progress l ON l.queue = own.queue
          JOIN sluice.entities e ON e.entity = $1 AND e.epoch = l.epoch
          LEFT JOIN sluice.partition_progress p ON p.topic = l.topic AND p.partition = l.partition
-         -- Also at the watermark, which is the lowest offset without an outcome.
+         -- Includes the watermark itself, which is the lowest offset without an outcome.
          WHERE l.applied_offset >= coalesce(p.watermark, 0)),
         (SELECT count(*) FROM (
             SELECT FROM sluice.outbox_events o WHERE o.queue IN (SELECT queue FROM own) LIMIT $2

@@ -12,9 +12,10 @@ PURGE_IDENTITIES = Statement(
     WHERE identity IN (
         SELECT identity FROM sluice.processed_events
         WHERE topic = $1 AND processed_at < now() - make_interval(secs => $2)
-          -- These may still be applied.
+          -- Events with these outcomes may still be applied.
           AND outcome NOT IN ('dead', 'waiting')
-          -- A stopped generation needs them to catch up. A transaction may have begun before the stop.
+          -- A stopped generation needs newer identities to catch up. The hour is for transactions that
+          -- began before the stop.
           AND processed_at < coalesce(
               (SELECT min(stopped_at) FROM sluice.generations) - interval '1 hour', 'infinity'
           )

@@ -39,7 +39,7 @@ READ_HORIZONS = Statement(
         FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()
           AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
-          -- Another vacuum does not delay vacuum.
+          -- A running vacuum does not delay other vacuums.
           AND backend_type IS DISTINCT FROM 'autovacuum worker'
         UNION ALL
         SELECT 'prepared', gid, NULL, owner::text, NULL, NULL,

@@ -33,7 +33,7 @@ READ_TRACED = Statement(
 
 
 def read_traced(session: Session, identity: UUID) -> TracedEvent | None:
-    """Returns the event of an identity, None if it is unknown."""
+    """Returns the event of an identity; None if the identity is unknown."""
     rows = session.run(READ_TRACED, identity)
     return TracedEvent(*rows[0]) if rows else None
 
@@ -106,6 +106,6 @@ READ_TRACED_LETTER = Statement(
 
 
 def read_traced_letter(session: Session, topic_id: str, partition: int, offset: int) -> TracedLetter | None:
-    """Returns the letter of a record, None if it has none."""
+    """Returns the letter of a record; None if the record has no letter."""
     rows = session.run(READ_TRACED_LETTER, topic_id, partition, offset)
     return TracedLetter(*rows[0]) if rows else None

@@ -215,7 +215,7 @@ UNPARK = Statement(
     """
     DELETE FROM sluice.parked_entities p
     WHERE p.entity = $1 AND p.key = $2
-      -- A conflict is listed, but no letter waits behind it.
+      -- A conflict has a letter, but no other letter waits behind it.
       AND NOT EXISTS (
           SELECT FROM sluice.dead_letters d
           WHERE d.entity = $1 AND d.entity_key = $2 AND d.state IN ('dead', 'waiting')

@@ -65,7 +65,7 @@ FORGET_DEATHS = Statement(
     """
     DELETE FROM sluice.handler_deaths d USING unnest($2, $3, $4) AS s (topic_id, partition, "offset")
     WHERE d.queue = $1 AND d.topic_id = s.topic_id AND d.partition = s.partition AND d."offset" = s."offset"
-      -- A waiting event runs again at a retry.
+      -- The handlers of a waiting event run again at its next retry.
       AND coalesce((SELECT l.state FROM sluice.dead_letters l
                     WHERE l.topic_id = s.topic_id AND l.partition = s.partition AND l."offset" = s."offset"
                    ), '') <> 'waiting'

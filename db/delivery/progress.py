@@ -52,7 +52,7 @@ READ_ASSIGNMENTS = Statement(
     JOIN sluice.topics t ON t.topic = a.topic
     JOIN sluice.entities e ON e.entity = t.entity
     LEFT JOIN sluice.partition_progress p ON p.topic = a.topic AND p.partition = a.partition
-    -- Rows of older epochs are kept for their counters, which count other records.
+    -- Rows of older epochs are kept only for their counters.
     LEFT JOIN sluice.lane_progress l
         ON l.topic = a.topic AND l.partition = a.partition AND l.epoch = e.epoch
     """,
@@ -124,7 +124,7 @@ RAISE_WATERMARKS = Statement(
     UPDATE sluice.partition_progress p SET watermark = d.watermark
     FROM unnest($1, $2, $3, $4) AS d (topic, partition, epoch, watermark)
     WHERE p.topic = d.topic AND p.partition = d.partition
-      -- Ignores another epoch, and a bridge that has lost the partition and has not detected it yet.
+      -- Skips other epochs. Never lowers a watermark: a bridge may not know yet that it lost the partition.
       AND p.epoch = d.epoch AND p.watermark < d.watermark
     """,
     ("text[]", "int[]", "int[]", "bigint[]"),

@@ -98,7 +98,7 @@ NOTE_UNDECLARED = Statement(
     ), over AS (
         DELETE FROM sluice.undeclared u
         WHERE (u.kind, u.name) NOT IN (SELECT kind, name FROM missing)
-          -- While no bridge runs, it is unknown if a topic is read, so waiting topics continue to wait.
+          -- While no bridge runs, it is unknown if a topic is read. So topics that wait continue to wait.
           AND (u.kind = 'effect'
                OR EXISTS (SELECT FROM sluice.processes b WHERE b.kind = 'bridge' AND b.{IS_ALIVE})
                OR EXISTS (SELECT FROM sluice.topics t WHERE t.topic = u.name AND {_IS_SERVED}))

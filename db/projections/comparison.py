@@ -208,7 +208,7 @@ READ_NEWEST_REPORT = Statement(
 
 
 def read_newest_report(session: Session, projection: str, generation: int) -> Report | None:
-    """Returns the newest report of a generation, None if it was never compared."""
+    """Returns the newest report of a generation; None if the generation was never compared."""
     rows = session.run(READ_NEWEST_REPORT, projection, generation)
     return Report(*rows[0]) if rows else None
 

@@ -39,7 +39,7 @@ _OPEN = """(
         FROM sluice.projection_letters
         WHERE projection = $1 AND generation = $2 AND state IN ('dead', 'waiting')
         UNION ALL
-        -- Rows of older workers, from before generations had letters.
+        -- Rows that older workers wrote, before generations had letters.
         SELECT topic, partition, "offset", key, error_class, error_text, died_at
         FROM sluice.generation_deaths WHERE projection = $1 AND generation = $2
     ) o"""

@@ -52,7 +52,7 @@ READ_LAGGING = Statement(
         ON k.projection = g.projection AND k.generation = g.generation
        AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
     WHERE g.state IN ('building', 'ready', 'retired', 'resuming') AND NOT g.paused
-      -- A resuming generation that caught up everywhere must still get its former state.
+      -- A turn is also needed to end `resuming` when the generation has caught up in all lanes.
       AND (coalesce(k.applied_offset, -1) < l.applied_offset OR g.state = 'resuming')
     ORDER BY 1, 2, 3, 4
     """,

@@ -258,7 +258,7 @@ DETACH_GENERATIONS = Statement(
 
 
 def detach_generations(session: Session, reason: str) -> list[tuple[str, int]]:
-    """Ends the feeding of all generations with their own lanes, and returns these generations. Idempotent.
+    """Detaches all generations with their own lanes: they receive no more events. Returns them. Idempotent.
 
     Such a generation becomes failed. If it is live (and was stopped), it stays stopped and loses its offsets
     instead. Requires the locks of all queues.

@@ -12,7 +12,7 @@ STOP_GENERATION = Statement(
         WHERE projection = $1 AND generation = $2 AND state IN ('live', 'retired', 'resuming')
         FOR UPDATE
     ), lanes AS (
-        -- Rows of a live generation are older than its swap.
+        -- If the generation is live, its rows here were written before the swap to it.
         DELETE FROM sluice.generation_lanes l USING fed f
         WHERE l.projection = f.projection AND l.generation = f.generation AND f.state = 'live'
     )

@@ -88,8 +88,8 @@ retries = Table(
     Column("entity", Text, nullable=False),
     Column("key", Text),
     Column("kind", Text, nullable=False),
-    # The number of time-outs that count. A time-out counts if the same worker has committed other events of
-    # the queue since the one before.
+    # The number of time-outs that count. A time-out counts only if the same worker has committed other events
+    # of the queue since the previous time-out.
     Column("failures", Integer, nullable=False, server_default=text("0")),
     # Consecutive failed attempts at this letter.
     Column("attempts", Integer, nullable=False, server_default=text("0")),

@@ -35,7 +35,7 @@ topics = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
 )
 
-# For the read of the topics of one entity type, which a worker does with every batch.
+# For workers, which read the topics of one entity type with every batch.
 Index("topics_entity_idx", topics.c.entity)
 
 # A row is THE lock of its queue: a process that applies records of the queue locks the row.
@@ -122,7 +122,7 @@ partition_reads = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
-# For the read of the lanes of one queue by a worker.
+# For workers, which read the lanes of one queue with every batch.
 Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
 
 # Records that an operator skipped, because the Kafka client cannot read them.

@@ -62,8 +62,8 @@ DISPATCH_CALLS = Statement(
     "dispatch_calls",
     f"""
     WITH running AS MATERIALIZED ({_RUNNING}), first AS MATERIALIZED (
-        -- Reads each effect separately: an undeclared effect may have millions of calls, which are not read.
-        -- Only the first call of an entity may begin. It is checked once, even if many wait behind it.
+        -- Reads each effect separately, and so skips undeclared effects, which may have millions of calls.
+        -- Only the first call of an entity may begin. This call is checked once, even if many calls wait.
         SELECT w.effect, w.entity, w.entity_key, CASE WHEN w.entity_key IS NULL THEN w.effect_key END alone,
                min(w.id) AS id, count(*) AS calls
         FROM unnest($1) AS declared (effect)
@@ -71,7 +71,7 @@ DISPATCH_CALLS = Statement(
             SELECT e.effect_key, e.effect, e.entity, e.entity_key, e.id
             FROM sluice.executed_side_effects e
             WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = declared.effect AND e.format <= $5
-              -- Dispatched again after a while, because the message may be lost.
+              -- A call is dispatched again after a while, because its message may be lost.
               AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
               AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
             ORDER BY e.due_at, e.id
@@ -230,7 +230,7 @@ STORE_FAILURE = Statement(
     UPDATE sluice.executed_side_effects
     SET state = $3, error = $4, ended_unknown = ended_unknown OR $5, claimed_until = NULL,
         tried = tried - CASE WHEN $8 THEN 0 ELSE 1 END,
-        -- While no attempt has reached the provider, the lifetime of the key has not begun.
+        -- The lifetime of the key begins when an attempt may have reached the provider.
         first_attempt_at = CASE WHEN $3 <> 'pending' OR ended_unknown OR $5 THEN first_attempt_at END,
         dispatched_at = NULL, due_at = now() + make_interval(secs => $6),
         settled_at = CASE $3 WHEN 'pending' THEN NULL ELSE now() END

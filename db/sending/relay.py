@@ -35,12 +35,12 @@ def read_sent_through(session: Session) -> dict[str, int]:
 LOCK_WAITING = Statement(
     "lock_waiting",
     """
-    -- Materialized, so that the lock is tried only for these queues, independent of the plan.
+    -- Materialized: whatever the plan is, the lock is tried only for these queues.
     WITH waiting AS MATERIALIZED (
         SELECT d.queue
         FROM unnest($1, $2) AS d (queue, sent_through)
-        -- LIMIT instead of EXISTS, which is a join: after an ANALYZE of a table of only dead rows
-        -- the planner reads all its rows first.
+        -- LIMIT instead of EXISTS, because EXISTS becomes a join. If the table had only dead rows at
+        -- the last ANALYZE, the planner would then read all rows of the table first.
         CROSS JOIN LATERAL (
             SELECT FROM sluice.outbox_events o WHERE o.queue = d.queue AND o.id > d.sent_through LIMIT 1
         ) w
@@ -76,7 +76,7 @@ def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str,
 READ_PAGE = Statement(
     "read_page",
     """
-    -- Materialized, to check for rows of a newer format once per queue, not once per row.
+    -- Materialized: rows of a newer format are searched once per queue, and not once per row.
     WITH d AS MATERIALIZED (
         SELECT d.queue, d.sent_through, EXISTS (
             SELECT FROM sluice.outbox_events n WHERE n.format > 1 AND n.format > $5 AND n.queue = d.queue
@@ -89,8 +89,8 @@ READ_PAGE = Statement(
     CROSS JOIN LATERAL (
         SELECT * FROM sluice.outbox_events w
         WHERE w.queue = d.queue AND w.id > d.sent_through AND w.topic <> ALL ($3)
-          -- A refused row holds back its key; without a key, only itself. It does so only in its own queue:
-          -- in another queue a hidden row may be below all refused rows, so that the hint would pass it.
+          -- A refused row holds back all rows of its key in its queue. Without a key, it holds back only
+          -- itself. If it also held back rows of other queues, `sent_through` could pass these rows.
           AND NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r
               WHERE r.queue = w.queue AND r.topic = w.topic AND r.key = w.key
@@ -98,7 +98,7 @@ READ_PAGE = Statement(
           AND (w.key IS NOT NULL OR NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r WHERE r.queue = w.queue AND r.id = w.id
           ))
-          -- A row of a newer format holds back its key too, until a newer relay has sent it.
+          -- A row of a newer format holds back later rows of its key, until a newer relay has sent it.
           AND (NOT d.holds_newer OR w.format <= $5 AND NOT EXISTS (
               SELECT FROM sluice.outbox_events n
               WHERE n.format > 1 AND n.format > $5
