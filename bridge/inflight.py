@@ -78,17 +78,17 @@ class Partition:
         """
         was = self.assignment
         if now is None or now.watermark is None:
-            return "its rows were deleted"
+            return "the rows of the partition were deleted"
         if now.topic_id != was.topic_id:
             return "the topic has another id"
         if (now.epoch, now.partition_epoch, now.shards) != (was.epoch, was.epoch, was.shards):
-            return "its entity type was re-routed"
+            return "the entity type of the topic was re-routed"
         if now.watermark < self.watermark:
-            return "the watermark fell"
+            return "the watermark in Postgres decreased"
         # Postgres may lose the newest writes, for example in a failover. Without this check, the records of a
         # lane that were applied in the lost writes would be skipped.
         if any(now.applied.get(queue, -1) < lane.applied for queue, lane in self.lanes.items()):
-            return "a lane fell"
+            return "the applied offset of a lane in Postgres decreased"
         return None
 
 

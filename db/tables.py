@@ -267,7 +267,8 @@ def _refuse_columns(table: Table) -> None:
 def _refuse_shape(table: Table, shape: Shape) -> None:
     if shape.projection and table.foreign_keys:
         raise TableRefused(
-            f"projection {table.name}: has a foreign key, whose rows later events may write; remove it"
+            f"projection {table.name}: has a foreign key; remove it, because later events may write the"
+            " referenced rows"
         )
     for counter in shape.counters:
         if counter not in shape.row_columns or not isinstance(shape.types[counter], Integer | Numeric):

@@ -106,7 +106,7 @@ def _one_of(kind: types.Enum) -> Coercer:
         if enum_class is not None and isinstance(value, enum_class):
             return stored[value]
         if not isinstance(value, str) or value not in plain:
-            raise _refuse(value, f"one of {sorted(plain)}")
+            raise ValueRefused(f"{type(value).__name__} {value!r:.80} is not one of {sorted(plain)}")
         return plain[value]
 
     return check
@@ -157,7 +157,7 @@ def _float(value: Any) -> float:
     except OverflowError:
         raise _refuse(value, "float") from None
     if number != value:
-        raise ValueRefused(f"integer {value} is between two floats")
+        raise ValueRefused(f"integer {value} is between two floats, so a float cannot store it exactly")
     return number
 
 

@@ -86,7 +86,7 @@ def _judge(
     row: PartitionRead, bridges: int, stopped: str | None, paused: str | None
 ) -> tuple[UnreadKind, str]:
     if not bridges:
-        last = f"; reported last: {row.detail}" if row.problem else ""
+        last = f"; the last reported problem: {row.detail}" if row.problem else ""
         return UnreadKind.NO_BRIDGE, f"no bridge runs{last}"
     if row.problem is not None and _is_reported(row):
         return UnreadKind(row.problem), row.detail or ""

@@ -46,12 +46,12 @@ def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:
 @pytest.mark.parametrize(
     ("read", "reason"),
     [
-        (None, "its rows were deleted"),
-        (assignment(watermark=4, e0=6), "a lane fell"),
-        (assignment(watermark=4), "a lane fell"),
-        (assignment(watermark=3, e0=7), "the watermark fell"),
-        (assignment(watermark=4, epoch=2), "its entity type was re-routed"),
-        (assignment(watermark=4, shards=2, e0=7), "its entity type was re-routed"),
+        (None, "the rows of the partition were deleted"),
+        (assignment(watermark=4, e0=6), "the applied offset of a lane in Postgres decreased"),
+        (assignment(watermark=4), "the applied offset of a lane in Postgres decreased"),
+        (assignment(watermark=3, e0=7), "the watermark in Postgres decreased"),
+        (assignment(watermark=4, epoch=2), "the entity type of the topic was re-routed"),
+        (assignment(watermark=4, shards=2, e0=7), "the entity type of the topic was re-routed"),
         (Assignment("id-2", "e", 1, 1, 1, 4, {"e.0": 7}), "the topic has another id"),
         (assignment(watermark=4, e0=7), None),
         (assignment(watermark=5, e0=8, e1=1), None),

@@ -26,7 +26,14 @@ def troubled(row: PartitionRead, kind: ProblemKind, detail: str = "why") -> Part
         (UNREAD, 1, {"t": "by me"}, UnreadKind.PAUSED, "the topic is paused: by me", 40.0),
         (troubled(UNREAD, ProblemKind.NO_LEADER), 1, {"t": "by me"}, UnreadKind.NO_LEADER, "why", 40.0),
         (troubled(READ, ProblemKind.UNREADABLE_RECORD), 1, {}, UnreadKind.UNREADABLE_RECORD, "why", 7.0),
-        (troubled(UNREAD, ProblemKind.STOPPED), 0, {}, UnreadKind.NO_BRIDGE, "reported last: why", 40.0),
+        (
+            troubled(UNREAD, ProblemKind.STOPPED),
+            0,
+            {},
+            UnreadKind.NO_BRIDGE,
+            "the last reported problem: why",
+            40.0,
+        ),
         (
             troubled(UNREAD._replace(reported_seconds=READ_SECONDS + 1), ProblemKind.STOPPED),
             1,

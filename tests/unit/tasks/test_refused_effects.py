@@ -76,7 +76,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("an enum member of another type",
         Insert(people, "k", {"name": Level.HIGH}), "people.name: int 3 is no text"),
     ("an unknown enum member",
-        Insert(people, "k", {"name": "x", "mood": Status.PAID}), "people.mood: .*is no one of"),
+        Insert(people, "k", {"name": "x", "mood": Status.PAID}), "people.mood: .*is not one of"),
     ("null in a non-null column", Insert(people, "k", {"name": None}), "people.name must not be null"),
     ("an Insert without a required column",
         Insert(people, "k", {}), "Insert into people leaves out name; a column is required"),
