@@ -173,9 +173,11 @@ Only offset and identity of the letter are kept.
 
 
 class DeadLetterRow(NamedTuple):
-    """A record as read from Kafka (`key` and `value` in hex, `headers` as JSON), and the reason of the
-    letter. `flaw` is a JSON object that describes missing parts, None if the record is whole. `traceback`
-    holds the handler's frames as text, None if no handler raised an error.
+    """A record as read from Kafka, and the reason why it is stored as a letter.
+
+    `key` and `value` are in hex, and `headers` is JSON. `flaw` is a JSON object that describes the missing
+    parts; None if the record is whole. `traceback` is the handler's frames as text; None if no handler raised
+    an error.
     """
 
     topic: str

@@ -25,8 +25,9 @@ class _Claim(NamedTuple):
 
 
 def require_usable_names(tables: Iterable[Table]) -> None:
-    """Raises TableRefused if a name cannot be used, or if two objects of these tables would have the same
-    name. Call it when all tables exist, because columns and indexes may be added after a table was made.
+    """Raises TableRefused if a name cannot be used, or if two objects would have the same name.
+
+    Call it when all tables exist, because columns and indexes may be added after a table was made.
     """
     in_public = sorted((t for t in tables if t.schema in (None, "public")), key=lambda table: table.name)
     relations: list[_Claim] = []
