@@ -78,9 +78,9 @@ class Session:
     ) -> None:
         """Stores the options. The connection is opened at the first use.
 
-        `plans` is BATCH_PLANS or QUEUE_PLANS if the planner's own choice is unreliable. `settings` are further
-        settings of the session. With `may_be_read_only`, a standby or a server that refuses writes is accepted
-        if there is no primary.
+        `plans` is BATCH_PLANS or QUEUE_PLANS if the planner's own choice is unreliable. `settings` are
+        further settings of the session. With `may_be_read_only`, a standby or a server that refuses writes is
+        accepted if there is no primary.
         """
         self._url = make_url(database_url)
         self._application_name = application_name

@@ -33,10 +33,7 @@ class LetterCount(NamedTuple):
 
 
 class ListedLetter(NamedTuple):
-    """A letter without key and value.
-
-    `behind`: number of letters behind it; None if none can wait behind it.
-    """
+    """A letter without key and value. `behind`: number of letters behind it; None if none can be."""
 
     id: int
     topic: str
