@@ -105,8 +105,8 @@ class UnreadableRecords:
                 self._stalled.add(place)
                 detail = (
                     f"the client returns no record from offset {offset} on, although the log ends at {end};"
-                    f" skip the record that cannot be read with `sluice skip {place[0]}:{place[1]}:{offset} --reason"
-                    ' "…"`'
+                    f" skip the record that cannot be read with `sluice skip {place[0]}:{place[1]}:{offset}"
+                    ' --reason "…"`'
                 )
                 self._problems.note(place, PartitionProblem(ProblemKind.UNREADABLE_RECORD, detail, offset))
 

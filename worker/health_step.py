@@ -13,7 +13,7 @@ class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = frozenset({"celery.worker.components:Timer"})
 
     def start(self, parent: Any) -> None:
-        """Touches the file when the worker can take tasks, and then every few seconds. Celery's loop runs the timer."""
+        """Touches the file when the worker can take tasks, and then every few seconds by Celery's timer."""
         app = parent.app
 
         def touch(**_: Any) -> None:
