@@ -1,1 +1,1 @@
-"""`make demo`: the scenarios, on real services, with their faults."""
+"""The demo of `make demo`: scenarios that run on real servers and cause faults."""

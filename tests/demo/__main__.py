@@ -1,4 +1,4 @@
-"""`python -m tests.demo`: starts everything, plays the scenarios, reports what was found, ends everything."""
+"""`python -m tests.demo`: starts servers, runs the scenarios, prints a report and ends the servers."""
 
 import argparse
 import json
@@ -25,16 +25,16 @@ from tests.harness.processes import Zygote
 from tests.harness.providers import Providers
 
 ROOT = Path(".sluice/demo").absolute()
-HANDLERS = "examples.shop.before_the_fix"  # as in the two weeks before scenario 5
+HANDLERS = "examples.shop.before_the_fix"  # Scenario 5 corrects their tax.
 PARTITIONS = 6
 FAILED_EXIT_CODE, NO_SERVERS_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130
 
 
 def main() -> int:
-    """Returns the exit code: 0 if every check holds."""
+    """Returns the exit code: 0 if all scenarios end without an error and all their checks hold."""
     options = _options()
     signal.signal(signal.SIGTERM, _interrupt)
-    # A broker of some minutes: half of its CPU would be spent on compiling what is hardly used again.
+    # The broker runs for a few minutes. Full compilation would take half of its CPU time for little gain.
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     played: list[Played] = []
     code = 0
@@ -45,7 +45,7 @@ def main() -> int:
             progress.console.print(str(error), style="red")
             return NO_SERVERS_EXIT_CODE
         except KeyboardInterrupt:
-            progress.say("interrupted; the report is about the scenarios that were played")
+            progress.say("interrupted; the report contains only the scenarios that ran before")
             code = INTERRUPTED_EXIT_CODE
         seconds = progress.seconds
     if options.json:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _play(is_fast: bool, progress: ProgressLog, played: list[Played]) -> None:
-    # What an earlier demo left, even one that was killed: its own stack, never another.
+    # Deletes the stack of an earlier demo, which may have been killed. No other stack is affected.
     stack = Stack(ROOT / "stack", report=progress.say)
     stack.down(wipe=True)
     shutil.rmtree(ROOT / "run", ignore_errors=True)
@@ -81,11 +81,11 @@ def _play(is_fast: bool, progress: ProgressLog, played: list[Played]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.demo",
-        description="Plays what goes wrong with events, on real servers with real faults, and compares what"
-        " was found with what must be true. Exit code 1 if a check fails, 2 if a server does not start.",
-        epilog=f"Logs of the processes are in {ROOT.relative_to(Path.cwd())}/run afterwards.",
+        description="Runs scenarios with faults on real servers, and compares the results with the expected"
+        " results. Exit code 1 if a scenario or a check fails, 2 if a server does not start.",
+        epilog=f"After a run, the logs of the processes are in {ROOT.relative_to(Path.cwd())}/run.",
     )
-    parser.add_argument("--fast", action="store_true", help="four scenarios with fewer events")
+    parser.add_argument("--fast", action="store_true", help="run four of the scenarios, with fewer events")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the report")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Scenarios of what leaves: 3 and 6. Each produces, does harm, waits, and looks."""
+"""Scenarios 3 and 6, about outgoing events and calls. Each produces events, causes faults, checks results."""
 
 import random
 from collections import Counter
@@ -17,7 +17,7 @@ LOST_MAILS = ("cust-1@example.org", "cust-2@example.org")
 
 
 def play_3(stage: Stage) -> Iterator[Check]:
-    """The dual write: an order and its event are one decision, whoever is away or killed."""
+    """Dual write: an order and its outgoing event are both stored or both missing, whatever fails."""
     deployment, run = stage.deployment, stage.deployment.run
     stage.do("Kafka is stopped before the orders are committed.")
     orders = stage.sizes.orders
@@ -34,27 +34,27 @@ def play_3(stage: Stage) -> Iterator[Check]:
     deployment.wait_until(
         lambda: len(read_outgoing(deployment.session)) > 0,
         timeout_seconds=FAULT_DEADLINE_SECONDS,
-        what="orders are committed while Kafka is away",
+        what="orders are committed while Kafka is stopped",
     )
-    stage.do("Kafka comes back; a relay is killed after it has sent an event, before it notes it.")
+    stage.do("Kafka is started again. A relay is killed after it sent an event, before it deletes the row.")
     stage.stack.start("kafka")
     beats = [run.start_beat(name=f"beat-{number}") for number in (1, 2)]
     doomed = run.start_relay(name="relay-doomed", faults="relay.acknowledged:1:kill")
-    yield stage.wait_killed(doomed, "after it has sent an event, before it notes it")
-    stage.do("Three relays and two beats run at once.")
+    yield stage.wait_killed(doomed, "after it sent an event, before it deletes the row")
+    stage.do("Three relays and two beats run at the same time.")
     for number in (1, 2, 3):
         run.start_relay(name=f"relay-{number}")
     deployment.wait_settled()
     deployment.wait_sent()
     created = [event_id for topic, _, event_id in deployment.sent() if topic == "order-events"]
-    yield Check("Each order is stored: {}.", orders, len(deployment.rows(tables.orders)), count("order"))
-    yield Check("Each order has one order.created, under one id: {}.", orders, len(created), count("event"))
+    yield Check("All orders are stored: {}.", orders, len(deployment.rows(tables.orders)), count("order"))
+    yield Check("Each order has one order.created event: {}.", orders, len(created), count("event"))
     leading = sum("this beat leads" in beat.log.read_text() for beat in beats)
-    yield Check("Of two beats one schedules: {}.", 1, leading, count("leading beat"))
+    yield Check("Only one of the two beats schedules: {}.", 1, leading, count("leading beat"))
 
 
 def play_6(stage: Stage) -> Iterator[Check]:
-    """Side effects: one capture per payment, and unknown outcomes of e-mails are asked for."""
+    """Side effects: one capture per payment. If the outcome of an e-mail is unknown, Sluice asks."""
     deployment, run, captures = stage.deployment, stage.deployment.run, stage.sizes.captures
     stage.do("The effects worker is killed before a call, during a call, and after the answer.")
     payments = stage.providers.payments
@@ -84,7 +84,7 @@ def play_6(stage: Stage) -> Iterator[Check]:
         what="the provider has captured a payment and delays its answer",
     )
     doomed.kill()
-    stage.do("The provider accepts a call and then fails, drops the connection or times out.")
+    stage.do("The provider delays answers, drops connections after a capture, and fails before a capture.")
     payments.set_faults(
         Fault("after", "delay", seconds=8.0, times=1),
         Fault("after", "drop", times=3),
@@ -103,31 +103,31 @@ def play_6(stage: Stage) -> Iterator[Check]:
         each("capture", "payment"),
     )
     states = dict(deployment.calls("capture_payment"))
-    yield Check("The ledger of calls agrees: {}.", {"succeeded": captures}, states, counts)
+    yield Check("The ledger lists these calls: {}.", {"succeeded": captures}, states, counts)
     yield from _reconcile(stage)
 
 
 def _reconcile(stage: Stage) -> Iterator[Check]:
-    """An e-mail server knows no keys: what was cut off is not repeated, but asked about."""
+    """The mail server has no idempotency keys, so Sluice asks it before it repeats an interrupted call."""
     deployment, providers = stage.deployment, stage.providers
-    stage.do("E-mails that were cut off are not repeated; the mail server's log is asked about them.")
+    stage.do("An e-mail whose connection was dropped is not repeated until the mail server was asked.")
     orders = len(deployment.rows(tables.orders))
     states, sent = deployment.calls("send_email"), _mails_per_order(providers)
     twice = sum(number > 1 for number in sent.values())
     yield Check("No order has two e-mails.", 0, twice, count("order"))
     unlisted = max(0, orders - len(sent) - states["uncertain"])
-    yield Check("Each missing e-mail is listed as uncertain.", 0, unlisted, count("unlisted e-mail"))
+    yield Check("Each order without an e-mail is listed as uncertain.", 0, unlisted, count("unlisted e-mail"))
     uncertain = states["uncertain"]
     yield Check(
-        "The e-mails that were cut off are uncertain: 2 or more.",
+        "The e-mails whose connections were dropped are uncertain: 2 or more.",
         True,
         uncertain >= 2,
         lambda _: count("uncertain e-mail")(uncertain),
     )
-    deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "the demo asks the mail log")
+    deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "the demo asks the mail server")
     deployment.wait_called()
     found = _histogram(_mails_per_order(providers).values())
-    yield Check("After reconciling: {}.", {1: orders}, found, each("e-mail", "order"))
+    yield Check("After reconciling, the mail server has {}.", {1: orders}, found, each("e-mail", "order"))
 
 
 def _mails_per_order(providers: Providers) -> Counter[str | None]:

@@ -1,4 +1,4 @@
-"""Plays scenarios one after another. One that fails is reported as failed, and the others go on."""
+"""Runs scenarios one after another. If a scenario fails, the report names it, and the next scenario runs."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from tests.demo.storming import play_7
 
 
 class Scenario(NamedTuple):
-    """One scenario. `in_fast`: also the fast demo plays it."""
+    """One scenario. `in_fast`: the fast demo runs it, too."""
 
     number: str
     title: str
@@ -27,20 +27,20 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = (
-    Scenario("1a", "An event comes twice: a second charge", play_1a, in_fast=True),
-    Scenario("1b", "A late event and its repeats: an old balance", play_1b),
+    Scenario("1a", "An event is delivered twice: a second charge", play_1a, in_fast=True),
+    Scenario("1b", "A late event is repeated: an old balance", play_1b),
     Scenario("2", "Two writers change one row: phantom stock", play_2, in_fast=True),
-    Scenario("4", "Changes come out of order: new data overwritten by old", play_4),
-    Scenario("3", "State and message are written apart: a ghost order", play_3, in_fast=True),
-    Scenario("6", "Side effects are repeated: charged once more", play_6, in_fast=True),
+    Scenario("4", "Changes arrive out of order: new data replaced by old", play_4),
+    Scenario("3", "State and message are written separately: a ghost order", play_3, in_fast=True),
+    Scenario("6", "Side effects are repeated: a second charge", play_6, in_fast=True),
     Scenario("5", "History is replayed: a corrupted table", play_5),
-    Scenario("7", "Everything fails at random: false comfort", play_7),
-    Scenario("all", "What all scenarios left", look_at_all, in_fast=True),
+    Scenario("7", "Random faults in all services and processes", play_7),
+    Scenario("all", "The data after all scenarios", look_at_all, in_fast=True),
 )
 
 
 class ProgressLog:
-    """Says on stderr what is done, with the time since the start; a terminal shows a running clock."""
+    """Prints each step on stderr, with the time since the start. Shows a running clock on a terminal."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -64,11 +64,11 @@ class ProgressLog:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Time since the start."""
         return time.monotonic() - self._began
 
     def begin(self, description: str) -> None:
-        """Names what the running clock is for."""
+        """Sets the text beside the running clock."""
         self._bar.update(self._task, description=description)
 
     def say(self, text: str, *, of: str = "") -> None:
@@ -84,7 +84,7 @@ def play_all(
     progress: ProgressLog,
     played: list[Played],
 ) -> None:
-    """Plays the scenarios and appends each to `played`, also if it fails."""
+    """Runs the scenarios. Appends the result of each scenario to `played`, even if the scenario fails."""
     for place, scenario in enumerate(scenarios, start=1):
         done: list[str] = []
 
@@ -112,7 +112,7 @@ def play_all(
 
 
 def failure_reason(error: Exception) -> str:
-    """Returns the first line of an error: what follows are ends of logs."""
+    """Returns the first line of an error. The other lines quote the ends of logs."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -121,4 +121,4 @@ def _recover(stage: Stage, progress: ProgressLog) -> None:
     try:
         stage.recover()
     except Exception as error:
-        progress.say(f"the next scenario starts without recovery: {failure_reason(error)}")
+        progress.say(f"the cleanup failed, so the next scenario may fail, too: {failure_reason(error)}")

@@ -1,4 +1,4 @@
-"""Scenario 5, with 6: a projection that was computed wrongly, computed anew beside the live one."""
+"""Scenario 5: a projection with wrong rows is rebuilt, without repeated side effects."""
 
 import json
 import subprocess
@@ -21,16 +21,16 @@ from tests.harness.readers import Readers
 
 FIXED = "examples.shop.handlers"
 NAME = tables.billing_line_items.name
-LATER = 2_000  # payments that come while the new generation is built
+LATER = 2_000  # payments that arrive during the rebuild
 READ = 100  # lines that a reader reads during the whole rebuild
 WHY = ("--reason", "the tax was wrong")
 ROWS = count("row")
 
 
 def play_5(stage: Stage) -> Iterator[Check]:
-    """The fix is deployed, the projection rebuilt while payments come, compared, swapped, swapped back."""
+    """Deploys corrected code, rebuilds a projection while payments arrive, and swaps generations."""
     deployment, providers = stage.deployment, stage.providers
-    stage.do("The corrected tax is deployed: new payments have it, the old lines do not.")
+    stage.do("Corrected code is deployed. New lines have the right tax; old lines keep the wrong tax.")
     deployment.run.stop_all()
     deployment.run.handlers, deployment.registry = FIXED, collect_handlers(FIXED)
     _start(deployment)
@@ -39,7 +39,7 @@ def play_5(stage: Stage) -> Iterator[Check]:
     changed = sum(_line(payment, WRONG_TAX_PERCENT) != _line(payment, TAX_PERCENT) for payment in old)
     readers = _readers(deployment, old[:READ])
     with readers:
-        stage.do("A rebuild worker is killed in the middle, while payments go on.")
+        stage.do("A rebuild worker is killed during the rebuild, while payments arrive.")
         doomed = deployment.run.start_rebuilds(name="rebuild-doomed", faults="rebuild.before_commit:12:kill")
         _rebuild(deployment, "start", "--no-wait", *WHY)
         deployment.produce(_later_payments())
@@ -48,32 +48,32 @@ def play_5(stage: Stage) -> Iterator[Check]:
         deployment.wait_until(
             lambda: _state(deployment, 2) == "ready",
             timeout_seconds=FAULT_DEADLINE_SECONDS,
-            what="the new generation has met live traffic",
+            what="the new generation is ready: it has caught up with the live generation",
         )
         deployment.wait_settled()
         answer = _refused(deployment, "swap", "--yes", *WHY)
-        is_refused = "it was never compared" in answer
+        is_refused = "never compared" in answer
         yield Check(
             "A swap before the comparison is refused.",
             True,
             is_refused,
-            lambda _: "refused: it was never compared" if is_refused else f"not refused: {answer.strip()}",
+            lambda _: "refused: never compared" if is_refused else f"not refused: {answer.strip()}",
         )
         rows = _rebuild(deployment, "diff")["rows"]
-        yield Check("The report lists the rows that the fix changes: {}.", changed, rows["differing"], ROWS)
+        yield Check("The comparison finds the rows with another tax: {}.", changed, rows["differing"], ROWS)
         alone = rows["only_live"] + rows["only_new"]
-        yield Check("No row is in one of the generations alone.", 0, alone, ROWS)
-        stage.do("The differences are approved; the new lines are swapped in, out, and in again.")
+        yield Check("No row is in only one of the generations.", 0, alone, ROWS)
+        stage.do("The differences are approved. Readers get new lines, then old lines, then new lines.")
         _rebuild(deployment, "approve", "--yes", *WHY)
         for back in ((), ("--back",), ("--back",)):
             _rebuild(deployment, "swap", "--yes", *back, *WHY)
             deployment.wait_until(
                 lambda: readers.seen[-1] == ("right" if _live(deployment) == 2 else "wrong"),
                 timeout_seconds=FAULT_DEADLINE_SECONDS,
-                what="the reader has looked",
+                what="the reader has read the lines of the live generation",
             )
     yield Check(
-        f"In {readers.looks:,} looks a reader sees {READ} old lines all by one tax, in turn: {{}}.",
+        f"In {readers.looks:,} reads, {READ} old lines all have the same tax. In turn, it is {{}}.",
         ["wrong", "right", "wrong", "right"],
         readers.seen,
         ", ".join,
@@ -82,13 +82,13 @@ def play_5(stage: Stage) -> Iterator[Check]:
     everything = {p.key: _line(p, TAX_PERCENT) for p in [*old, *_later_payments()]}
     wrong = sum(lines.get(key) != line for key, line in everything.items())
     yield Check(
-        "Every line has the right tax, also those written meanwhile.",
+        "Every line has the right tax, including lines written during the rebuild.",
         True,
         lines == everything,
         lambda _: f"{count('line')(len(lines))}, {count('wrong line')(wrong)}",
     )
     yield Check(
-        "The rebuild repeats no side effect and no event: {}.",
+        "The rebuild repeats no side effect and no event. There are still {}.",
         left,
         _left(deployment, providers),
         lambda found: f"{found[0]:,} captures, {found[1]:,} calls, {found[2]:,} events",
@@ -127,7 +127,7 @@ def _line(payment: OutgoingRecord, percent: int) -> dict[str, Any]:
 
 
 def _left(deployment: Deployment, providers: Providers) -> tuple[int, int, int]:
-    """Captures at the provider, calls in the ledger, events emitted."""
+    """Returns the numbers of captures at the provider, calls in the ledger, and outgoing events in Kafka."""
     return (
         len(providers.payments.captures()),
         len(read_effect_keys(deployment.session)),

@@ -1,4 +1,4 @@
-"""What the demo reports: per scenario what was done, what must be true, and what was found. Pure."""
+"""The report of the demo: the steps of each scenario, its expected results and its actual results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 Words: TypeAlias = Callable[[Any], str]
-"""A value in words, with its unit."""
+"""Returns a value in words, with its unit."""
 
 WIDTH = 80
 VERDICT_WIDTH, MUST_WIDTH = 6, 38
@@ -20,7 +20,7 @@ MOST_DIFFERENCES = 3
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must be true, and what was found. A `{}` in `must` stands for what is expected."""
+    """An expected and an actual result. `must` describes the expected result; `{}` stands for its value."""
 
     must: str
     expected: Any
@@ -29,21 +29,21 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether what was found is what must be true."""
+        """True if the actual result equals the expected result."""
         return bool(self.expected == self.found)
 
     def must_text(self) -> str:
-        """What must be true, in words."""
+        """Returns the expected result as a sentence."""
         return self.must.replace("{}", self.words(self.expected))
 
     def found_text(self) -> str:
-        """What was found, in words."""
+        """Returns the actual result in words."""
         return self.words(self.found)
 
 
 @dataclass(frozen=True)
 class Played:
-    """A scenario that was played. `reason` is why it ended before its last check, None if it did not."""
+    """The result of a scenario. `reason`: why the scenario ended before its last check, or None."""
 
     number: str
     title: str
@@ -54,32 +54,32 @@ class Played:
 
     @property
     def ok(self) -> bool:
-        """Whether it came to its end and all its checks hold."""
+        """True if the scenario reached its last check and all its checks hold."""
         return self.reason is None and all(check.ok for check in self.checks)
 
 
 def count(one: str) -> Words:
-    """Numbers of things: "1 row", "6,000 rows", "no rows"."""
+    """Returns a function that prints a number with a noun: "1 row", "6,000 rows", "no rows"."""
     return lambda number: f"no {one}s" if number == 0 else f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def counts(numbers: Mapping[str, int]) -> str:
-    """Things by kind: "6,000 applied, 500 duplicate"."""
+    """Prints a number for each kind: "6,000 applied, 500 duplicate"."""
     return ", ".join(f"{number:,} {kind}" for kind, number in sorted(numbers.items())) or "none"
 
 
 def fields(row: Mapping[str, object]) -> str:
-    """A row: "name Grace, email grace@example.org"."""
+    """Prints the columns of a row: "email grace@example.org, name Grace"."""
     return ", ".join(f"{name} {value}" for name, value in sorted(row.items()))
 
 
 def cents(amount: int) -> str:
-    """An amount of money."""
+    """Prints an amount of money: "170,000 cents"."""
     return f"{amount:,} cents"
 
 
 def each(one: str, of: str) -> Words:
-    """How many things belong to how many others: "1 capture for each of 60 payments"."""
+    """Returns a function that prints a histogram: "1 capture for each of 60 payments"."""
 
     def words(histogram: Mapping[int, int]) -> str:
         if len(histogram) == 1:
@@ -92,14 +92,14 @@ def each(one: str, of: str) -> Words:
 
 
 def ending(exit_code: int | None) -> str:
-    """How a process ended: "killed by SIGKILL"."""
+    """Prints how a process ended: "killed by SIGKILL"."""
     if exit_code is None:
         return "it still runs"
     return f"killed by {Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
 
 
 def differences(found: Sequence[str]) -> str:
-    """Differences between two states: "no difference"."""
+    """Prints the number of differences and the first of them: "no difference", "1 difference: …"."""
     if not found:
         return "no difference"
     more = len(found) - MOST_DIFFERENCES
@@ -108,24 +108,24 @@ def differences(found: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration: "41 s", "2 min 41 s"."""
+    """Prints a duration: "41 s", "2 min 41 s"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def clock(seconds: float) -> str:
-    """The time since the start, as in 2:41."""
+    """Prints a duration in minutes and seconds: "2:41"."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02}"
 
 
 def report(played: Sequence[Played], seconds: float) -> RenderableType:
-    """The report for a person, WIDTH columns wide."""
+    """Returns the report as tables for a terminal of WIDTH columns."""
     return Group(*(_scenario(one) for one in played), _summary(played, seconds))
 
 
 def document(played: Sequence[Played], seconds: float) -> dict[str, Any]:
-    """The report for a program."""
+    """Returns the report as a JSON document."""
     return {
         "ok": all(one.ok for one in played),
         "seconds": round(seconds, 1),
@@ -148,7 +148,7 @@ def document(played: Sequence[Played], seconds: float) -> dict[str, Any]:
 
 
 def summary(played: Sequence[Played], seconds: float) -> str:
-    """One sentence about all scenarios."""
+    """Returns one sentence about all scenarios."""
     checks = [check for one in played for check in one.checks]
     held = sum(check.ok for check in checks)
     failed = ", ".join(one.number for one in played if not one.ok)
@@ -177,7 +177,7 @@ def _scenario(one: Played) -> RenderableType:
     for check in one.checks:
         table.add_row(_verdict(check.ok), Text(check.must_text()), Text(check.found_text()))
     if one.reason is not None:
-        table.add_row(_verdict(False), Text("The scenario ends."), Text(one.reason))
+        table.add_row(_verdict(False), Text("The scenario reaches its last check."), Text(one.reason))
     body = Group(Text(f"Done: {' '.join(one.done)}"), table)
     return Padding(Group(head, Padding(body, (0, 0, 0, 4))), (0, 0, 1, 0))
 

@@ -1,4 +1,4 @@
-"""Scenarios of what comes in: 1a, 1b, 2 and 4. Each produces, does harm, waits, and looks."""
+"""Scenarios 1a, 1b, 2 and 4, about incoming events. Each produces events, causes faults, checks results."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.demo.stage import Stage
 
 
 def play_1a(stage: Stage) -> Iterator[Check]:
-    """Duplicate delivery: one row per payment, whoever is killed."""
+    """Duplicate delivery: each payment has one row, although a worker and a bridge are killed."""
     deployment, run, sizes = stage.deployment, stage.deployment.run, stage.sizes
     payments = list(generate("payments", count=sizes.payments, seed=1))
     repeats = random.Random(1).sample(payments, sizes.sent_twice)
@@ -22,19 +22,19 @@ def play_1a(stage: Stage) -> Iterator[Check]:
     doomed_bridge = run.start_bridge(faults="bridge.before_progress:4:kill")
     deployment.produce(payments[: sizes.payments // 2])
     yield stage.wait_killed(doomed_bridge, "before it stores its progress")
-    # The worker ends at its third batch: on a slow machine only a successor publishes it.
+    # The worker is killed at its third batch. On a slow machine, only the next bridge publishes it.
     run.start_bridge()
     yield stage.wait_killed(doomed_worker, "after its COMMIT")
     stage.serve("payment")
     stage.do(f"{sizes.sent_twice:,} of {sizes.payments:,} payments are sent twice.")
     deployment.produce(repeats + payments[sizes.payments // 2 :])
-    stage.do("Redis is wiped under load.")
+    stage.do("Redis is wiped while events are in flight.")
     deployment.wipe_redis()
     deployment.wait_settled()
     rows = len(deployment.rows(tables.transactions))
     yield Check("Each payment has one row: {}.", sizes.payments, rows, count("row"))
     yield Check(
-        "Each payment is applied once, and its repeat is recognised: {}.",
+        "Each payment is applied one time; each repeat is a duplicate: {}.",
         {"applied": sizes.payments, "duplicate": sizes.sent_twice},
         dict(deployment.outcomes("payments")),
         counts,
@@ -42,51 +42,51 @@ def play_1a(stage: Stage) -> Iterator[Check]:
 
 
 def play_1b(stage: Stage) -> Iterator[Check]:
-    """A late event and its repeats: the newer balance stands."""
+    """A late event and its repeats: the row keeps the newer balance."""
     deployment = stage.deployment
-    stage.do("The balance of 10:00:00 arrives after the balance of 10:00:05, twice, and under another id.")
+    stage.do("The balance of 10:00:05 arrives first, then the balance of 10:00:00 three times.")
     newer, older = _balance("10:00:05", 170_000, "b-2"), _balance("10:00:00", 150_000, "b-1")
     other_id = _balance("10:00:00", 150_000, "b-3")
     stage.serve("balance", "user")
     deployment.produce([newer, older, older, other_id])
     deployment.wait_settled()
     found = deployment.rows(tables.account_balances)["acc-42"]["balance_cents"]
-    yield Check("The newer balance stands: {}.", 170_000, found, cents)
+    yield Check("The row keeps the newer balance: {}.", 170_000, found, cents)
     wanted = {"applied": 1, "stale": 2, "duplicate": 1}
-    yield Check("Each event is counted once: {}.", wanted, dict(deployment.outcomes("balances")), counts)
+    yield Check("The outcomes of the events are: {}.", wanted, dict(deployment.outcomes("balances")), counts)
 
 
 def play_2(stage: Stage) -> Iterator[Check]:
-    """Two workers on one queue: never a lost update, never below the floor."""
+    """Two workers on one queue: no update is lost, and no stock falls below its floor."""
     deployment, run, sales = stage.deployment, stage.deployment.run, stage.sizes.sales
-    stage.do("Two workers consume the same queues, on purpose.")
+    stage.do("Two workers consume the same queues at the same time.")
     stage.read_on()
     queues = deployment.queues("stock")
     twins = [run.start_worker(queues, name=f"worker-twin-{n}") for n in (1, 2)]
     deployment.produce([_stock("stock.received", 100), _stock("stock.sold", 3), _stock("stock.sold", 5)])
     deployment.wait_settled()
     found = deployment.rows(tables.stock)["product-42"]["on_hand"]
-    yield Check("Of 100 pieces, 3 and 5 are sold: {} are left.", 92, found, count("piece"))
-    stage.do(f"{sales:,} sales by two workers at once, then {sales:,} by one worker.")
+    yield Check("Of 100 pieces, 3 and then 5 are sold. The stock is then {}.", 92, found, count("piece"))
+    stage.do(f"Two workers apply {sales:,} sales at the same time. Then one worker applies {sales:,} sales.")
     deployment.produce(generate("stock", count=sales, seed=2, keys=20))
     deployment.wait_settled()
     complaints = deployment.complaints([tables.stock])
-    yield Check("The stock after the sales by two is that of the log: {}.", [], complaints, differences)
+    yield Check("After two workers, stock and log have {}.", [], complaints, differences)
     for twin in twins:
         twin.stop()
     run.start_worker(queues, name="worker-stock")
     deployment.produce(generate("stock", count=sales, seed=3, keys=20))
     deployment.wait_settled()
     complaints = deployment.complaints([tables.stock])
-    yield Check("The stock after the sales by one is that of the log: {}.", [], complaints, differences)
+    yield Check("After one worker, stock and log have {}.", [], complaints, differences)
     lowest = min(row["on_hand"] for row in deployment.rows(tables.stock).values())
     yield Check("No stock is below zero.", True, lowest >= 0, lambda _: f"lowest: {count('piece')(lowest)}")
 
 
 def play_4(stage: Stage) -> Iterator[Check]:
-    """Changes out of order: per field both stand, of whole rows the newer one."""
+    """Changes out of order: of two fields, both changes remain; of two whole rows, the newer row remains."""
     deployment = stage.deployment
-    stage.do("Version 42 of two users arrives before version 41, and version 42 of one comes again, changed.")
+    stage.do("Version 42 of two users arrives before version 41. One user gets two different versions 42.")
     stage.serve("balance", "user")
     deployment.produce(
         [
@@ -100,12 +100,12 @@ def play_4(stage: Stage) -> Iterator[Check]:
     deployment.wait_settled()
     users = deployment.rows(tables.users)
     both = {"name": "Grace", "email": "grace@example.org"}
-    yield Check("Changes of different fields both stand: {}.", both, users["user-7"], fields)
+    yield Check("Two changes of different fields both remain: {}.", both, users["user-7"], fields)
     newer = {"name": "New", "email": "new@example.org"}
-    yield Check("Of whole rows the newer one stands: {}.", newer, users["user-8"], fields)
+    yield Check("Of two whole rows, the newer row remains: {}.", newer, users["user-8"], fields)
     wanted = {"applied": 3, "stale": 1, "conflict": 1}
     yield Check(
-        "Other content under the same version is listed as a conflict: {}.",
+        "The other data with the same version is a conflict: {}.",
         wanted,
         dict(deployment.outcomes("users")),
         counts,
@@ -113,12 +113,12 @@ def play_4(stage: Stage) -> Iterator[Check]:
 
 
 def look_at_all(stage: Stage) -> Iterator[Check]:
-    """What all scenarios left, beside the fold of the log."""
+    """Compares the data of all scenarios with the data that is computed from the log."""
     deployment = stage.deployment
-    stage.do("All rows, outgoing events, calls and counters are compared with what the log comes to.")
+    stage.do("All rows, outgoing events, calls and counters are compared with data computed from the log.")
     expectation = deployment.expectation()
     complaints = deployment.complaints(deployment.tables())
-    yield Check("Postgres holds what the log comes to: {}.", [], complaints, differences)
+    yield Check("Postgres and the data computed from the log have {}.", [], complaints, differences)
     counted = sum(number for _, _, number in read_totals(deployment.session))
     yield Check("Each record has one outcome: {}.", expectation.records, counted, count("outcome"))
 

@@ -1,4 +1,4 @@
-"""What all scenarios share: servers, processes, sizes, and how a scenario reports what it does."""
+"""The servers, processes and sizes that all scenarios share, and the function that reports a step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Do: TypeAlias = Callable[[str], None]
 
 FAULT_DEADLINE_SECONDS = 60
 KINDS = {"effects": "effects worker", "rebuild": "rebuild worker"}
-"""Processes whose names do not begin with what they are."""
+"""The kind of a process whose name does not begin with its kind."""
 
 
 class Sizes(NamedTuple):
-    """How many events the scenarios produce."""
+    """The numbers of events that the scenarios produce."""
 
     payments: int = 6_000
     sent_twice: int = 500
@@ -33,32 +33,32 @@ FAST_SIZES = Sizes(payments=1_500, sent_twice=150, sales=800, orders=80, capture
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the scenarios play. Each scenario starts the processes that it needs and that do not run."""
+    """The surroundings of one scenario, which starts the processes that it needs and that do not run."""
 
     deployment: Deployment
     providers: Providers
     stack: Stack
     sizes: Sizes
     do: Do
-    """Reports what is done now, in one sentence."""
+    """Reports the next step in one sentence."""
 
     def read_on(self) -> None:
-        """A bridge runs afterwards."""
+        """Starts a bridge if none runs."""
         self._ensure("bridge", self.deployment.run.start_bridge)
 
     def serve(self, *entities: str) -> None:
-        """A bridge runs afterwards, and a worker for these entity types."""
+        """Starts a bridge, and a worker for these entity types, unless they run already."""
         self.read_on()
         queues = self.deployment.queues(*entities)
         self._ensure(f"worker-{'-'.join(entities)}", partial(self.deployment.run.start_worker, queues))
 
     def send_on(self) -> None:
-        """A relay and a beat run afterwards."""
+        """Starts a relay and a beat, unless they run already."""
         self._ensure("relay-1", self.deployment.run.start_relay)
         self._ensure("beat-1", self.deployment.run.start_beat)
 
     def wait_killed(self, doomed: RunningProcess, when: str) -> Check:
-        """Waits until a fault point has killed the process. `when` goes on "the worker is killed"."""
+        """Waits until a fault point has killed the process. `when` completes "the worker is killed …"."""
         begin = doomed.name.partition("-")[0]
         kind = KINDS.get(begin, begin)
         self.deployment.wait_until(
@@ -69,7 +69,7 @@ class Stage:
         return Check(f"The {kind} is killed {when}.", -9, doomed.exit_code, ending)
 
     def recover(self) -> None:
-        """After a scenario that failed: servers that answer, no fault left, and none of its processes."""
+        """Cleans up after a failed scenario: ends processes, removes faults, and starts stopped servers."""
         self.deployment.run.stop_all()
         self.deployment.close()
         self.providers.payments.set_faults()

@@ -1,4 +1,4 @@
-"""Scenario 7: all faults at random, from a printed seed; then a checker asks what is left behind."""
+"""Scenario 7: random faults from a printed seed. Then all data is compared with the log."""
 
 import random
 import time
@@ -14,15 +14,15 @@ from tests.harness.storm import Storm, mixed_events
 SEED = 7
 STORM_SECONDS = 20.0
 EVENTS_PER_TURN = 100
-# A process does something before it is killed, and a fast machine does not produce events for minutes.
+# With this pause, a process works before it is killed, and a fast machine does not produce too many events.
 LEAST_TURN_SECONDS = 0.4
-PATIENCE_SECONDS = 240.0  # leases and back-off of calls that were cut off
+PATIENCE_SECONDS = 240.0  # enough for expired leases, and for the backoff of interrupted calls
 
 
 def play_7(stage: Stage) -> Iterator[Check]:
-    """At least once everywhere, every repeat harmless: nothing lost, nothing doubled, whatever is killed."""
+    """Random faults: repeated steps are harmless, and no event is lost or applied twice."""
     deployment, providers = stage.deployment, stage.providers
-    stage.do(f"For {STORM_SECONDS:.0f} seconds processes and servers are killed at random, from seed {SEED}.")
+    stage.do(f"For {STORM_SECONDS:.0f} seconds, faults occur at random. The random seed is {SEED}.")
     deployment.run.stop_all()
     storm = Storm(deployment, providers, stage.stack, random.Random(SEED))
     until, turn = time.monotonic() + STORM_SECONDS, 0
@@ -35,7 +35,7 @@ def play_7(stage: Stage) -> Iterator[Check]:
         storm.turn()
         time.sleep(max(0.0, began + LEAST_TURN_SECONDS - time.monotonic()))
     harms = ", ".join(f"{number} × {name}" for name, number in sorted(storm.done.items()))
-    stage.do(f"Done in {turn} turns: {harms}. Then everything comes to rest.")
+    stage.do(f"Faults in {turn} turns: {harms}. Then the faults end, and all events are processed.")
     providers.payments.set_faults()
     deployment.wait_settled(timeout_seconds=PATIENCE_SECONDS)
     deployment.wait_sent(timeout_seconds=PATIENCE_SECONDS)
@@ -44,16 +44,19 @@ def play_7(stage: Stage) -> Iterator[Check]:
     )
     deployment.wait_called(timeout_seconds=PATIENCE_SECONDS)
     unlisted = _orders(deployment) - len(_mails(providers)) - deployment.calls("send_email")["uncertain"]
-    yield Check("Each missing e-mail is listed as uncertain.", 0, max(0, unlisted), count("unlisted e-mail"))
-    deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "after the storm")
+    yield Check(
+        "Each order without an e-mail is listed as uncertain.", 0, max(0, unlisted), count("unlisted e-mail")
+    )
+    deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "after random faults")
     deployment.wait_called(timeout_seconds=PATIENCE_SECONDS)
     complaints = deployment.complaints(deployment.tables())
-    yield Check("Postgres holds what the log comes to: {}.", [], complaints, differences)
+    yield Check("Postgres and the data computed from the log have {}.", [], complaints, differences)
     captured = Counter(capture.reference for capture in providers.payments.captures())
     twice = sum(number > 1 for number in captured.values())
     yield Check("No payment is captured twice.", 0, twice, count("payment"))
     per_order = dict(Counter(_mails(providers).values()))
-    yield Check("After reconciling: {}.", {1: _orders(deployment)}, per_order, each("e-mail", "order"))
+    orders = {1: _orders(deployment)}
+    yield Check("After reconciling, the mail server has {}.", orders, per_order, each("e-mail", "order"))
 
 
 def _orders(deployment: Deployment) -> int:

@@ -1,4 +1,4 @@
-"""The report of the demo fits into 80 columns and has one row for each scenario, also for a failed one."""
+"""The report of the demo fits into 80 columns and lists every scenario, even a failed scenario."""
 
 import io
 import json
@@ -107,7 +107,7 @@ def test_a_failed_scenario_is_shown_with_its_reason_and_counted_in_the_summary()
     )
     assert "Done: It is sent twice." in text
     assert "FAILED 1 row. 2 rows" in text
-    assert "FAILED The scenario ends. not within 60 s: orders wait" in text
+    assert "FAILED The scenario reaches its last check. not within 60 s: orders wait" in text
     assert "3 of 4 checks hold in 3 scenarios, 2 min 41 s. Failed: 1a, 3." in text
 
 
