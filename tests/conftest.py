@@ -1,4 +1,4 @@
-"""Fixtures for tests that need real services: one stack per test run, and a separate database per test."""
+"""Fixtures for tests that need real servers. One test run shares a stack of Postgres, Redis and Kafka."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ settings.load_profile("sluice")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses the folder of the run's stack. Ends the services also when the run is terminated."""
+    """Chooses the folder of the run's stack. If the run receives SIGTERM, the servers are ended, too."""
     # Each broker runs for a few minutes. Full compilation would take half of its CPU time for little gain.
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=128 + signal.SIGTERM))
@@ -43,7 +43,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends the run's stack after the last pytest worker, and the stacks that killed workers left behind."""
+    """After the last pytest worker, ends the run's stack, and the stacks of killed pytest workers."""
     if not hasattr(config, "workerinput") and STACK_ROOT in config.stash:
         Stack(config.stash[STACK_ROOT]).down(wipe=True)
         stacks.end_orphans()
@@ -97,7 +97,7 @@ def pytest_fixture_setup() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """Skips a test that itself needs a program that is not installed."""
+    """Skips a test if the test, not a fixture, finds that a program is not installed."""
     return (yield from _skip_without_component())
 
 

@@ -73,7 +73,7 @@ def _tokens(page: Path) -> list[Token]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Returns the fenced blocks of a page, in order. Raises ValueError for a mark without block or reason."""
+    """Returns the fenced blocks of a page, in order. Raises ValueError for an invalid mark."""
     found, mark = [], None
     for token in _tokens(page):
         if mark and token.type != "fence":

@@ -8,9 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sluice.stack.patience import patient
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
-"""(metric name, label values in the order of the label names) → value."""
+"""Maps (metric name, label values in the order of the label names) to the value."""
 
-ANSWER_SECONDS = 10.0  # as long as Prometheus waits
+ANSWER_SECONDS = 10.0  # the default timeout of a scrape by Prometheus
 
 
 def scrape(port: int) -> Samples | None:

@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline. Tests wait only in this way."""
+"""Waits for a condition with a deadline. Tests use only this way of waiting."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ADVISORY_LOCKS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE locktype = 'advisory' AND datname = current_database()
 """
-"""Counts the advisory locks of this database that are held or waited for."""
+"""Counts the advisory locks of this database that a session holds or waits for."""
 
 
 def wait_until(

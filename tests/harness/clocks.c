@@ -1,5 +1,6 @@
-/* Works around two defects of libfaketime 0.9.10 with a right monotonic clock: the system call of Python's
-   `time.sleep` fails, and librdkafka sees the wrong time, but waits by the right time. */
+/* Works around two defects of libfaketime 0.9.10 if the monotonic clock stays right. First, the system call of
+   Python's `time.sleep` fails. Second, librdkafka computes a deadline from the wrong clock, and waits for it by the
+   right clock. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -14,7 +15,7 @@ int clock_nanosleep(clockid_t clock, int flags, const struct timespec *wanted, s
     return syscall(SYS_clock_nanosleep, clock, flags, wanted, left) == 0 ? 0 : errno;
 }
 
-/* Waits for the time between the clock that the caller sees and the deadline. */
+/* Waits as long as the deadline is ahead of the clock that the caller sees. */
 int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until) {
     struct timespec shown, deadline;
     clock_gettime(CLOCK_REALTIME, &shown);

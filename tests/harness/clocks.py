@@ -15,7 +15,7 @@ SUPPLEMENT = Path(__file__).with_suffix(".c")
 
 
 class WallClock:
-    """The wall clock of the processes that start with its environment. Their monotonic clock stays right."""
+    """A wall clock for the processes that start with `environ()`. Their monotonic clock stays right."""
 
     def __init__(self, folder: Path, name: str, seconds: float = 0.0) -> None:
         """Raises ComponentMissing."""
@@ -24,14 +24,14 @@ class WallClock:
         self.set(seconds)
 
     def set(self, seconds: float) -> None:
-        """Sets the clock, also of running processes, to `seconds` ahead of the real clock."""
-        # The file is replaced atomically, because a process reads it each time it reads the clock.
+        """Sets the clock to `seconds` ahead of the real clock, for running processes, too."""
+        # The file is replaced atomically, because a process reads the file each time it reads the clock.
         written = self._file.with_suffix(".new")
         written.write_text(f"{seconds:+.3f}s\n")
         written.rename(self._file)
 
     def environ(self) -> Mapping[str, str]:
-        """Returns the environment for a new process. In a forked process it has no effect."""
+        """Returns the environment for a new process. The environment has no effect in a forked process."""
         return {
             "LD_PRELOAD": self._libraries,
             "FAKETIME_TIMESTAMP_FILE": str(self._file),

@@ -7,7 +7,7 @@ class RawName(str):
     raw: bytes
 
     def __new__(cls, raw: bytes) -> "RawName":
-        """Makes the name. Its text is a placeholder of the same length."""
+        """Makes the name. As a text, the name is a placeholder of the same length."""
         made = super().__new__(cls, "?" * len(raw))
         made.raw = raw
         return made

@@ -1,4 +1,4 @@
-"""Kafka brokers of one test: several brokers, or one with an authorizer. Each is also a controller."""
+"""Kafka brokers of one test: several brokers, or one broker with an authorizer. Each is a controller, too."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ REPLICATED = {
     "transaction.state.log.replication.factor": "3",
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
-    # With the defaults, a restarted broker waits 5 minutes until it is leader again.
+    # With the defaults, a restarted broker is leader again only after 5 minutes.
     "auto.leader.rebalance.enable": "true",
     "leader.imbalance.check.interval.seconds": "5",
 }
@@ -35,7 +35,7 @@ WITH_AUTHORIZER = {
 
 
 class KafkaCluster:
-    """A cluster whose node numbers begin with 1. A restarted node keeps its ports and data."""
+    """A cluster of nodes (brokers) with the numbers 1, 2, …. A restarted node keeps its ports and data."""
 
     def __init__(self, folder: Path, nodes: int, settings: Mapping[str, str]) -> None:
         self._folder = folder
@@ -63,7 +63,7 @@ class KafkaCluster:
         return ",".join(f"{LOOPBACK}:{self._ports[f'broker{node}']}" for node in self.nodes)
 
     def start(self, *nodes: int) -> None:
-        """Starts these brokers, by default all, and waits until they answer."""
+        """Starts these brokers (default: all) and waits until they answer."""
         chosen = nodes or tuple(self.nodes)
         for node in chosen:
             home = self._folder / str(node)

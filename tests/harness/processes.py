@@ -1,4 +1,4 @@
-"""Starts Python programs by forking a process that has already imported their modules."""
+"""Starts Python programs fast: by a fork of the zygote, a process that has already imported their modules."""
 
 import os
 import select

@@ -1,4 +1,4 @@
-"""Runs one external server of the shop example as a child process that keeps its ports over restarts."""
+"""Runs one external server of the shop example as a child process. After a restart, it has the same ports."""
 
 import json
 import os
@@ -87,7 +87,7 @@ class ProviderProcess:
             self._process.stop()
 
     def set_faults(self, *faults: Fault) -> None:
-        """Replaces all faults of the server with these. Without arguments, removes all faults."""
+        """Replaces all faults of the server by these faults. Without arguments, removes all faults."""
         self.control("PUT", "/faults", msgspec.to_builtins(FaultsRequest(list(faults))))
 
     def faults_left(self) -> list[Fault]:
@@ -96,7 +96,7 @@ class ProviderProcess:
         return msgspec.convert(answer, FaultsRequest).faults
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
-        """Sends a JSON request to the control URL. Returns the JSON answer. Raises ValueError if refused."""
+        """Sends a JSON request to the control URL. Returns the JSON answer. If refused, raises ValueError."""
         with urllib3.PoolManager(timeout=patient(ANSWER_SECONDS), retries=False) as http:
             response = http.request(method, self.control_url + path, json=body)
         if response.status != 200:

@@ -30,7 +30,7 @@ class PaymentProvider(ProviderProcess):
         self.control("DELETE", "/keys")
 
     def captures(self) -> list[Capture]:
-        """Returns the captures in the provider's journal, also while the provider does not run."""
+        """Returns the captures in the provider's journal. Works even while the provider does not run."""
         return [line for line in self._lines() if isinstance(line, Capture)]
 
     def requests(self) -> list[Request]:
@@ -53,12 +53,12 @@ class MailServer(ProviderProcess):
         return f"http://127.0.0.1:{self.port('control_port')}"
 
     def messages(self) -> list[Message]:
-        """Returns the messages in the server's journal, also while the server does not run."""
+        """Returns the messages in the server's journal. Works even while the server does not run."""
         return [msgspec.json.decode(line, type=Message) for line in _whole_lines(self.journal)]
 
 
 class Providers:
-    """Runs both servers within a `with` block."""
+    """Both servers. They run as long as the `with` block."""
 
     def __init__(
         self, folder: Path, *, key_lifetime_seconds: float = 86_400, start: Start = start_new

@@ -1,4 +1,4 @@
-"""Record batches that no producer makes: the test writes raw bytes, or damages the broker's files."""
+"""Record batches that no producer sends: a test sends raw bytes, or changes bytes in the broker's files."""
 
 import struct
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _CODEC_MASK = 0x07
 
 
 def build_batch(records: Iterable[tuple[str, bytes]], *, codec: str = "none") -> bytes:
-    """Returns one batch with these keys and values. The codec must make the batch smaller."""
+    """Returns one batch with these keys and values. Requires records that the codec can compress."""
     builder = MemoryRecordsBuilder(2, CODECS[codec], _LARGEST_BATCH)
     for key, value in records:
         assert builder.append(None, key.encode(), value, []) is not None
@@ -74,7 +74,7 @@ def damage_batch(stack: Stack, place: Place, offset: int, change: Callable[[byte
 
 
 def flip_last_byte(batch: bytearray) -> None:
-    """Makes the checksum of the batch wrong."""
+    """Changes the checksum of the batch to a wrong checksum."""
     batch[-1] ^= 0xFF
 
 

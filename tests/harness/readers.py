@@ -8,7 +8,7 @@ from sluice.db.connection import Session
 
 
 class Readers:
-    """Runs one query again and again, in a thread, for as long as the `with` block lasts."""
+    """Repeats one query in a thread until the `with` block ends."""
 
     def __init__(self, database_url: str, query: str, known: Mapping[str, Mapping[str, Any]]) -> None:
         """`query` returns (key, value) rows; `known` maps names to expected results."""
@@ -18,7 +18,7 @@ class Readers:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read)
         self.seen: list[str] = []
-        """The name of each changed result. For an unknown result, its first characters."""
+        """The names of the results, one per change. An unknown result is shown by its first characters."""
         self.looks = 0
 
     def __enter__(self) -> "Readers":
@@ -36,7 +36,7 @@ class Readers:
                 cursor.execute(self._query)
                 found = dict(cursor.fetchall())
             names = [name for name, rows in self._known.items() if rows == found]
-            what = names[0] if names else f"something else: {str(found)[:300]}"
+            what = names[0] if names else f"unknown result: {str(found)[:300]}"
             self.looks += 1
             if not self.seen or self.seen[-1] != what:
                 self.seen.append(what)

@@ -1,4 +1,4 @@
-"""The servers of one test run: a stack that all tests share, and stacks that one test may stop or damage."""
+"""The servers of a test run: one stack for all tests, and separate stacks for tests that stop servers."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 class SharedStack(Stack):
-    """The stack of a run. A server starts when the first test needs it, and no test may stop it."""
+    """The stack of a run. Each server starts when a test first needs this server. No test may stop one."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -31,14 +31,14 @@ class SharedStack(Stack):
 
     def start(self, name: ServiceName, *, wipe: bool = False) -> None:
         """Starts the server unless this process has started it before."""
-        assert not wipe, f"other tests use this {name}: mark the test with own({name!r})"
+        assert not wipe, f"cannot wipe {name}: other tests use it; mark the test with own({name!r})"
         if name not in self._started:
             super().start(name)
             self._started.add(name)
 
     def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
-        """Fails the test, because it needs its own server."""
-        raise AssertionError(f"other tests use this {name}: mark the test with own({name!r})")
+        """Fails the test: a test that stops a server needs a server of its own."""
+        raise AssertionError(f"cannot stop {name}: other tests use it; mark the test with own({name!r})")
 
 
 def shared_root() -> Path:
@@ -48,7 +48,7 @@ def shared_root() -> Path:
 
 @contextmanager
 def own_stack() -> Iterator[Stack]:
-    """Yields a stack with no server started. Ends its servers and deletes their data afterwards."""
+    """Yields a stack whose servers do not run yet. Afterwards ends its servers and deletes their data."""
     stack = Stack(FOLDER / f"{os.getpid()}-{next(_numbers)}")
     try:
         yield stack
@@ -57,7 +57,7 @@ def own_stack() -> Iterator[Stack]:
 
 
 def end_orphans() -> None:
-    """Ends the stacks of killed processes, which could not end them."""
+    """Ends the stacks of processes that were killed before they could end their stacks."""
     servers.end_orphans(FOLDER)
 
 
@@ -78,7 +78,7 @@ def install(database_url: str, name: str = "sluice") -> Installation:
 
 
 def empty_redis(stack: Stack) -> str:
-    """Returns the URL of an empty database of a running Redis that no other test of the run gets."""
+    """Returns the URL of an empty database of a running Redis. No other test of the run gets the same URL."""
     with Redis.from_url(stack.redis_url()) as client:
         number = int(client.incr("databases of tests"))
     url = stack.redis_url(number)

@@ -1,4 +1,4 @@
-"""Kills and restarts the processes of a deployment at random, and disturbs the services at the same time."""
+"""Random faults in a deployment: kills its processes, restarts or wipes its servers, delays its provider."""
 
 import random
 from collections import Counter
@@ -12,7 +12,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.providers import Providers
 
-REPEATED_SHARE = 0.1  # share of the events that are produced twice, as by a producer's retry
+REPEATED_SHARE = 0.1  # share of the events that are produced twice, as if a producer retried them
 KEYS = 50
 SLOW_SECONDS = 7.0  # more than the effect's timeout
 
@@ -34,7 +34,7 @@ def mixed_events(count: int, *, seed: int) -> Iterator[OutgoingRecord]:
 
 
 class Storm:
-    """A deployment with all processes started. `turn` causes one fault; `done` counts the faults by name."""
+    """Starts all processes of a deployment. `turn` causes one fault. `done` counts the faults by name."""
 
     def __init__(
         self, deployment: Deployment, providers: Providers, stack: Stack, rng: random.Random
@@ -61,7 +61,7 @@ class Storm:
             "kill redis": lambda: self._restart("redis", "kill"),
             "stop postgres": lambda: self._restart("postgres", "immediate"),
             "stop kafka": lambda: self._restart("kafka", "term"),
-            "harm the provider": lambda: providers.payments.set_faults(self._fault(), self._fault()),
+            "disturb the provider": lambda: providers.payments.set_faults(self._fault(), self._fault()),
         }
 
     def turn(self) -> None:
@@ -80,7 +80,7 @@ class Storm:
         self._deployment.wipe_redis()
 
     def _restart(self, service: ServiceName, signal: StopSignal) -> None:
-        # Closes the storm's own connections. The deployment opens new ones when it needs them.
+        # Closes the connections of this process. The deployment opens new connections when it needs them.
         self._deployment.close()
         self._stack.stop(service, signal=signal)
         self._stack.start(service)

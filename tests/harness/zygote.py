@@ -22,7 +22,7 @@ import msgspec
 
 LARGEST_REQUEST = 1 << 18
 _PR_SET_PDEATHSIG = 1
-# The modules that the bridge, the Celery processes and the command line import; no module of an application.
+# Modules that the bridge, the Celery processes and the command line import, but no module of an application.
 PRELOADED = (
     "celery.__main__",
     "celery.apps.beat",
@@ -69,11 +69,11 @@ def preload() -> None:
 
     for name in (*PRELOADED, *(place.partition(":")[0] for place in COMMANDS.values())):
         importlib.import_module(name)
-    # A child runs one of these modules as `__main__`, so none may be imported under its own name.
+    # A child runs one of these modules as `__main__`, so the server imports none of them under its own name.
     for name in [name for name in sys.modules if name.endswith(".__main__")]:
         del sys.modules[name]
     del sys.modules["sluice.cli.main"]
-    # Without the freeze, a child's last garbage collection copies all this memory: half a second of CPU.
+    # Without the freeze, the last garbage collection of a child copies all this memory: half a second of CPU.
     gc.collect()
     gc.freeze()
 
@@ -139,7 +139,7 @@ def become(request: Request, descriptors: list[int]) -> Request:
 
 
 def _open_standard_files() -> None:
-    # The file objects of the server do not fit: for example, they are seekable.
+    # The child makes new file objects, because those of the server are unsuitable: for example, seekable.
     for number, name, mode, buffering in STANDARD_FILES:
         old = getattr(sys, name)
         new = os.fdopen(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False)

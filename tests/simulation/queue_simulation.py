@@ -37,10 +37,10 @@ class QueueSimulation:
         self.in_hand: dict[str, tuple[float, Message]] = {}
         self.applied: dict[tuple[Place, str], int] = {}
         self.done: Counter[int] = Counter()
-        """Bridge → number of applied records."""
+        """Maps a bridge to the number of its applied records."""
         self.read: Counter[int] = Counter()
         self.published: Counter[int] = Counter()
-        """Number of records in a message → number of such messages."""
+        """Maps a number of records to the number of messages with so many records."""
         self.longest = 0
         self._rates, self._partitions, self._work_seconds = rates, partitions, work_seconds
         self._due = [0.0] * len(rates)
@@ -49,7 +49,7 @@ class QueueSimulation:
 
     @property
     def published_records(self) -> int:
-        """The number of published records, with repeats."""
+        """The number of published records. A record that is published twice counts twice."""
         return sum(records * messages for records, messages in self.published.items())
 
     def run(self, seconds: float, harm: Callable[[], object] = lambda: None) -> None:
@@ -68,7 +68,7 @@ class QueueSimulation:
         return False
 
     def lose_one(self, rng: Random) -> None:
-        """Loses a message from a list, or the message that a worker is processing."""
+        """Removes a message from a list, or the message that a worker is processing."""
         queue = rng.choice(self.queues)
         if rng.random() < 0.5 and self.lists[queue]:
             del self.lists[queue][rng.randrange(len(self.lists[queue]))]

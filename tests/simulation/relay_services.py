@@ -1,4 +1,4 @@
-"""The services of a simulated relay: its session with the outbox in Postgres, and its Kafka producer."""
+"""The simulated services of a relay: a session with the outbox in Postgres, and a Kafka producer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from tests.simulation.relay_surroundings import (
 
 
 class PostgresAway(Exception):
-    """Raised when the connection is lost or its server was replaced."""
+    """Raised when the connection is lost, or when the server of the connection was replaced."""
 
 
 class TimedOut(Exception):
@@ -42,7 +42,7 @@ class Outbox:
         return self._connection
 
     def close(self) -> None:
-        """Ends the connection. Its locks and uncommitted writes are lost."""
+        """Ends the connection. The locks and the uncommitted writes of the session are lost."""
         self._connection = self.server = None
         self.roll_back()
 

@@ -61,7 +61,7 @@ class Simulation(Surroundings):
         self.busy: set[int] = set()
 
     def run(self, turns: int) -> None:
-        """Runs `turns` random events, then runs without failures until all rows are sent. Raises Broken."""
+        """Runs `turns` random events. Then runs without failures until all rows are sent. Raises Broken."""
         with mock.patch.multiple(
             self.shell.module,
             outbox=self.shell.outbox,
@@ -116,7 +116,7 @@ class Simulation(Surroundings):
         hints: dict[str, int] = self.relays[number]._sent_through
         for queue, left in self.pg.rows:
             if left <= hints.get(queue, 0):
-                raise Broken(f"{self}: the hint of {queue} passes {left}")
+                raise Broken(f"{self}: the hint of {queue} is not below the remaining row {left}")
 
     def meanwhile(self) -> None:
         if self.chaos and self.depth < RELAYS - 1 and self.unlucky(0.1):
@@ -146,7 +146,7 @@ class Simulation(Surroundings):
             self.arrive(self.late.pop(self.rng.randrange(len(self.late))))
 
     def retry_refused(self) -> None:
-        """An operator makes the relay retry a refused row. In half of the cases, its cause was corrected."""
+        """Lets the relay retry a refused row. In half of the cases, the cause of the refusal is corrected."""
         if self.pg.refusals:
             row = self.pg.refusals.pop(self.rng.choice(sorted(self.pg.refusals)))
             if self.rng.random() < 0.5:
@@ -156,7 +156,7 @@ class Simulation(Surroundings):
         self.older.append(copied(self.pg))
 
     def move_back(self) -> None:
-        """Replaces Postgres by an older state of it. Existing connections belong to the previous server."""
+        """Restores an older state of Postgres. Existing connections belong to the previous server."""
         if self.older:
             self.older = self.older[: self.rng.randrange(len(self.older)) + 1]
             self.pg = copied(self.older[-1])

@@ -1,4 +1,7 @@
-"""The simulated Postgres, log and random failures around the relays, and the checks of their invariants."""
+"""The simulated Postgres, Kafka log and failures around the relays, and the checks of the invariants.
+
+The hint of a queue is an id. Every row with this id or a lower id was sent.
+"""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -33,18 +36,18 @@ class Postgres:
     hints: dict[str, int] = field(default_factory=dict)
     last_id: int = 0
     committed: list[WaitingRow] = field(default_factory=list)
-    """Every row that this state or an earlier state contained."""
+    """Every row that was committed before this state."""
 
 
 class Holder(Protocol):
-    """A session: its locks and its server."""
+    """A session that holds locks on a server."""
 
     held: set[str]
     server: Postgres | None
 
 
 class Surroundings(ABC):
-    """The surroundings of the relays, generated from one seed. A subclass chooses the events."""
+    """The surroundings of the relays. One seed determines them. A subclass chooses the events."""
 
     sessions: Sequence[Holder]
     crashes: float
@@ -90,13 +93,13 @@ class Surroundings(ABC):
             raise Broken(f"{self}: {row.queue} {row.id} is sent again under the lock")
 
     def check_hints(self, pg: Postgres) -> None:
-        """Checks that no hint is above a remaining row."""
+        """Checks that every hint is below all remaining rows of its queue."""
         for queue, number in pg.rows:
             if number <= pg.hints.get(queue, 0):
-                raise Broken(f"{self}: the saved hint of {queue} passes {number}")
+                raise Broken(f"{self}: the saved hint of {queue} is not below the remaining row {number}")
 
     def check_log(self) -> None:
-        """Checks that exactly the committed rows arrived, and that first arrivals of a key are in order."""
+        """Checks that exactly the committed rows arrived, and the rows of each key first arrived in order."""
         first: dict[UUID, int] = {}
         for position, event in enumerate(self.log):
             first.setdefault(event, position)
@@ -114,7 +117,7 @@ class Surroundings(ABC):
                 raise Broken(f"{self}: {place} is out of order: {positions}")
 
     def is_free(self, row: WaitingRow) -> bool:
-        """Returns True if neither the row nor an earlier row of its key is refused, now or when sent."""
+        """Returns True if neither this row nor an earlier row of its key is refused or will be refused."""
         stuck = [
             other
             for place, other in self.pg.rows.items()
@@ -134,7 +137,7 @@ def copied(pg: Postgres) -> Postgres:
 
 
 def place_of(row: WaitingRow) -> Place:
-    """Returns the queue, topic and key of a row. Rows with equal values are sent in order."""
+    """Returns the queue, topic and key of a row. Rows that are equal in these are sent in order."""
     return row.queue, row.topic, row.key or ""
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-# CPU time of one test. CPU time makes a busy machine run as many seeds as an idle machine. The variable
+# CPU time of one test. A busy machine then runs as many seeds as an idle machine. The variable
 # SIMULATION_SECONDS sets a longer time. The message of a failure names the seed.
 SECONDS = 2.0
 LARGEST = 2**40
 
 
 def draw_seeds(fixed: range, record: pytest.FixtureRequest) -> Iterator[int]:
-    """Yields the fixed seeds, then random seeds until the CPU time is used. Reports their number."""
+    """Yields the fixed seeds, then random seeds until the CPU time is used. Reports the number of seeds."""
     until = time.process_time() + float(os.environ.get("SIMULATION_SECONDS", SECONDS))
     count = 0
     for seed in fixed:

@@ -18,7 +18,7 @@ from tests.simulation.simulated_services import PARTITIONS, PLACES, TOPIC, TOPIC
 
 
 class Consumer:
-    """A member of the group. Two members may have the same partition, because a loss is noticed late."""
+    """A member of the group. Two members may have one partition, because a member notices a loss late."""
 
     def __init__(self, simulation: "Simulation") -> None:
         self.simulation = simulation
@@ -27,7 +27,7 @@ class Consumer:
         self._paused: frozenset[Place] = frozenset()
 
     def gain(self, place: Place) -> None:
-        """Assigns the partition with an old position or the committed offset, not with the last position."""
+        """Assigns the partition, at a random position or at the committed offset."""
         rng = self.simulation.rng
         self.positions[place] = rng.choice(
             [rng.randrange(self.simulation.end(place) + 1), self.simulation.committed.get(place, 0)]
@@ -52,7 +52,7 @@ class Consumer:
             self.positions[place] = (
                 log[count - 1].offset + 1 if len(log) > count else self.simulation.end(place)
             )
-        # After a rebalance during the poll, the fetched records are still returned.
+        # If the group rebalances here, the poll still returns the fetched records.
         if self.simulation.unlucky(0.05):
             self.simulation.rebalance()
         return polled

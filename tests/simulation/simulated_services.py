@@ -29,7 +29,7 @@ PLACES: tuple[Place, ...] = tuple((TOPIC, number) for number in PARTITIONS)
 TOPICS = {TOPIC: Topic(TOPIC, Entity("e", shards=2))}
 QUIET_TURNS = 4_000
 
-# Seconds between turns: usual, usual with pauses long enough to write a watermark, and very irregular.
+# Seconds between turns: short; short, but sometimes long enough to write a watermark; very irregular.
 PACES = ((0.001, 0.01, 0.02), (0.005, 0.02, 0.03, 0.03, 0.03, 1.1), (0.001, 0.01, 0.05, 0.12, 0.3, 1.2))
 
 
@@ -54,7 +54,7 @@ class Postgres:
     paused: bool = False
     """True while an operator pauses the topic."""
     epoch_starts: dict[tuple[Place, int], int] = field(default_factory=dict)
-    """The first offsets of an epoch. Records below were applied in earlier epochs."""
+    """The first offset of a partition in an epoch. Records below were applied in earlier epochs."""
     applied: dict[Place, set[int]] = field(default_factory=lambda: {place: set() for place in PLACES})
 
     def assignment(self, place: Place, lanes: Mapping[str, int] | None = None) -> Assignment:
@@ -78,7 +78,7 @@ class ProgressStore:
         self.paused: bool | None = None
         """The last value of `Postgres.paused` that the bridge read; None before the first read."""
         self.paused_turns = 0
-        """The number of turns that began after the bridge had read that the topic is paused."""
+        """The number of turns since the bridge read that the topic is paused."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         self._reach()
@@ -102,7 +102,7 @@ class ProgressStore:
         pg, epoch = self.simulation.pg, self.simulation.pg.epoch
         watermarks = decide(self._progress(places))
         self.simulation.meanwhile()
-        # A failover ends the transaction. Its snapshot cannot update rows that a re-routing updated.
+        # A failover ends the transaction. The transaction also fails if a re-routing updated its rows.
         if self.simulation.pg is not pg or pg.epoch != epoch:
             raise ProgressStoreUnavailable("simulated: the transaction failed")
         self._write(watermarks)
@@ -158,7 +158,7 @@ class WatchedInflight(Inflight):
         """Takes records that were polled before the pause took effect. Raises Broken for later records."""
         store = self._store
         if place in self.partitions and records and (store.paused is None or store.paused_turns > 1):
-            raise Broken(f"{store.simulation}: {place} is read although paused ({store.paused})")
+            raise Broken(f"{store.simulation}: {place} is read although paused (known pause: {store.paused})")
         super().take(place, records, now)
 
 

@@ -1,4 +1,4 @@
-"""A simulation in one thread: the real loops of two bridges, a log, and services that may fail at any time.
+"""A simulation in one thread: two bridges run their real loops. A log and services may fail at any time.
 
 Kafka, Postgres and Redis are simulated; `Bridge`, its pure parts and the guard are real. Each step is
 checked at once against the log: every applied slice must contain exactly the next records of its lane, and
@@ -45,7 +45,7 @@ class Shell:
 
 
 class Simulation:
-    """Two bridges and their services, generated from one seed."""
+    """Two bridges and their services. One seed determines everything that happens."""
 
     def __init__(self, seed: int, shell: Shell) -> None:
         self.seed = seed
@@ -93,7 +93,7 @@ class Simulation:
         self.rebalance()
 
     def run(self, turns: int) -> None:
-        """Runs `turns` random events, then runs without failures until all is applied. Raises Broken."""
+        """Runs `turns` random events. Then runs without failures until all is applied. Raises Broken."""
         for _ in range(turns):
             self.event()
         self.chaos = False
@@ -109,10 +109,10 @@ class Simulation:
             if all(self.pg.watermarks.get(place) == self.end(place) for place in PLACES):
                 break
         else:
-            raise Broken(f"{self}: not settled: {self.pg.watermarks} of {self.ends}")
+            raise Broken(f"{self}: the watermarks are {self.pg.watermarks}, the logs end at {self.ends}")
         for place in PLACES:
             if self.pg.applied[place] != {record.offset for record in self.log[place]}:
-                raise Broken(f"{self}: {place} is settled, but not all of it is applied")
+                raise Broken(f"{self}: the watermark of {place} is at the end, but not all is applied")
 
     def event(self) -> None:
         """Runs the next random event."""
@@ -192,7 +192,7 @@ class Simulation:
                 raise Broken(f"{self}: {place} has watermark {watermark}, but {record.offset} is not applied")
 
     def produce(self) -> None:
-        """Appends records with gaps between offsets, as compaction and transactions leave them."""
+        """Appends records. There are gaps between their offsets, as after compaction and in transactions."""
         place = self.rng.choice(PLACES)
         for _ in range(self.rng.randrange(1, 8)):
             offset = self.ends[place] + self.rng.choice((0, 0, 0, 1, 5))
@@ -201,12 +201,12 @@ class Simulation:
         self.ends[place] += self.rng.choice((0, 0, 2))
 
     def surface(self) -> None:
-        """Applies a message that was sent at any earlier time, as a repeated delivery does."""
+        """Applies any message that was sent before, as if it were delivered again."""
         if self.sent:
             self.apply(self.rng.choice(self.sent))
 
     def lose_message(self) -> None:
-        """Loses a message from a list, or the messages that a worker holds."""
+        """Removes a message from a list, or the messages that a worker holds."""
         if self.in_hand and self.unlucky(0.3):
             self.in_hand.clear()
         waiting = [messages for messages in self.lists.values() if messages]
@@ -227,7 +227,7 @@ class Simulation:
             old.lose(place)
 
     def crash(self, number: int) -> None:
-        """Replaces a bridge by a new process with the same partitions and no state in memory."""
+        """Replaces a bridge by a new bridge that has the same partitions, but no state in memory."""
         places = list(self.consumers[number].positions)
         self.consumers[number] = Consumer(self)
         self.bridges[number] = self._new_bridge(number)
@@ -238,7 +238,7 @@ class Simulation:
         self.older.append(deepcopy(self.pg))
 
     def move_back(self) -> None:
-        """Replaces Postgres by an older state of it."""
+        """Restores an older state of Postgres."""
         if self.older:
             self.older = self.older[: self.rng.randrange(len(self.older)) + 1]
             self.pg = deepcopy(self.older[-1])

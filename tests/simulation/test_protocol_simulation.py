@@ -39,7 +39,7 @@ def test_no_record_is_lost_reordered_or_applied_twice(block: int, request: pytes
 
 
 class OlderEpochsRead(ProgressStore):
-    """A mutant that reads lane rows without their epoch."""
+    """A mutant that reads the lane rows of every epoch."""
 
     def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         pg = self.simulation.pg
@@ -60,7 +60,7 @@ class TwoTransactions(ProgressStore):
 
 
 class SeveralStatements(ProgressStore):
-    """A mutant that reads an assignment in several statements."""
+    """A mutant that reads an assignment in several statements, between which rows may change."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         wanted = list(places)
@@ -118,7 +118,7 @@ def _first_broken(shell: Shell) -> str | None:
         "lane rows of an older epoch are read",
         "progress and watermark have separate transactions",
         "an assignment is read in several statements",
-        "records polled before the seek are used",
+        "records polled before the seek are taken",
         "prev is not checked",
     ],
 )

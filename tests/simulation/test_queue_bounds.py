@@ -1,4 +1,4 @@
-"""Several bridges publish to queues with slow workers: lists stay short, and only lost messages repeat."""
+"""Several bridges and slow workers: lists stay short, and only lost messages are published again."""
 
 from collections.abc import Iterator
 from random import Random

@@ -36,21 +36,21 @@ def test_no_event_is_lost_invented_or_out_of_order(block: int, request: pytest.F
 
 
 class RowsReadWithTheLock(Outbox):
-    """A mutant that reads the page with the snapshot of the statement that locks."""
+    """A mutant that reads the page in the same statement as the lock, so from an older snapshot."""
 
     def page_state(self, pg: Postgres) -> Postgres:
         return self.snapshot
 
 
 class RefusalsReadWithTheLock(Outbox):
-    """A mutant that reads the lowest refused row with the snapshot of the statement that locks."""
+    """A mutant that reads the lowest refused row in the same statement as the lock."""
 
     def lowest_refused(self, pg: Postgres) -> dict[str, int | None]:
         return super().lowest_refused(self.snapshot)
 
 
 class KeysHeldInEveryQueue(Outbox):
-    """A mutant in which a refused record blocks its key in other queues, too."""
+    """A mutant in which a refused record blocks equal keys in all queues, not only in its own queue."""
 
     def is_held(self, pg: Postgres, row: WaitingRow) -> bool:
         refused = pg.refusals.values()
@@ -58,7 +58,7 @@ class KeysHeldInEveryQueue(Outbox):
 
 
 class HintsNeverRestored(Outbox):
-    """A mutant that keeps saved hints after an older state of Postgres was restored."""
+    """A mutant whose saved hints are not restored together with an older state of Postgres."""
 
     saved: Mapping[str, int] = {}
 
@@ -72,7 +72,7 @@ class HintsNeverRestored(Outbox):
 def relay_with_page(old: str, new: str) -> ModuleType:
     """Returns a copy of the relay's module that uses a mutated page."""
     relay, page = mutated(relay_module, "class Relay:", "class Relay:"), mutated(outbox_page, old, new)
-    vars(page).update(Delivery=Delivery)  # the broker answers with this type
+    vars(page).update(Delivery=Delivery)  # the simulated broker returns values of this type
     vars(relay).update(OutboxPage=page.OutboxPage, sent_through=page.sent_through)
     return relay
 
@@ -83,7 +83,7 @@ IN_RELAY = {
         "ids_by_queue([*page.acknowledged, *page.heads])",
     ),
     "hints are kept after a reconnect": ("self._sent_through, self._hints_of = {}, None", "pass"),
-    "hints advance while a topic is unavailable": ("{} if away else ", ""),
+    "hints rise while a topic is unavailable": ("{} if away else ", ""),
     "hints ignore refused rows": (
         "acknowledged.get(queue, ()), hidden[queue]",
         "acknowledged.get(queue, ()), None",
@@ -100,8 +100,8 @@ IN_PAGE = {
         "self.refused.append((row, error))\n",
         "self.refused.append((row, error))\n            return self.settle(row, Delivery.ACKNOWLEDGED)\n",
     ),
-    "the hint passes a remaining row": ("*(number - 1 for number in left)", ""),
-    "the hint is above the page": (
+    "the hint is above a remaining row": ("*(number - 1 for number in left)", ""),
+    "the hint is above the last row of the page": (
         "[max(ids, default=before), *(number - 1 for number in left)]",
         "[number - 1 for number in left] or [max(ids, default=before)]",
     ),
@@ -113,8 +113,8 @@ IN_PAGE = {
     [
         *(pytest.param((relay_module, change), id=name) for name, change in IN_RELAY.items()),
         *(pytest.param((outbox_page, change), id=name) for name, change in IN_PAGE.items()),
-        pytest.param(RowsReadWithTheLock, id="rows are read with the lock"),
-        pytest.param(RefusalsReadWithTheLock, id="refusals are read with the lock"),
+        pytest.param(RowsReadWithTheLock, id="rows are read in the statement that locks"),
+        pytest.param(RefusalsReadWithTheLock, id="refusals are read in the statement that locks"),
         pytest.param(KeysHeldInEveryQueue, id="keys are blocked in every queue"),
         pytest.param(HintsNeverRestored, id="saved hints survive a restore of Postgres"),
     ],
