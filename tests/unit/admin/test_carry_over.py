@@ -1,4 +1,4 @@
-"""Tests what a rebuild or a swap would lose, judged from facts about two tables and from a view's query."""
+"""Tests which traits of a table or a view (grants, triggers, …) a rebuild, a swap or a drop would lose."""
 
 import pytest
 from hypothesis import given
@@ -71,7 +71,7 @@ PLAIN = ' SELECT id,\n    "Big one",\n    version\n   FROM {};'
         (PLAIN.format("t_g3").replace("version\n", "id AS version\n"), False),
     ],
 )
-def test_a_view_whose_query_is_not_the_plain_columns_is_refused(definition: str, is_plain: bool) -> None:
+def test_a_view_that_does_more_than_select_the_columns_is_refused(definition: str, is_plain: bool) -> None:
     view = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, definition=definition)
     messages = list(view_refusals("t", 3, COLUMNS, view))
     assert len(messages) == (not is_plain)

@@ -1,4 +1,4 @@
-"""The findings of `sluice doctor`: none for a healthy installation, errors first, JSON or lines."""
+"""A healthy installation has no findings of `sluice doctor`. Findings are JSON or lines, errors first."""
 
 import json
 from collections.abc import Mapping
@@ -50,9 +50,9 @@ HEALTHY_TOO: Mapping[str, Facts] = {
         leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 0)]
     ),
     "a retired queue of an earlier epoch is halted": registered(
-        queues=dict.fromkeys(QUEUES) | {"order.2": "halted before it"}
+        queues=dict.fromkeys(QUEUES) | {"order.2": "halted in the earlier epoch"}
     ),
-    "a worker leases one queue, and another worker consumes the other": shared(
+    "a worker leases one queue, and another worker consumes the other queue": shared(
         {"order.0"}, consumed=frozenset(QUEUES[1:])
     ),
     "all workers are in a batch": shared(QUEUES, workers=2),

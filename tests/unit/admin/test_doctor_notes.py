@@ -1,4 +1,4 @@
-"""`sluice doctor` reports a problem that only another deployment can solve as a note, not as an error."""
+"""If only another deployment can solve a problem, `sluice doctor` reports a note instead of an error."""
 
 from collections.abc import Mapping
 from dataclasses import replace

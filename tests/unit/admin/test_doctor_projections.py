@@ -47,7 +47,14 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
             "rebuild start revenue",
         ),
     ],
-    ids=["two partitions", "no event since", "no Kafka", "just in time", "too late", "accepted"],
+    ids=[
+        "two partitions",
+        "no event after the stop",
+        "no Kafka",
+        "the next record is the first in the log",
+        "the next record is deleted",
+        "the offsets are lost",
+    ],
 )
 def test_a_stopped_generation_is_named_with_its_distance_from_the_log_start(
     facts: Facts, problem: str, advice: str

@@ -97,14 +97,16 @@ def test_a_record_that_the_handlers_accept_has_no_flaw(registry: Registry, recor
         (Outgoing("users", b"u", None, []), ["no handler accepts events of type 'user.deleted'"]),
     ],
 )
-def test_a_flaw_names_what_the_topic_expects(registry: Registry, record: Outgoing, parts: list[str]) -> None:
+def test_the_message_about_a_flaw_names_what_the_topic_expects(
+    registry: Registry, record: Outgoing, parts: list[str]
+) -> None:
     flaw = find_flaw(registry, record)
     assert flaw is not None
     for part in parts:
         assert part in flaw
 
 
-def test_a_line_with_a_flaw_is_refused_with_its_number_and_the_option_no_check() -> None:
+def test_the_error_about_a_flaw_names_the_line_and_the_option_no_check() -> None:
     lines = [b'{"key": "u", "value": 1, "topic": "t"}'] * 2
     flaws = iter([None, "why"])
     parsed = parse_lines(lines, topic=None, known_topics={"t"}, find_flaw=lambda _: next(flaws))

@@ -42,7 +42,7 @@ def test_every_check_finds_the_old_snapshots_and_later_transactions_do_not_prolo
     assert holders.look([holder("younger", 5)], 10) == []
 
 
-def test_a_transaction_is_no_longer_waited_for_after_a_check_found_it_without_an_old_snapshot() -> None:
+def test_the_wait_for_a_transaction_ends_when_a_check_finds_no_old_snapshot_in_it() -> None:
     holders = OlderHolders()
     assert keys(holders.look([holder("a", 5), holder("b", 5)], 10)) == {"a", "b"}
     assert keys(holders.look([holder("b", 5)], 10)) == {"b"}
@@ -51,7 +51,7 @@ def test_a_transaction_is_no_longer_waited_for_after_a_check_found_it_without_an
     assert keys(holders.look([holder("a", 5), holder("c", 5)], 10)) == set()
 
 
-def test_a_transaction_that_imported_an_old_snapshot_is_waited_for_until_it_ends() -> None:
+def test_the_wait_for_a_transaction_that_imported_an_old_snapshot_lasts_until_the_transaction_ends() -> None:
     holders = OlderHolders()
     holders.look([holder("exporter", 5)], 10)
     assert keys(holders.look([holder("importer", 5), holder("young", 6)], 10)) == {"importer"}

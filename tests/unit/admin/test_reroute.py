@@ -91,7 +91,7 @@ def test_accept_finds_the_reasons_for_which_bridges_stop(
     assert reason is None or reason in found[0]
 
 
-def test_a_stop_that_a_bridge_reported_too_is_named_one_time() -> None:
+def test_a_stop_that_both_accept_and_a_bridge_found_is_named_one_time() -> None:
     assignments = {("t", 0): assignment()}
     [message] = find_reasons("t", "new", assignments, {0: LogRange(0, 8)}, [])
     again = find_reasons("t", "new", assignments, {0: LogRange(0, 8)}, [report(ProblemKind.STOPPED, message)])
@@ -135,7 +135,7 @@ def test_accept_of_a_re_created_topic_names_no_number_of_lost_records() -> None:
         (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing event is refused"),
     ],
 )
-def test_unsettled_work_is_named_with_advice(found: Unsettled, settled: bool, text: str, hint: str) -> None:
+def test_unfinished_work_is_named_with_advice(found: Unsettled, settled: bool, text: str, hint: str) -> None:
     assert is_settled(found) is settled
     assert text in unsettled_text(found)
     assert hint in advice(found)

@@ -1,4 +1,4 @@
-"""The numbers that `sluice status` computes, also when a service does not answer."""
+"""The numbers that `sluice status` computes, even if a service does not answer."""
 
 import json
 from dataclasses import asdict, replace
@@ -119,7 +119,7 @@ def test_the_lag_of_a_partition_that_is_not_started_counts_from_the_offset_where
     assert (topic(of).watermark, topic(of).lag) == (None, lag)
 
 
-def test_the_age_of_the_oldest_unapplied_record_is_never_negative_and_none_without_records() -> None:
+def test_the_age_of_the_oldest_unapplied_record_is_never_negative_and_is_none_if_all_are_applied() -> None:
     assert topic(reading(), "users").oldest_unapplied_seconds is None
     assert topic(reading(), now=999.0).oldest_unapplied_seconds == 0.0
 

@@ -47,7 +47,7 @@ def key_of(queue: str) -> bytes:
         (None, 6, False, Verdict.UNCOUNTABLE, "Kafka has no such partition"),
     ],
 )
-def test_a_partition_is_judged(
+def test_the_verdict_about_a_partition_follows_from_its_log_and_counters(
     log: LogFacts | None, counted: int, from_the_end: bool, verdict: Verdict, message: str
 ) -> None:
     totals = PartitionTotals("order", 4, 10, counted)
@@ -69,7 +69,7 @@ def test_outcomes_of_records_that_are_no_longer_in_the_log_are_not_a_mismatch() 
     assert uncounted.verdict is Verdict.MISMATCH
 
 
-def test_only_a_lane_ahead_of_the_watermark_has_outcomes_above_it() -> None:
+def test_above_the_watermark_a_record_has_an_outcome_only_if_its_lane_is_ahead() -> None:
     totals = PartitionTotals("order", 4, 10, 0, {"order.0": 14, "order.1": 11, "order.2": 9})
     ahead, behind, none = key_of("order.0"), key_of("order.2"), key_of("order.3")
     assert has_outcome(totals, 9, none)

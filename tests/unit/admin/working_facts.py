@@ -37,7 +37,7 @@ WORKING = Facts(
 
 
 def but(**changed: Any) -> Facts:
-    """Returns the facts of a working installation with changed facts about Postgres."""
+    """Returns the facts of a working installation, except for the given facts about Postgres."""
     return replace(WORKING, postgres=replace(WORKING_POSTGRES, **changed))
 
 

@@ -47,7 +47,7 @@ class Queue:
         return batch
 
     def look(self, now: float, found: Whereabouts = NOWHERE) -> dict[Lane, Resend]:
-        """Does what the loop does for an overdue queue: searches, reads progress, and searches again."""
+        """Searches lost messages as the loop does: searches, reads the progress, and searches again."""
         if not self.buffer.needs_search(now):
             return {}
         resent = self.buffer.resend_lost(now, found)

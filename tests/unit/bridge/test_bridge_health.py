@@ -1,4 +1,4 @@
-"""A bridge is unhealthy only while a restart may solve the problem."""
+"""A bridge is unhealthy only while a restart may help. A spare bridge has no partition: too few exist."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ def test_a_bridge_that_cannot_make_a_consumer_although_brokers_answer_is_unhealt
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=100))
-def test_a_bridge_without_partitions_is_unhealthy_only_if_some_partition_had_no_bridge_for_long(
+def test_a_bridge_without_partitions_is_unhealthy_only_if_a_partition_had_no_bridge_for_too_long(
     seen: list[tuple[bool, bool]],
 ) -> None:
     health, since = BridgeHealth(), None

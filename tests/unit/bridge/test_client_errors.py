@@ -142,7 +142,7 @@ def test_without_a_consumer_all_known_partitions_have_a_problem() -> None:
     assert bridge.kinds() == {}
 
 
-def test_reports_of_a_client_do_not_end_a_stop() -> None:
+def test_reports_of_a_client_do_not_end_a_loud_stop() -> None:
     bridge = _Bridge()
     bridge.problems.note(("t", 1), PartitionProblem(ProblemKind.STOPPED, "re-created"))
     bridge.turn(DENIED)
@@ -156,7 +156,7 @@ def read(place: Place, **changed: object) -> PartitionRead:
     return blank._replace(**changed)  # type: ignore[arg-type]
 
 
-def test_a_partition_is_abandoned_if_no_bridge_reads_it_or_reports_a_problem() -> None:
+def test_a_partition_is_abandoned_if_no_bridge_reads_it_and_no_bridge_reports_its_problem() -> None:
     reads = [
         read(("t", 0), was_read=True),
         read(("t", 1), was_read=True, unread_seconds=20.0),

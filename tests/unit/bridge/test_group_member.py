@@ -36,7 +36,7 @@ class _Store:
 
 
 class _Member(GroupMember):
-    """A member whose consumers break at once with `error`, or last if `error` is None."""
+    """A member whose consumers fail at once with `error`, or work if `error` is None."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.now = 0.0

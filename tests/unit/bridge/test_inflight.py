@@ -1,4 +1,4 @@
-"""The records in flight of a bridge: watermarks, pauses, and how assignments are judged."""
+"""The records in flight of a bridge: watermarks, pauses, and decisions to start a partition."""
 
 import pytest
 
@@ -81,7 +81,9 @@ def test_a_partition_whose_state_in_postgres_was_moved_back_or_replaced_is_lost(
         (LogRange(0, 10), Assignment("id", "e", 2, 1, 1, 4), LoudStop),
     ],
 )
-def test_assignments_are_judged(log: LogRange, read: Assignment | None, verdict: type) -> None:
+def test_the_rows_and_the_log_of_a_partition_decide_if_a_bridge_starts_it(
+    log: LogRange, read: Assignment | None, verdict: type
+) -> None:
     found = judge_assignment("t", 0, read, topic_id="id", log=log)
     assert type(found) is verdict
     if isinstance(found, LoudStop):
@@ -89,7 +91,7 @@ def test_assignments_are_judged(log: LogRange, read: Assignment | None, verdict:
 
 
 @pytest.mark.parametrize("bound", ["bytes", "span"])
-def test_a_partition_over_its_share_is_paused_and_resumes_at_half(bound: str) -> None:
+def test_a_partition_above_its_share_is_paused_until_it_uses_half_of_its_share(bound: str) -> None:
     places: list[Place] = [("t", 0), ("t", 1)]
     limit = 2 * 100 * (size_bytes(record(0)) if bound == "bytes" else 1)
     inflight = holding(
@@ -107,7 +109,7 @@ def test_a_partition_over_its_share_is_paused_and_resumes_at_half(bound: str) ->
     for applied, paused in [(49, {places[0]}), (50, set())]:
         inflight.settle({place: assignment() for place in places} | {places[0]: assignment(e0=applied)}, 0.0)
         assert over({places[0]}) == paused
-    # After a rebalance, this partition has the whole budget.
+    # After `forget`, as in a rebalance, this partition has the whole bound.
     inflight.take(places[0], [record(n) for n in range(101, 200)], 0.0)
     assert over(set()) == {places[0]}
     inflight.forget(places[1])

@@ -13,9 +13,7 @@ from tests.unit.bridge.bridging import ORIGIN, record
     st.lists(st.integers(0, 3), max_size=40),
     st.lists(st.sampled_from(["add", "send", "apply", "rewind"]), max_size=40),
 )
-def test_slices_start_after_the_applied_offset_and_skip_no_held_record(
-    gaps: list[int], steps: list[str]
-) -> None:
+def test_slices_start_after_the_applied_offset_and_skip_no_record(gaps: list[int], steps: list[str]) -> None:
     """After any steps, sent and unsent records together are the lane's unapplied records, in order."""
     lane, log, offset = Lane(ORIGIN, -1), list[int](), 0
     for number, step in enumerate(steps):

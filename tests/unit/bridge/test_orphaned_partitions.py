@@ -1,4 +1,8 @@
-"""Tests when a bridge joins its group again because a partition has no bridge."""
+"""Tests when a bridge joins its group again because a partition has no bridge.
+
+A partition is overdue if it had no bridge for too long. A bridge is overdue if it had no partition for too
+long, although there are enough partitions. A spare bridge has no partition because there are too few.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,7 +53,7 @@ FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
 
 
 @given(st.lists(st.booleans(), max_size=200))
-def test_a_bridge_is_overdue_only_if_it_had_no_partition_for_the_whole_time(
+def test_a_bridge_is_overdue_only_if_it_never_had_a_partition_during_the_limit(
     has: list[bool],
 ) -> None:
     empty, since = EmptyAssignment(), None

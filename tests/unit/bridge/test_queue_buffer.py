@@ -85,7 +85,7 @@ def test_only_the_overtaken_lanes_are_sent_again() -> None:
     queue.send(0.0)  # message 2: lane 1
     queue.add(2, range(2, 4))
     queue.send(0.0)  # message 3: lane 2
-    # Message 1 was lost for lanes 1 and 2, so message 2 was a gap. The state of message 3 is unknown.
+    # Message 1 was lost for lanes 1 and 2, so message 2 cannot be applied. Message 3 may still be waiting.
     assert queue.apply(0, 1, 0.1) == dict.fromkeys(queue.lanes[1:], Resend.OVERTAKEN)
     assert claims(queue.send(0.1)) == [(1, -1, 3), (2, -1, 3)]
     assert queue.buffer.unapplied_messages == 1
@@ -152,7 +152,7 @@ def test_a_lane_whose_message_a_worker_holds_is_sent_again_after_a_long_time() -
     assert not queue.look(400.0, Whereabouts(in_hand=frozenset({"m0", "m1"})))
 
 
-def test_resent_records_respect_the_bounds_of_the_list() -> None:
+def test_records_that_are_sent_again_respect_the_bounds_of_the_list() -> None:
     queue = Queue()
     for n in range(MAX_MESSAGES):
         queue.add(0, range(n, n + 1))
@@ -160,7 +160,7 @@ def test_resent_records_respect_the_bounds_of_the_list() -> None:
     queue.buffer.rewind_all()
     assert not queue.buffer.is_due(9.0, Waiting(2 * MAX_MESSAGES, 1))
     assert not queue.buffer.is_due(9.0, Waiting(1, 2 * MAX_BYTES))
-    # The bridge has no message of its own on the list, which other bridges keep full.
+    # The list is full of messages of other bridges, and contains no message of this bridge.
     assert queue.buffer.is_due(9.0, Waiting(2 * MAX_MESSAGES - 1, 1))
     assert claims(queue.send(9.0)) == [(0, -1, MAX_MESSAGES - 1)]
     queue.add(0, range(10, 11 + FULL_RECORDS))
@@ -185,7 +185,7 @@ def test_records_are_not_sent_while_the_length_of_the_list_is_unknown() -> None:
     queue = Queue()
     queue.add(0, range(2 * FULL_RECORDS))
     assert not queue.buffer.is_due(9.0, None)
-    assert queue.buffer.needs_list(0.0), "a full message does not wait"
+    assert queue.buffer.needs_list(0.0), "a full message is due at once"
     assert not queue.buffer.is_due(0.0, Waiting(2 * MAX_MESSAGES, 1))
     assert not queue.buffer.needs_list(0.0 + LONG_SECONDS / 2), (
         "the length of a long list is not read in each turn"
@@ -201,7 +201,7 @@ def test_only_the_first_records_of_a_halted_queue_are_sent_every_five_seconds() 
     queue.buffer.halted = True
     assert not queue.buffer.resend_halted(4.9, EMPTY)
     assert not queue.buffer.is_due(4.9, EMPTY)
-    # While the list is not empty, no worker would try the resent records.
+    # Behind other messages on the list, a worker would not try the records that are sent again.
     assert not queue.buffer.resend_halted(5.0, BUSY)
     assert queue.buffer.resend_halted(5.0, EMPTY) == {queue.lanes[0]: Resend.HALTED}
     assert queue.buffer.is_due(5.0, EMPTY)
@@ -209,7 +209,7 @@ def test_only_the_first_records_of_a_halted_queue_are_sent_every_five_seconds() 
     assert not queue.buffer.is_due(9.9, EMPTY)
 
 
-def test_all_records_are_unsent_after_redis_lost_its_data() -> None:
+def test_after_redis_lost_its_data_all_records_are_sent_again() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(n) for n in range(5)], 0.0)
     (queue,) = inflight.queues.values()
@@ -233,9 +233,9 @@ def test_a_refused_lane_takes_no_room_from_the_other_lanes() -> None:
     queue = Queue(lanes=2)
     queue.add(0, range(10 * FULL_RECORDS))
     now = refuse(queue, 0.0)
-    assert now == 3.0, "after waits of one and two seconds"
+    assert now == 3.0, "the lane is refused after waits of one and two seconds"
     assert claims(queue.send(now)) == [(0, -1, FULL_RECORDS - 1)]
-    assert not queue.buffer.is_due(now + 9, EMPTY), "one message is sent as a trial"
+    assert not queue.buffer.is_due(now + 9, EMPTY), "only one message is sent as a trial"
     queue.add(0, range(10 * FULL_RECORDS, 11 * FULL_RECORDS))
     for n in range(MAX_MESSAGES):
         queue.add(1, range(n, n + 1), now)

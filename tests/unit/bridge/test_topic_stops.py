@@ -1,4 +1,4 @@
-"""Findings stop a topic until they disappear. A look is one check of all partitions."""
+"""A finding stops a topic until the finding disappears. A look is one check of all partitions."""
 
 from collections.abc import Mapping
 
@@ -51,7 +51,7 @@ def test_a_topic_stops_when_two_looks_agree_and_continues_when_a_look_finds_no_p
 
 
 @given(st.lists(st.sampled_from([ABOVE, None]), min_size=1, max_size=40))
-def test_a_topic_is_stopped_exactly_if_all_recent_looks_agree(
+def test_a_topic_is_stopped_if_and_only_if_all_recent_looks_agree(
     found: list[LoudStop | None],
 ) -> None:
     stops = TopicStops()
@@ -70,7 +70,7 @@ def test_only_a_look_that_began_later_confirms_or_drops_a_finding() -> None:
     assert stops.stopped() == {"t": DELETED.message}
 
 
-def test_deleted_records_do_not_stop_a_topic_while_its_bridge_may_still_hold_them() -> None:
+def test_deleted_records_do_not_stop_a_topic_while_its_bridge_may_still_have_read_them() -> None:
     stops = TopicStops()
     for now in range(20):
         stops.note_look(look(float(now), {PLACE: DELETED}), [PLACE])
@@ -92,7 +92,7 @@ def test_a_missing_topic_stops_later_than_a_topic_with_another_problem() -> None
     assert stops.stopped() == {"t": "re-created"}, "the topic continues only when a look finds no problem"
 
 
-def test_a_stop_that_no_look_can_confirm_holds_until_the_topic_is_accepted() -> None:
+def test_a_stop_that_no_look_can_confirm_lasts_until_sluice_accept_changes_the_topic() -> None:
     for stop in (truncated(PLACE, "epoch 3"), too_large(PLACE, 7, "2 MiB")):
         stops = TopicStops()
         stops.note_event(PLACE, stop, ROUTING, 1.0)
@@ -107,7 +107,7 @@ def test_a_topic_stays_stopped_while_its_metadata_is_incomplete() -> None:
     stops = TopicStops()
     stops.note_event(OTHER, truncated(OTHER, "epoch 3"), ROUTING, 1.0)
     stops.note_look(look(2.0, {PLACE: None}, places=frozenset({PLACE})), [])
-    assert stops.stopped(), "the metadata of a broker that just started lacks partitions"
+    assert stops.stopped(), "a broker that has just started may return incomplete metadata"
     stops = TopicStops()
     for now in (0.0, AGREE_SECONDS):
         stops.note_look(look(now, {PLACE: ABOVE}), [])
@@ -136,7 +136,7 @@ def test_a_stop_that_another_bridge_reports_stops_the_topic_but_is_not_reported_
 
 def test_reports_about_the_bridges_own_partitions_are_ignored() -> None:
     stops = TopicStops()
-    stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "from before the accept"}), [PLACE])
+    stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "reported before `sluice accept`"}), [PLACE])
     assert not stops.stopped()
 
 
@@ -152,7 +152,7 @@ def test_one_problem_per_topic_is_shown_until_the_stop_ends() -> None:
     assert problems.current()[PLACE].kind is ProblemKind.NO_LEADER
 
 
-def test_no_topic_is_left_when_every_topic_that_exists_is_stopped() -> None:
+def test_nothing_is_left_to_read_when_every_existing_topic_is_stopped() -> None:
     stops = TopicStops()
     assert not stops.nothing_is_left(["t"], ["t"])
     stops.note_event(PLACE, ABOVE, ROUTING, 0.0)
@@ -161,7 +161,7 @@ def test_no_topic_is_left_when_every_topic_that_exists_is_stopped() -> None:
     assert not stops.nothing_is_left(["t", "u"], ["t", "u"])
 
 
-def test_every_partition_with_a_known_log_is_judged_and_a_missing_topic_at_partition_0() -> None:
+def test_a_look_judges_every_partition_with_a_known_log_and_partition_0_of_a_missing_topic() -> None:
     applied = Assignment("id", "e", 1, 1, 1, 5, {"e.0": 9})
     topics = {"t": TopicFacts("id", 2), "v": TopicFacts("id-2", 1)}
     assignments = {("t", 0): applied, ("t", 1): applied, ("gone", 0): applied, ("v", 0): applied}

@@ -1,4 +1,4 @@
-"""A partition that stops before an unreadable record has a problem until the operator skips the record."""
+"""A bridge reports a problem while it cannot read a record, until an operator skips the record."""
 
 from typing import Any, cast
 

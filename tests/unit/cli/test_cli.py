@@ -183,7 +183,7 @@ def test_an_error_that_no_service_raised_keeps_its_traceback() -> None:
         _ = 1 // 0
 
 
-def test_init_reports_what_was_made_and_which_number_of_shards_is_used() -> None:
+def test_init_reports_what_it_created_and_which_number_of_shards_applies() -> None:
     made = Initialised("sluice-0a1b2c3d", ["orders"], [], {"order": 4, "user": 4})
     assert describe(made, {"order": 8, "user": 4}) == [
         "installation: sluice-0a1b2c3d",

@@ -195,7 +195,7 @@ def test_files_of_installed_packages_are_not_watched() -> None:
     assert is_source(folder / "shop.py", folder)
 
 
-def test_the_option_without_refuses_an_unknown_process() -> None:
+def test_a_process_that_dev_does_not_know_cannot_be_left_out() -> None:
     result = CliRunner().invoke(app, ["dev", "--without", "workers"])
     assert result.exit_code == 2
     assert "no such process; there are bridge, worker," in " ".join(result.stderr.replace("│", " ").split())

@@ -21,7 +21,7 @@ def test_without_a_width_every_row_is_one_line() -> None:
     ]
 
 
-def test_folded_columns_are_narrowed_first() -> None:
+def test_columns_whose_text_may_wrap_are_narrowed_first() -> None:
     lines = table_lines(TABLE, width=80)
     assert len(lines) == 4
     assert max(map(len, lines)) <= 80
@@ -60,7 +60,7 @@ def test_no_word_is_ever_broken(rows: list[tuple[str, str]], width: int | None) 
 
 
 @pytest.mark.parametrize("width", [1, 5, 10, 100])
-def test_a_folded_text_keeps_its_words(width: int) -> None:
+def test_a_wrapped_text_keeps_its_words(width: int) -> None:
     lines = fold(REASON, width)
     assert " ".join(lines) == REASON
     assert all(len(line) <= width or " " not in line for line in lines)

@@ -31,7 +31,7 @@ REFUSED = [
 
 
 class Started:
-    """A supervisor that starts nothing."""
+    """A supervisor that starts no worker."""
 
     made: dict[str, Any]
 

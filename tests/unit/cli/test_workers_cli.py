@@ -85,7 +85,7 @@ def test_equal_ages_of_leases_are_printed_one_time_and_unknown_ages_as_a_dash() 
         ),
         ({"workers": (), "leases": ()}, ["no queue has a row: run `sluice init`"]),
     ],
-    ids=["a queue is free", "all queues are held", "no worker runs", "no queue has a row"],
+    ids=["a queue has no worker", "all queues have a worker", "no worker runs", "no queue has a row"],
 )
 def test_the_lines_below_the_table_name_queues_without_a_worker_and_the_limits_of_the_list(
     changed: dict[str, Any], lines: list[str]

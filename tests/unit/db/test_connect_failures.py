@@ -77,7 +77,7 @@ REFUSED = [
     # The texts of the two attempts that sslmode=prefer makes.
     f'{AT}FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "b", SSL encryption\n'
     f'{AT}FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "b", no encryption',
-    # Texts at the verbosity that shows the SQLSTATE. The word before the code may be translated.
+    # Texts with a SQLSTATE, which a higher verbosity adds. The word before the SQLSTATE may be translated.
     *(f"FATAL:  {code}\n" for code in ("28P01", "28000", "3D000", "42501", "55000", "42704", "0A000")),
     f"{AT}ВАЖНО:  28P01",
 ]

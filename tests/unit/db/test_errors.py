@@ -1,4 +1,4 @@
-"""The fault of an error is derived from its SQLSTATE or its type, as docs/faults.md lists it."""
+"""Tests what is at fault for an error (for example the event). docs/faults.md has the same table."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Values of columns are converted to the form that Postgres returns, or refused; never changed silently."""
+"""A value of a column is converted to the form that Postgres returns, or refused. It never changes unnoticed."""
 
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal

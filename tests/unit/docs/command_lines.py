@@ -47,7 +47,7 @@ def check_script(text: str, *, makefile: Path = MAKEFILE, runs: bool = True) -> 
     """Raises WrongCommand for a command of the script that does not exist or does not accept its words.
 
     `makefile` is the Makefile of the current folder. After `cd`, the Makefile of a project made by `sluice
-    new` is used. A script that runs uses only programs of this project.
+    new` is used. A script that the tests run may use only programs of this project.
     """
     for words in simple_commands(text):
         match [words[0].removeprefix(".venv/bin/"), *words[1:]]:

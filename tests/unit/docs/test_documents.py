@@ -1,4 +1,4 @@
-"""Checks of single pages: the example and the length of README, all settings, all decisions."""
+"""README has a valid example and stays short. All settings and all decisions are listed."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checks the pages of docs/: short paragraphs, and for the design tests that exist and a complete index."""
+"""Paragraphs in docs/ are short. The pages about the design name existing tests and are all in the index."""
 
 import re
 from pathlib import Path

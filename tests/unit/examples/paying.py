@@ -10,7 +10,7 @@ import urllib3
 from sluice.stack.patience import patient
 from tests.harness.providers import PaymentProvider
 
-AFTER_ALL_SECONDS = 30.0  # a delay that only a kill ends
+AFTER_ALL_SECONDS = 30.0  # a delay that ends only when the provider is killed
 
 
 @pytest.fixture(scope="module")

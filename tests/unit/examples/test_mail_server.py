@@ -79,7 +79,7 @@ def test_a_message_that_is_not_accepted_is_not_written(
 
 
 @pytest.mark.parametrize(("moment", "count"), [("before", 0), ("after", 1)])
-def test_a_message_is_accepted_or_not_when_the_connection_drops_after_data(
+def test_if_the_connection_drops_only_an_accepted_message_counts(
     mail: MailServer, moment: Any, count: int
 ) -> None:
     mail.set_faults(Fault(moment, "drop", 1, matching="ann@example.org"))

@@ -43,7 +43,7 @@ def test_an_error_is_stored_if_execution_had_begun(
 
 
 @pytest.mark.parametrize(("moment", "before_the_repeat"), [("before", 0), ("during", 0), ("after", 1)])
-def test_a_request_is_captured_or_not_when_the_connection_drops(
+def test_if_the_connection_drops_only_a_completed_capture_counts(
     provider: PaymentProvider, moment: Any, before_the_repeat: int
 ) -> None:
     reference = f"drop-{moment}"

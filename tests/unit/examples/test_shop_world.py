@@ -1,4 +1,4 @@
-"""The scenarios of the shop in a World, end to end and without servers."""
+"""The scenarios of the shop in a World, which simulates all servers."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

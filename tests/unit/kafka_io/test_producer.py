@@ -17,7 +17,7 @@ RECORD = OutgoingRecord("t", "k", b"{}", {})
 
 
 class ScriptedClient:
-    """Answers each record with the next of `answers`. `produce` raises errors; `poll` reports the rest."""
+    """Has one answer for each record. `produce` raises an answer that is an error; `poll` reports others."""
 
     made: list["ScriptedClient"]
     answers: list[Any]

@@ -89,7 +89,7 @@ def test_every_service_has_a_health_check(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in OURS if n not in ONE_SHOT and n != "flower"])
-def test_the_health_check_of_a_process_reads_its_own_loop(name: str) -> None:
+def test_the_health_check_of_a_process_checks_its_own_loop(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "python", "-m", "sluice.runtime.health"]
     assert runs_as_module("sluice.runtime.health")
 

@@ -1,4 +1,4 @@
-"""The public names, the packages that their import loads, and the imports of examples and documents."""
+"""The public names. Their import loads few packages. Examples and documents import only public modules."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""A fault point has no effect unless it is armed. Then it acts only at the n-th pass."""
+"""A fault point acts only if it is armed, and only when the code reaches it for the n-th time."""
 
 import re
 import signal

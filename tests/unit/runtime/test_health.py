@@ -1,4 +1,4 @@
-"""The file whose age shows the health of a process."""
+"""The health file. A process is healthy if its file is new enough."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A signed message can be made only with the key, and a change of any byte is detected."""
+"""Only a process with the key can sign a message, and a change of any byte is detected."""
 
 from uuid import UUID
 

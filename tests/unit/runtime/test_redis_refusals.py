@@ -1,4 +1,4 @@
-"""Log lines about a Redis that refuses commands: one per minute, with its memory, without the command."""
+"""If Redis refuses commands, one line per minute is logged: with the memory of Redis, without the command."""
 
 from typing import Any
 

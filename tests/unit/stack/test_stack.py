@@ -137,7 +137,7 @@ def test_a_folder_exists_completely_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["whole"]
 
 
-def test_of_two_writers_of_a_folder_the_first_to_finish_wins(tmp_path: Path) -> None:
+def test_if_two_processes_write_a_folder_the_first_complete_folder_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "data"
     with made_whole(target) as late:
         (late / "late").touch()

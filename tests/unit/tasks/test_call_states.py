@@ -1,4 +1,4 @@
-"""The states of a call: every case of both decisions, and rules that hold for every chain of attempts."""
+"""Tests when an attempt of a call may begin, the state after it, and rules for every chain of attempts."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,7 @@ def tried_before(seconds: float) -> Tried:
         (tried_before(0), replace(RETRY, key_lifetime_seconds=None), False, False, Claim.GIVE_UP),
         # The policy changed to "ask", which never repeats a call with the same key.
         (tried_before(0), ASK, False, False, Claim.GIVE_UP),
-        # A call is given up only if it is due, not behind another call, and not paused.
+        # A call fails for good only if it is due, not behind another call, and not paused.
         (tried_before(9_999), RETRY, True, False, Claim.LEAVE),
         (tried_before(9_999), RETRY, False, True, Claim.LEAVE),
         (replace(tried_before(9_999), due_at=NOW + timedelta(seconds=1)), RETRY, False, False, Claim.LEAVE),

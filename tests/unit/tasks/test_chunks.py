@@ -1,4 +1,4 @@
-"""A worker ends a chunk when the handlers used up their time, and applies the message in chunks."""
+"""A worker applies a message in chunks. A chunk ends when its handlers have used up their time."""
 
 from collections.abc import Callable
 
@@ -80,14 +80,14 @@ def test_a_slow_handler_ends_its_chunk() -> None:
 
 
 @pytest.mark.parametrize("odd", [{"topic": "undeclared"}, {"epoch": 2}])
-def test_a_slice_that_cannot_be_planned_is_in_the_chunk_without_events(odd: dict[str, object]) -> None:
+def test_a_slice_without_a_plan_adds_no_events_to_its_chunk(odd: dict[str, object]) -> None:
     [strange] = slices(3, **odd)  # type: ignore[arg-type]
     message = MessageEvents(REGISTRY, [strange, *slices(2)])
     chunk = message.next_chunk(lanes({}))
     assert (chunk.slices[0], chunk.events) == (strange, 2)
 
 
-def test_a_lane_that_was_left_is_not_tried_again() -> None:
+def test_a_lane_that_the_worker_left_is_in_no_later_chunk() -> None:
     pieces = slices(2, 2)
     message = MessageEvents(REGISTRY, pieces)
     message.leave(pieces[:1])
@@ -99,7 +99,7 @@ def test_a_lane_that_was_left_is_not_tried_again() -> None:
     [(0, {}), (1, {(TOPIC, 0): 0}), (2, {(TOPIC, 0): 1}), (3, {(TOPIC, 0): 1, (TOPIC, 1): 0}),
      (5, {(TOPIC, 0): 1, (TOPIC, 1): 2})],
 )  # fmt: skip
-def test_a_lane_reaches_its_last_settled_record(settled: int, offsets: dict[Place, int]) -> None:
+def test_the_new_offset_of_a_lane_is_its_last_settled_record(settled: int, offsets: dict[Place, int]) -> None:
     pieces = slices(2, 3)
     message = MessageEvents(REGISTRY, pieces)
     assert reached([(piece, message.events_of(piece, -1)) for piece in pieces], settled) == offsets

@@ -1,4 +1,4 @@
-"""Claims: only a correctly signed claim is read, and claims decide which processes may start."""
+"""Tests claims: signed entries of bridges in Redis, which reveal a second database with the same id."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -126,7 +126,7 @@ def check_unproven(module: ModuleType) -> None:
         a_claim(5, rank=1),
     ]
     assert {claim.claim.int for claim in module.find_unproven(claims, known)} == {1, 2}
-    # The server itself wrote this claim, so a bridge works on it.
+    # This claim was written by this Postgres server itself, so a bridge works with this server.
     proven = known._replace(witnessed=frozenset({UUID(int=2)}))
     assert module.find_unproven(claims, proven) == frozenset()
 
@@ -176,7 +176,7 @@ def check_outranked(module: ModuleType) -> None:
     assert not outranked(a_claim(2, rank=2), None)
     assert not outranked(a_claim(2, rank=2), a_claim(1, rank=2, writer=8))
     assert not outranked(a_claim(1, rank=2), a_claim(1, rank=2))
-    # A copy of the same rank cannot stop the original.
+    # A copy with the same rank cannot stop the original.
     assert not outranked(a_claim(2, rank=1), a_claim(1, rank=1))
 
 

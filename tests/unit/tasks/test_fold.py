@@ -1,4 +1,7 @@
-"""The decisions of the fold, one case each."""
+"""The decisions of the fold, which runs the handlers of a batch of events without Postgres.
+
+The gate is the rule that the first stale or duplicate write ends its handler.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -170,7 +173,7 @@ def test_a_repeated_call_is_skipped_and_with_other_args_is_a_call_conflict() -> 
     assert len(result.emits) == 1, "the event is applied without the call"
 
 
-def test_calls_without_once_have_a_key_per_event_handler_and_position() -> None:
+def test_the_key_of_a_call_without_once_contains_event_handler_and_position() -> None:
     call = Call("notify", args={})
     _, result = folded(scripted(0, call, call, second=[call]), scripted(1, call))
     assert len({call.effect_key for call in result.calls}) == 4

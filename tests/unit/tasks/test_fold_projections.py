@@ -1,4 +1,4 @@
-"""The fold decides about each projection of an event separately and undoes only its writes."""
+"""The fold decides about each projection of an event separately. A failure undoes only this projection."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,7 +43,7 @@ def letters(settled: list[EventResult]) -> Iterator[tuple[int, str, Outcome, boo
 
 
 @pytest.mark.parametrize("kind", [thing_set, shown])
-def test_a_failure_of_a_projection_holds_its_entity_for_this_projection_only(
+def test_a_failed_projection_holds_back_later_events_of_the_entity_for_this_projection_only(
     kind: Callable[..., Any],
 ) -> None:
     rows, settled = folded(raising, kind(0, "a", BAD), kind(1, "a", 2), kind(2, "b", 3))
@@ -77,7 +77,7 @@ def test_the_outcome_of_an_event_is_the_outcome_of_its_plain_handler() -> None:
             [(0, "totals", DEAD, True)],
         ),
     ],
-    ids=["stopped", "held", "refused by Postgres"],
+    ids=["stopped", "entity waits", "refused by Postgres"],
 )
 def test_a_state_of_one_projection_affects_only_this_projection(
     memory: dict[str, Any], rows: dict[tuple[str, str], int], found: list[Any]

@@ -1,4 +1,7 @@
-"""Decides if a generation holds an event that the live generation applied from another record."""
+"""Tests if a generation contains an event that the live generation applied from an earlier record.
+
+HELD: it does. GONE: its log no longer has the earlier record. AHEAD: it has not reached that record yet.
+"""
 
 from uuid import UUID
 
@@ -51,7 +54,7 @@ def generation(*, has_been_live: bool = False, from_checkpoint: bool = False) ->
         (first("old"), Found(False, None), generation(has_been_live=True), 49, HELD),
     ],
 )
-def test_a_repeated_event_is_held_gone_or_ahead(
+def test_the_first_record_of_a_repeated_event_decides_if_the_generation_contains_it(
     where: FirstSeen, found: Found, made: SyncedGeneration, applied: int, holding: Holding
 ) -> None:
     assert judge_holding(where, REPEAT, found, made, applied) is holding

@@ -1,4 +1,4 @@
-"""The judgement of a slice, compared with a model that has the whole lane."""
+"""Tests which slices the guard allows to apply, compared with a model that has the whole lane."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ Judge = Callable[..., Judgement]
 
 
 class Cut(NamedTuple):
-    """A correct slice of a lane: its records start..end-1, by number and not by offset."""
+    """A correct slice of a lane: the records with the numbers start to end - 1. A number is not an offset."""
 
     start: int
     end: int
 
 
 class Delivery(NamedTuple):
-    """Offsets of a lane, with gaps, and correct slices of the lane in any order, with repeats."""
+    """The offsets of a lane, which have gaps, and slices of the lane, in any order and with repeats."""
 
     offsets: list[int]
     cuts: list[Cut]
@@ -50,7 +50,7 @@ def applied_records(delivery: Delivery, judging: Judge) -> list[int]:
 
 
 def modelled_records(delivery: Delivery) -> list[int]:
-    """Returns the offsets that the model applies: a slice fits if it starts at or before the next record."""
+    """Returns the offsets that the model applies: each slice that starts at or before the next record."""
     done = 0
     for cut in delivery.cuts:
         if cut.start <= done:
@@ -94,7 +94,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("claim", "judgement"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_a_slice_is_judged(claim: dict[str, Any], judgement: Judgement) -> None:
+def test_the_guard_judges_a_slice(claim: dict[str, Any], judgement: Judgement) -> None:
     assert judge(**{"epoch": 1, "current_epoch": 1, **claim}) is judgement
 
 

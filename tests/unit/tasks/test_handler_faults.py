@@ -1,4 +1,4 @@
-"""A fault keeps the handler, the file and line, and a bounded traceback of an error that a handler raises."""
+"""The fault of an error in a handler names handler, file and line, and has a bounded traceback."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

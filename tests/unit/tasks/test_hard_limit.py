@@ -1,4 +1,4 @@
-"""A call that Python cannot interrupt: the hard limit ends the process before the call's claim ends."""
+"""If Python cannot interrupt a call, the hard limit ends the process before the claim of the call ends."""
 
 import subprocess
 import sys

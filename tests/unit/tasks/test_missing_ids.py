@@ -129,7 +129,7 @@ def test_a_rebuild_applies_an_event_without_id() -> None:
     assert (planned.error, len(planned.runs)) == (None, 1)
 
 
-def test_the_key_is_part_of_the_former_identity() -> None:
+def test_the_identity_under_the_other_declaration_contains_the_key() -> None:
     decoded = read(plain(), key=b"other", topic=BY_POSITION)
     assert former_identity(BY_POSITION, decoded) == event_identity("balances", None, b"other", "e1")
     assert former_identity(BY_POSITION, read(b"{", topic=BY_POSITION)) is None

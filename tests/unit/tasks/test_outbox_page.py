@@ -1,4 +1,7 @@
-"""A page of outbox rows, with any rows and deliveries in any order, and the records made from the rows."""
+"""Tests how a page of outbox rows is sent, its hint, and the records that are made from the rows.
+
+The hint of a queue is an id. All rows with this id or a lower id were sent.
+"""
 
 import json
 from collections import defaultdict
@@ -33,7 +36,7 @@ def pages(draw: st.DrawFn) -> list[WaitingRow]:
 
 
 def handed_over(page: OutboxPage, data: st.DataObject) -> Iterator[tuple[WaitingRow, list[WaitingRow]]]:
-    """Sends and settles rows in any order until none is in flight; yields each with the rows in flight."""
+    """Sends rows and settles them in any order. Yields each sent row with the rows that were in flight."""
     waiting, in_flight = list(page.heads), list[WaitingRow]()
     while waiting or in_flight:
         if waiting and (not in_flight or data.draw(st.booleans())):
@@ -99,12 +102,12 @@ def test_every_row_is_sent_if_every_row_is_acknowledged(rows: list[WaitingRow]) 
     assert sorted(page.acknowledged) == rows
 
 
-def test_after_an_acknowledged_suspect_the_next_row_of_its_key_is_sent() -> None:
+def test_a_refused_row_that_is_acknowledged_alone_is_followed_by_the_next_row_of_its_key() -> None:
     first, second, other = row(1), row(2), row(3, "other")
     page = OutboxPage([first, second, other])
     assert page.heads == [first, other]
-    assert page.settle(first, Delivery.REFUSED, "company") is None
-    assert page.settle(other, Delivery.REFUSED, "itself") is None
+    assert page.settle(first, Delivery.REFUSED, "refused with its batch") is None
+    assert page.settle(other, Delivery.REFUSED, "refused") is None
     assert page.take_refused() == [first, other]
     assert page.settle(first, Delivery.ACKNOWLEDGED) == second
     assert page.settle(other, Delivery.REFUSED, "itself") is None
@@ -141,7 +144,7 @@ def test_the_hint_is_the_highest_id_below_all_remaining_rows(
         (4, [5, 7], [5, 7], 20, 7),
     ],
 )
-def test_the_hint_of_a_page(
+def test_the_hint_after_a_page_is_the_expected_id(
     before: int, ids: list[int], sent: list[int], lowest_hidden: int | None, hint: int
 ) -> None:
     assert sent_through(before, ids, sent, lowest_hidden) == hint

@@ -1,4 +1,4 @@
-"""A failed event parks its entity: later events of this entity wait, and no others."""
+"""A failed event parks its entity: later events of this entity wait. Events of other entities do not."""
 
 import pytest
 from msgspec.structs import replace as changed

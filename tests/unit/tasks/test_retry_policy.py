@@ -1,4 +1,4 @@
-"""The step after a failed attempt: each kind of error leads to one step, and the attempts end."""
+"""After a failed attempt to apply a batch, the error decides the next step. The attempts end at a limit."""
 
 import psycopg2
 import pytest
@@ -15,17 +15,17 @@ CANCELED, STALE_PLAN, UNIQUE, MISSING = Answer("57014"), Answer("0A000"), Answer
 CASES: list[tuple[str, list[Exception], list[Step]]] = [
     ("a lost connection", [LOST] * 9, [AGAIN] * 9),
     ("a deadlock", [DEADLOCK], [AGAIN]),
-    ("rows changed five times", [CHANGED] * 6, [AGAIN] * 4 + [SINGLY] * 2),
-    ("canceled twice", [CANCELED, CANCELED], [AGAIN, SINGLY]),
-    ("a held row twice", [HELD, HELD], [AGAIN, SINGLY]),
-    ("a time-out and a held row", [CANCELED, HELD], [AGAIN, SINGLY]),
+    ("another writer changed rows five times", [CHANGED] * 6, [AGAIN] * 4 + [SINGLY] * 2),
+    ("a statement was canceled twice", [CANCELED, CANCELED], [AGAIN, SINGLY]),
+    ("a locked row twice", [HELD, HELD], [AGAIN, SINGLY]),
+    ("a time-out and a locked row", [CANCELED, HELD], [AGAIN, SINGLY]),
     ("a write that was suppressed", [WriteSuppressed("t", 0, 1)], [SINGLY]),
     ("a stale plan once", [STALE_PLAN], [AGAIN]),
     ("a stale plan twice", [STALE_PLAN, STALE_PLAN], [AGAIN, HALT]),
     ("stale plans of both kinds", [STALE_PLAN, Answer("26000")], [AGAIN, HALT]),
     ("a refusal", [UNIQUE], [SINGLY]),
-    ("a refusal also event by event", [UNIQUE, UNIQUE], [SINGLY, HALT]),
-    ("a lost connection event by event", [UNIQUE, LOST], [SINGLY, AGAIN]),
+    ("a refusal, then a refusal of one event", [UNIQUE, UNIQUE], [SINGLY, HALT]),
+    ("a refusal, then a lost connection", [UNIQUE, LOST], [SINGLY, AGAIN]),
     ("a missing table", [MISSING], [HALT]),
     ("a broken deployment", [DeploymentBroken("undeclared")], [HALT]),
     ("a bug", [KeyError("x")], [HALT]),
@@ -33,7 +33,9 @@ CASES: list[tuple[str, list[Exception], list[Step]]] = [
 
 
 @pytest.mark.parametrize(("errors", "steps"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_errors_lead_to_steps(errors: list[Exception], steps: list[Step]) -> None:
+def test_each_sequence_of_errors_leads_to_the_expected_steps(
+    errors: list[Exception], steps: list[Step]
+) -> None:
     tries = Tries()
     assert [tries.after(error, elapsed_seconds=0) for error in errors] == steps
     assert tries.singly == (SINGLY in steps)
@@ -73,7 +75,7 @@ def test_only_failures_that_a_smaller_batch_may_avoid_are_counted(error: Excepti
     assert counts(error) is counted
 
 
-def test_a_batch_with_projections_is_tried_event_by_event_before_its_queue_halts() -> None:
+def test_if_the_code_declares_projections_events_are_tried_one_by_one_before_the_queue_halts() -> None:
     tries = Tries(contains=True)
     assert tries.after(MISSING, elapsed_seconds=0) is SINGLY
     assert tries.after(MISSING, elapsed_seconds=0) is HALT

@@ -1,4 +1,4 @@
-"""Events that were set aside: the times and the budget of retries, and when they become dead letters."""
+"""Events that are set aside, which means that they wait and are retried while other events continue."""
 
 import psycopg2
 import pytest
@@ -46,7 +46,7 @@ def test_pauses_double_up_to_the_longest_pause() -> None:
     st.lists(st.tuples(st.floats(0.001, 10), st.floats(0, 20)), min_size=1, max_size=30),
     st.sampled_from([0.01, 0.1, 0.5]),
 )
-def test_retries_take_at_most_their_share(turns: list[tuple[float, float]], share: float) -> None:
+def test_retries_take_at_most_their_share_of_the_time(turns: list[tuple[float, float]], share: float) -> None:
     """Simulates a clock: in each turn, a retry runs if the budget allows it; then other work runs."""
     budget, now, spent = RetryBudget(share), 0.0, 0.0
     for seconds, other_seconds in turns:
@@ -71,7 +71,7 @@ def test_a_time_out_counts_only_after_a_commit_of_other_events() -> None:
     assert not counts.counts("q", 1)
     counts.note_committed("q")
     assert counts.counts("q", 1)
-    # The same commit counts once.
+    # A commit counts one time for each letter.
     assert not counts.counts("q", 1)
 
 

@@ -1,4 +1,7 @@
-"""A pass event by event: when the pass ends, and when it must be undone."""
+"""A pass is one transaction that applies events one by one. Tests when it ends and when it is undone.
+
+An event that is set aside is unproven until the pass wrote another entity, which shows that Postgres works.
+"""
 
 from dataclasses import dataclass
 
@@ -54,7 +57,12 @@ STAND: list[tuple[str, list[str | None], list[tuple[str | None, Outcome]], bool]
     ("its own entity was written before it", ["a"], [("a", APPLIED)], False),
     ("another event was stale", ["a"], [("b", STALE)], False),
     ("another event failed", ["a"], [("b", DEAD)], False),
-    ("two events were set aside, the entity of one was written before", ["a", "b"], [("b", APPLIED)], False),
+    (
+        "two events were set aside, and the entity of one of them was written before",
+        ["a", "b"],
+        [("b", APPLIED)],
+        False,
+    ),
     ("an event without an entity, another event with an entity", [None], [("b", APPLIED)], True),
     ("an event with an entity, another event without an entity", ["a"], [(None, APPLIED)], True),
 ]
@@ -103,7 +111,7 @@ LATE = PASS_SECONDS + 1
         (None, LONGEST_SECONDS, 1, True, True),
     ],
 )
-def test_the_pass_ends_at_its_time_or_limit_but_not_with_an_unproven_event(
+def test_a_pass_ends_at_its_time_or_limit_unless_an_event_in_it_is_unproven(
     limit: int | None, seconds: float, settled: int, unproven: bool, enough: bool
 ) -> None:
     done, clock = a_pass(limit)

@@ -1,4 +1,4 @@
-"""An event whose handlers end their process runs until it has ended three processes."""
+"""If the handlers of an event end their process, the event runs again, but not after the third such end."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The trace context of an event's cause is continued if it is valid, else restarted."""
+"""An emitted event continues the trace of its cause. An invalid trace context starts a new trace."""
 
 from uuid import UUID
 

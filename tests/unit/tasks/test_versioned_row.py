@@ -1,4 +1,8 @@
-"""The result of each write to each kind of row, and the row afterwards."""
+"""The result of each write to each kind of row, and the row afterwards.
+
+The base is the version of the whole row. A merged field has a version of its own. In tables of the cases
+"first: …", the first of two writes with equal timestamps wins.
+"""
 
 from typing import Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Writes of different versions result in the same row in any order; two mutants break this property."""
+"""Writes with different versions result in the same row in any order. The test finds two mutants."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""The module for a run on real servers: the original handlers, with topics and effects of the run."""
+"""The module for one run on real servers: the original handlers, with other topics and effects."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Calls of a World: attempts by a provider, and the state after each attempt."""
+"""Calls in a World: a provider function answers each attempt, and the answer decides the next state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Dead letters of a World: parking, redrives, projections, and a rebuild with changed code."""
+"""Dead letters in a World: parking, redrives, projections, and a rebuild with changed code."""
 
 from collections.abc import Iterator
 from inspect import getsourcelines

@@ -1,4 +1,4 @@
-"""The check of orders of arrival: it accepts handlers that commute and finds each typical fault."""
+"""The check for dependence on the order of events accepts handlers that commute, and finds typical faults."""
 
 import math
 import re
@@ -130,7 +130,7 @@ def test_all_orders_of_six_events_are_tried_and_a_sample_of_orders_of_more() -> 
     assert sampled == list(orders(7, seed=1)) != list(orders(7, seed=2))
 
 
-def test_a_difference_by_a_swap_is_reduced_to_the_events_it_needs() -> None:
+def test_a_difference_between_two_orders_is_reduced_to_the_events_that_cause_it() -> None:
     # The result differs only if 3 is before 1, and both are after 0.
     def result_of(order: tuple[int, ...]) -> Any:
         return 0 in order and {1, 3} <= set(order[order.index(0) :]) and order.index(3) < order.index(1)

@@ -1,4 +1,4 @@
-"""A World: the rows and events that a test gives to it, and the results."""
+"""A World simulates all servers. Tests the rows and events that a test gives to a World, and the results."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

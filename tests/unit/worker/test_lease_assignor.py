@@ -143,7 +143,7 @@ def test_a_queue_that_its_holder_is_giving_back_cannot_be_taken() -> None:
     assert moves == Moves((), (), is_short=True)
 
 
-def test_a_mutant_that_gives_larger_shares_by_number_moves_queues_needlessly() -> None:
+def test_a_mutant_that_gives_larger_shares_to_lower_numbers_moves_a_queue_without_need() -> None:
     from tests.mutants import mutated
 
     mutant = mutated(lease_assignor, "(-held[member], member)", "member")

@@ -1,4 +1,4 @@
-"""The declarations of the workers' code decide which workers may hold a queue, and when they give it back."""
+"""The code of a worker declares topics. They decide if the worker may hold a queue or must give it back."""
 
 from random import Random
 
@@ -90,7 +90,7 @@ declarations = st.builds(
     st.dictionaries(st.integers(1, 6), declarations, min_size=1),
     st.data(),
 )
-def test_eventually_each_queue_has_an_eligible_holder_and_the_shares_are_even(
+def test_after_some_turns_each_queue_has_an_eligible_holder_and_the_shares_are_even(
     rng: Random, declared: dict[int, Declared], data: st.DataObject
 ) -> None:
     yielded = {
@@ -117,7 +117,7 @@ def test_eventually_each_queue_has_an_eligible_holder_and_the_shares_are_even(
         assert not able or max(shares) - min(shares) <= 1
     moved = len(world.moved)
     world.settle()
-    assert len(world.moved) == moved, "no queue moves without need"
+    assert len(world.moved) == moved, "no queue moves again"
 
 
 @given(st.dictionaries(st.integers(1, 6), st.integers(0, 12), min_size=1))
@@ -147,7 +147,7 @@ def test_a_queue_is_given_back_after_a_delay_and_may_be_taken_after_another_dela
     assert choose(100 + HELD_SECONDS, may=False) == []
     assert asked == [("order.0", Left(frozenset("b"), 2))]
     assert choose(200) == ["order.0"]
-    assert choose(201) == [], "the queue is not given back again until it is noted again"
+    assert choose(201) == [], "a queue is given back one time for each `note`"
     assert yields.yielded(200 + YIELDED_SECONDS - 1) == {"order.0"}
     assert yields.yielded(200 + YIELDED_SECONDS) == frozenset()
 

@@ -36,7 +36,7 @@ ANY = (["effects"], ["rebuild"], ["order.0"], ["relay", "effects"], ["maintenanc
         OwnThreads,
     ],
 )
-def test_a_pool_without_main_threads_is_refused_for_queues_of_handlers_or_calls(pool: Any) -> None:
+def test_a_pool_that_runs_tasks_outside_main_threads_is_refused_for_handlers_and_calls(pool: Any) -> None:
     names = pool_names(pool)
     for queues in ANY:
         refusal = pool_refusal(names, queues)

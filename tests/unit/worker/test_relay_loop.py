@@ -1,4 +1,4 @@
-"""A run of the relay loses no notification, whenever other processes commit, and every run ends."""
+"""The relay loses no notification, regardless of when other processes commit. Every run of the relay ends."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The thread for tasks beside the worker's loop: tasks run in order, wait at most once, and none is lost."""
+"""The thread for tasks beside the loop of a worker. No task is lost, and no task waits twice in its queue."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The timetable of beat."""
+"""The timetable of beat: which tasks are due."""
 
 from itertools import pairwise
 
