@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Returns three more than the cores for `-n auto`, because tests mostly wait."""
+    """Returns the number of cores plus three for `-n auto`, because tests mostly wait."""
     return (os.cpu_count() or 1) + 3
 
 

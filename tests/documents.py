@@ -1,6 +1,6 @@
 """The pages of the project: their code blocks, inline code, links and anchors.
 
-An HTML comment directly before a block changes what the tests do with it:
+An HTML comment directly before a block decides how the tests use the block:
 
 - `<!-- continues -->`: the Python block runs in the namespace of the block before it, not in a new namespace.
 - `<!-- servers -->`: the shell block runs on real servers, after the earlier `servers` blocks of its page.

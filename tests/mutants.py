@@ -1,11 +1,11 @@
-"""Mutants: copies of a module with one change in the source, which show that a test can fail."""
+"""Mutants are copies of a module with one change in the source. They show that a test can fail."""
 
 import inspect
 from types import ModuleType
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
-    """Returns a copy of a module in which `new` replaces `old`, which must occur exactly once."""
+    """Returns a copy of a module in which `new` replaces `old`. `old` must occur exactly one time."""
     source = inspect.getsource(module)
     assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in {module.__name__}"
     copy = ModuleType(f"{module.__name__}_mutated")

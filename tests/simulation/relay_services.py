@@ -72,7 +72,7 @@ class Outbox:
     def lock_waiting(self, sent_through: Mapping[str, int]) -> dict[str, int | None]:
         pg = self._reach_postgres()
         waiting = {q for q, number in pg.rows if number > sent_through.get(q, number)}
-        # The snapshot of the statement is older than its locks.
+        # The statement takes its snapshot before it takes its locks.
         self.snapshot = copied(pg)
         self.simulation.meanwhile()
         self._reach_postgres()

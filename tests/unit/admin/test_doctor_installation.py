@@ -35,7 +35,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         Severity.ERROR,
         "2 of its bridges wrote claims that are not in this database, the newest 3 seconds ago",
     ),
-    "a member of another name": (
+    "a member with another name": (
         facts(BRIDGE, members=[f"{GROUP}-bridge-0", "shop-0a1b2c3dx"]),
         Severity.ERROR,
         "has 1 foreign member: shop-0a1b2c3dx",
@@ -50,12 +50,12 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         Severity.WARNING,
         "has 2 members with names of this installation, but 1 bridge of",
     ),
-    "other shards": (
+    "different shards": (
         facts(BRIDGE, OTHER._replace(entities={"order": 4})),
         Severity.WARNING,
         "one (11), two (22) declare different shards: order 2; order 4",
     ),
-    "other topics": (
+    "different topics": (
         facts(BRIDGE, OTHER._replace(topics={})),
         Severity.WARNING,
         "different topics: none; orders order",
@@ -107,11 +107,11 @@ def test_a_healthy_installation_has_no_findings(name: str) -> None:
     ("name", "old", "new"),
     [
         ("foreign claims", "if claims:", "if False:"),
-        ("a member of another name", 'f"{group}-"', "group"),
+        ("a member with another name", 'f"{group}-"', "group"),
         ("a member without a static name", "name is None or ", "name is not None and "),
         ("more members than bridges", "own > bridges", "own > bridges + 1"),
-        ("other shards", "bridge.entities", "bridge.effects or {}"),
-        ("other topics", "len(declared) > 1", "len(declared) > 2"),
+        ("different shards", "bridge.entities", "bridge.effects or {}"),
+        ("different topics", "len(declared) > 1", "len(declared) > 2"),
         ("clocks", "abs(by) >= MAX", "abs(by) > MAX"),
         ("clocks", "abs(by) >= MAX", "by >= MAX"),
         ("the clock of this command", "postgres.clock_offset", "0.0"),

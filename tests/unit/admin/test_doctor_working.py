@@ -239,7 +239,7 @@ WORKING_TOO: Mapping[str, Facts] = {
             working=WorkingFacts(replication=Replication("a", 0, 0, 0.0)),
         ),
     ),
-    "a worker in a long batch, which does not answer": replace(
+    "a worker that does not answer during a long batch": replace(
         but(living=[*ALL, process(ProcessKind.WORKER, *QUEUES)]),
         redis=RedisFacts("7.2.4", "noeviction", None),
     ),

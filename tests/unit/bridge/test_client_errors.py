@@ -44,7 +44,7 @@ class _Bridge:
         return {place: problem.kind for place, problem in self.problems.current().items()}
 
 
-def test_an_error_of_a_partition_is_its_problem_until_a_fetch_reads_the_partition() -> None:
+def test_an_error_of_a_partition_is_reported_until_a_fetch_reads_the_partition() -> None:
     bridge = _Bridge()
     assert bridge.turn(DENIED) == [], "the problem is logged, not the error"
     assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
@@ -64,7 +64,7 @@ def test_the_read_of_a_partition_with_an_error_is_restarted_at_intervals() -> No
     assert bridge.errors.due_probes(3 * PROBE_SECONDS) == []
 
 
-def test_the_read_of_a_partition_with_a_problem_from_another_module_is_restarted_too() -> None:
+def test_the_read_of_a_partition_is_restarted_even_if_another_module_found_its_problem() -> None:
     bridge = _Bridge()
     bridge.problems.note(("t", 0), PartitionProblem(ProblemKind.UNREADABLE_RECORD, "no records arrive", 7))
     assert bridge.errors.due_probes(0.0) == []
@@ -80,7 +80,7 @@ def test_the_error_of_a_partition_that_is_no_longer_assigned_is_dropped() -> Non
     assert bridge.kinds() == {}
 
 
-def test_a_partition_without_a_leader_is_a_problem_while_it_has_none() -> None:
+def test_a_missing_leader_is_a_problem_of_the_partition_until_it_has_a_leader() -> None:
     bridge = _Bridge()
     facts = {**FACTS, "t": TopicFacts("t-id", 2, frozenset([1]))}
     bridge.turn(facts=facts, assigned=frozenset())

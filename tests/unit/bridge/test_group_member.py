@@ -77,7 +77,7 @@ def test_consumers_that_break_at_once_are_replaced_with_growing_pauses_and_one_l
     assert [line["event"] for line in lines] == ["consumer replaced", "bridge unhealthy: a restart may help"]
 
 
-def test_a_bridge_is_healthy_again_after_a_consumer_has_lasted() -> None:
+def test_a_bridge_is_healthy_again_after_a_consumer_has_worked_for_some_time() -> None:
     member = _Member(ConsumerBroken("out of memory"))
     with structlog.testing.capture_logs():
         member.turn()

@@ -172,7 +172,7 @@ def test_handlers_that_print_during_their_import_are_found(folder: Path) -> None
     assert imported(folder).error is None
 
 
-def test_without_handlers_the_setting_is_named(folder: Path) -> None:
+def test_without_handlers_the_message_names_the_setting(folder: Path) -> None:
     error = imported(folder, "").error
     assert error is not None
     assert "SLUICE_HANDLERS" in error

@@ -1,4 +1,4 @@
-"""A value of a column is converted to the form that Postgres returns, or refused. It never changes unnoticed."""
+"""A value is converted to the form that Postgres returns, or refused. It never changes unnoticed."""
 
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal

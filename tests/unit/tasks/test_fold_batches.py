@@ -64,7 +64,7 @@ def in_batches(
 
 @settings(max_examples=150, deadline=None, print_blob=True)
 @given(st.data())
-def test_any_batching_ends_in_the_same_state(data: st.DataObject) -> None:
+def test_every_division_into_batches_results_in_the_same_state(data: st.DataObject) -> None:
     log = data.draw(event_logs(12))
     memory, whole = folded(*log)
     rows, parts = in_batches(data.draw(splits(log)))
@@ -89,7 +89,7 @@ def test_a_mutant_without_deduplication_is_caught() -> None:
 
 @settings(max_examples=100, deadline=None, print_blob=True)
 @given(event_logs())
-def test_an_event_folded_again_has_the_same_ids(log: list[Planned]) -> None:
+def test_an_event_that_is_folded_again_emits_and_calls_with_the_same_ids(log: list[Planned]) -> None:
     memory, first = folded(*log)
     again, second = folded(*log)
     assert memory.rows == again.rows

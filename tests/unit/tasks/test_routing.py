@@ -1,4 +1,4 @@
-"""Routing: stable shards, and Kafka's own partitioner as the reference for the sampled check."""
+"""Routing to shards is stable. The check of partitions computes the partition as the Kafka clients do."""
 
 import pytest
 from hypothesis import given

@@ -85,7 +85,7 @@ def _pause(seconds: float) -> Effects:
 
 
 def test_a_frozen_process_does_not_time_out() -> None:
-    """The ticks count, not the clock: after a freeze, the timer fires only one time."""
+    """The limit counts timer ticks, not clock time. After a freeze, the timer fires only one time."""
     main_watch.begin(EventPlace("limited", "id", 0, 0))
     main_watch.cells[RUNNING] = main_watch.number
     try:

@@ -42,7 +42,7 @@ def snapshot(**members: Declared) -> LeaseSnapshot:
         ({"m1": declares(order="ab", yielded="order.1"), "m2": declares(order="a")}, {1}),
         # All members have given the queue back, so the returns are ignored.
         ({"m1": declares(order="a", yielded="order.0"), "m2": declares(order="ab", yielded="order.0")}, {2}),
-        # A member that declares the missing topic or format is preferred, even if it declares less otherwise.
+        # A member that declares the missing topic or format is preferred, even if it declares fewer topics.
         ({"m1": declares(yielded="order.0", order="a"), "m2": declares(order="a"), "m3": declares(order="b")},
          {3}),
         ({"m1": declares(yielded="order.0", order="ab"), "m2": declares(order="ab"),
