@@ -70,9 +70,10 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders the tests so that every pytest worker begins with slow tests.
 
-    Each worker gets an equal part of the list. In the order of collection one worker would get all slow
-    tests, and the other workers would wait for it at the end. The tests of one file stay together because
-    they share fixtures. Only files of short tests, outside SLOWEST_FIRST, are split to make the parts equal.
+    pytest-xdist gives each worker an equal part of the list. In the order of collection, one worker would get
+    all slow tests, and the other workers would wait for this worker at the end. The tests of one file stay
+    together because they share fixtures. Only files of short tests, outside SLOWEST_FIRST, are split to make
+    the parts equal.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers == 1:

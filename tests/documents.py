@@ -4,7 +4,7 @@ An HTML comment directly before a block decides how the tests use the block:
 
 - `<!-- continues -->`: the Python block runs in the namespace of the block before it, not in a new namespace.
 - `<!-- servers -->`: the shell block runs on real servers, after the earlier `servers` blocks of its page.
-- `<!-- not run: REASON -->`: the block does not run; the tests print the number of these blocks.
+- `<!-- not run: REASON -->`: the block does not run. The tests print these blocks with their reasons.
 """
 
 import os

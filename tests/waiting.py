@@ -31,7 +31,7 @@ def wait_until(
 ) -> T:
     """Returns the condition's first true value. After the deadline fails the test with `what` in the message.
 
-    `timeout_seconds` is meant for an idle machine; the load of this machine extends the deadline.
+    `timeout_seconds` is the deadline on an idle machine. Load on the machine extends the deadline.
     """
     began = time.monotonic()
     while True:

@@ -25,7 +25,7 @@ from tests.harness.processes import Zygote
 from tests.harness.providers import Providers
 
 ROOT = Path(".sluice/demo").absolute()
-HANDLERS = "examples.shop.before_the_fix"  # Scenario 5 corrects their tax.
+HANDLERS = "examples.shop.before_the_fix"  # They compute a wrong tax until scenario 5.
 PARTITIONS = 6
 FAILED_EXIT_CODE, NO_SERVERS_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130
 
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _play(is_fast: bool, progress: ProgressLog, played: list[Played]) -> None:
-    # Deletes the stack of an earlier demo, which may have been killed. No other stack is affected.
+    # Deletes the stack of an earlier demo, because a killed demo leaves one. No other stack is affected.
     stack = Stack(ROOT / "stack", report=progress.say)
     stack.down(wipe=True)
     shutil.rmtree(ROOT / "run", ignore_errors=True)

@@ -17,7 +17,7 @@ LOST_MAILS = ("cust-1@example.org", "cust-2@example.org")
 
 
 def play_3(stage: Stage) -> Iterator[Check]:
-    """Dual write: an order and its outgoing event are both stored or both missing, whatever fails."""
+    """Dual write: each stored order has its outgoing event in Kafka, although Kafka and a relay fail."""
     deployment, run = stage.deployment, stage.deployment.run
     stage.do("Kafka is stopped before the orders are committed.")
     orders = stage.sizes.orders
@@ -54,7 +54,7 @@ def play_3(stage: Stage) -> Iterator[Check]:
 
 
 def play_6(stage: Stage) -> Iterator[Check]:
-    """Side effects: one capture per payment. If the outcome of an e-mail is unknown, Sluice asks."""
+    """Side effects: one capture per payment. Sluice asks the mail server about e-mails that may be sent."""
     deployment, run, captures = stage.deployment, stage.deployment.run, stage.sizes.captures
     stage.do("The effects worker is killed before a call, during a call, and after the answer.")
     payments = stage.providers.payments
@@ -108,7 +108,7 @@ def play_6(stage: Stage) -> Iterator[Check]:
 
 
 def _reconcile(stage: Stage) -> Iterator[Check]:
-    """The mail server has no idempotency keys, so Sluice asks it before it repeats an interrupted call."""
+    """The mail server has no idempotency keys, so Sluice repeats no e-mail before it has asked the server."""
     deployment, providers = stage.deployment, stage.providers
     stage.do("An e-mail whose connection was dropped is not repeated until the mail server was asked.")
     orders = len(deployment.rows(tables.orders))

@@ -18,7 +18,7 @@ from tests.demo.storming import play_7
 
 
 class Scenario(NamedTuple):
-    """One scenario. `in_fast`: the fast demo runs it, too."""
+    """One scenario. `in_fast`: the fast demo runs the scenario, too."""
 
     number: str
     title: str

@@ -1,4 +1,4 @@
-"""The report of the demo: the steps of each scenario, its expected results and its actual results."""
+"""The report of the demo: for each scenario the steps, the expected results and the actual results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ def play_1a(stage: Stage) -> Iterator[Check]:
     doomed_bridge = run.start_bridge(faults="bridge.before_progress:4:kill")
     deployment.produce(payments[: sizes.payments // 2])
     yield stage.wait_killed(doomed_bridge, "before it stores its progress")
-    # The worker is killed at its third batch. On a slow machine, only the next bridge publishes it.
+    # The worker is killed at its third batch. On a slow machine, only the next bridge publishes this batch.
     run.start_bridge()
     yield stage.wait_killed(doomed_worker, "after its COMMIT")
     stage.serve("payment")

@@ -14,7 +14,7 @@ from tests.harness.storm import Storm, mixed_events
 SEED = 7
 STORM_SECONDS = 20.0
 EVENTS_PER_TURN = 100
-# With this pause, a process works before it is killed, and a fast machine does not produce too many events.
+# This pause lets a process work before it is killed, and limits the number of events on a fast machine.
 LEAST_TURN_SECONDS = 0.4
 PATIENCE_SECONDS = 240.0  # enough for expired leases, and for the backoff of interrupted calls
 

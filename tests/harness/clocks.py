@@ -1,4 +1,4 @@
-"""Gives processes a wrong wall clock, or sets it while a process runs. Uses libfaketime."""
+"""Gives processes a wrong wall clock, which a test can change while they run. Uses libfaketime."""
 
 import glob
 import shutil

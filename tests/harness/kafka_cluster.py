@@ -1,4 +1,4 @@
-"""Kafka brokers of one test: several brokers, or one broker with an authorizer. Each is a controller, too."""
+"""The Kafka brokers of one test: several, or one with an authorizer. Each broker is a controller, too."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ REPLICATED = {
 }
 WITH_AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    # All clients are User:ANONYMOUS; a test denies a right with an ACL.
+    # All clients have the user ANONYMOUS. A test denies a right to this user by an ACL.
     "allow.everyone.if.no.acl.found": "true",
     "super.users": "User:nobody",
 }

@@ -24,7 +24,7 @@ def build_admin(cluster: KafkaCluster) -> Any:
 
 
 class Right:
-    """Denies all users one operation on one resource and allows the other operations, until `give_back`."""
+    """Denies all users one operation on one resource and allows the others. `give_back` ends the denial."""
 
     def __init__(self, admin: Any, kind: ResourceType, name: str, operation: AclOperation) -> None:
         self._admin = admin

@@ -15,11 +15,11 @@ from sluice.testing.servers.local_run import RunningProcess
 from sluice.testing.servers.processes import Start, start_new
 from tests.harness.processes import PROJECT
 
-ANSWER_SECONDS = 10.0  # timeout of a control request; far more than a loaded machine needs
+ANSWER_SECONDS = 10.0  # timeout of a control request, long enough for a loaded machine
 
 
 class NotListening(Exception):
-    """The child process ended before it listened. The text is the child's log."""
+    """The child process ended before it listened on its ports. The text is the log of the child."""
 
 
 class ProviderProcess:
@@ -45,7 +45,7 @@ class ProviderProcess:
         return self._process
 
     def port(self, name: str = "port") -> int:
-        """Returns a port by the name under which the child reported it."""
+        """Returns the port that the child process reported under this name."""
         return self._ports[name]
 
     @property

@@ -1,4 +1,4 @@
-"""The payment provider and the mail server, which tests and the demo start, disturb and read."""
+"""The payment provider and the mail server for tests and the demo, with their faults and journals."""
 
 from pathlib import Path
 from types import TracebackType

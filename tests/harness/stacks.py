@@ -15,15 +15,15 @@ from sluice.stack import ServiceName, Stack, StopSignal
 from sluice.testing.servers import servers
 from sluice.testing.servers.databases import fresh_database
 
-# A folder name begins with the id of the process that ends its servers. By this id, the next run finds the
-# servers that a killed run left running.
+# The name of a folder begins with the id of the process that ends the servers in this folder. If this process
+# was killed, the next run ends the servers.
 FOLDER = Path(__file__).resolve().parents[2] / ".sluice" / "tests"
 
 _numbers = itertools.count(1)
 
 
 class SharedStack(Stack):
-    """The stack of a run. Each server starts when a test first needs this server. No test may stop one."""
+    """The stack of a run. A server starts when the first test needs the server. No test may stop a server."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -69,7 +69,7 @@ def database(stack: Stack) -> Iterator[str]:
 
 
 def install(database_url: str, name: str = "sluice") -> Installation:
-    """Creates the database's installation, as `sluice init` does, and returns it. Idempotent."""
+    """Creates and returns the installation of the database, as `sluice init` does. Idempotent."""
     with closing(Session(database_url, application_name="test install")) as session:
         create_installation(session, name)
         stored = read_installation(session)

@@ -79,7 +79,7 @@ def preload() -> None:
 
 
 def serve(control: socket.socket) -> Request:
-    """Forks a child per request until the socket is closed. Returns only in a child, with its request."""
+    """Forks a child per request until the socket is closed. Returns only in a child, with the request."""
     children: dict[int, int] = {}
     ended, wake = os.pipe()
     os.set_blocking(wake, False)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# CPU time of one test. A busy machine then runs as many seeds as an idle machine. The variable
-# SIMULATION_SECONDS sets a longer time. The message of a failure names the seed.
+# The limit of one test in CPU time, so a busy machine runs as many seeds as an idle machine. The environment
+# variable SIMULATION_SECONDS sets a longer time. The message of a failure names the seed.
 SECONDS = 2.0
 LARGEST = 2**40
 

@@ -137,7 +137,7 @@ class Simulation:
             raise Broken(f"{self}: {error}") from error
 
     def work(self) -> None:
-        """Takes a message as a worker does, usually the oldest. Sometimes the worker applies it later."""
+        """Takes a message, usually the oldest one, and applies it now or later, as a worker does."""
         if self.in_hand and not self.unlucky(0.5):
             self.apply(self.in_hand.pop(0))
             return

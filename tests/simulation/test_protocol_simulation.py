@@ -17,8 +17,8 @@ from tests.simulation.seeds import draw_seeds
 from tests.simulation.simulated_services import Broken, ProgressStore
 from tests.simulation.simulation import Shell, Simulation
 
-SEEDS = 400  # at least this many seeds run; each mutant fails for one of them
-BLOCKS = 8  # the workers of pytest share the blocks
+SEEDS = 400  # At least this many seeds run. Each mutant fails for one of these seeds.
+BLOCKS = 8  # Pytest workers run the blocks in parallel.
 MUTANT_SEEDS = 400
 TURNS = 500
 

@@ -16,8 +16,8 @@ from tests.simulation.relay_simulation import Shell, Simulation
 from tests.simulation.relay_surroundings import Broken, Postgres
 from tests.simulation.seeds import draw_seeds
 
-SEEDS = 400  # at least this many seeds run; each mutant fails for one of them
-BLOCKS = 4  # the workers of pytest share the blocks
+SEEDS = 400  # At least this many seeds run. Each mutant fails for one of these seeds.
+BLOCKS = 4  # Pytest workers run the blocks in parallel.
 MUTANT_SEEDS = 400
 TURNS = 150
 

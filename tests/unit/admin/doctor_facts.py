@@ -1,4 +1,4 @@
-"""Facts of a healthy installation for the tests of `sluice doctor`, and functions that change them."""
+"""Facts of a healthy installation for the tests of `sluice doctor`, and functions that change these facts."""
 
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A line of `sluice send` becomes a record, or is refused with its number and a reason."""
+"""`sluice send` makes a record from a line, or refuses the line with its number and a reason."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Tests which open transactions may hold an older snapshot, and how messages name them."""
+"""Tests which open transactions may have an old snapshot, and how messages name these transactions."""
 
 from hypothesis import given
 from hypothesis import strategies as st

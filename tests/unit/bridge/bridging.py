@@ -1,4 +1,4 @@
-"""Records, assignments and a queue with its lanes, for tests of the bridge's decisions."""
+"""Records, assignments and a queue with lanes, for tests of the decisions of a bridge."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

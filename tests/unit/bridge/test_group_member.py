@@ -53,7 +53,7 @@ class _Member(GroupMember):
         return _Consumer()
 
     def turn(self) -> None:
-        """Makes a consumer if the member may open one now."""
+        """Makes a consumer if the member may open a consumer now."""
         if self.consumer is None and self.may_open(self.now):
             try:
                 self.open(self.now)

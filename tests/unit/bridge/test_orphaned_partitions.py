@@ -1,7 +1,8 @@
 """Tests when a bridge joins its group again because a partition has no bridge.
 
 A partition is overdue if it had no bridge for too long. A bridge is overdue if it had no partition for too
-long, although there are enough partitions. A spare bridge has no partition because there are too few.
+long, although there are enough partitions. A spare bridge has no partition, because all
+partitions have another bridge.
 """
 
 import itertools

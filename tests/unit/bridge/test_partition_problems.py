@@ -1,4 +1,4 @@
-"""A partition has at most one problem of each kind. Only the most important one is reported."""
+"""A partition has at most one problem of each kind. Only the most important problem is reported."""
 
 from sluice.bridge.partition_problems import LOG_SECONDS, PartitionProblems
 from sluice.db.records import PartitionProblem, ProblemKind

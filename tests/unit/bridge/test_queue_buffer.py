@@ -1,4 +1,4 @@
-"""Tests when the bridge sends the records of a queue, and when it sends them again."""
+"""Tests when a bridge sends the records of a queue, and when the bridge sends records again."""
 
 import itertools
 
@@ -117,7 +117,7 @@ def test_a_lane_whose_message_is_on_the_list_is_not_sent_again() -> None:
     queue.send(0.0)
     for second in range(1, 1_000):
         assert not queue.look(second, Whereabouts(on_list=frozenset({"m0", "m1"})))
-    # A worker took the message, but did not apply it.
+    # A worker took the message, but did not apply the message.
     found = Whereabouts(on_list=frozenset({"m1"}))
     assert queue.look(1_000, found) == {queue.lanes[0]: Resend.SILENT}
 

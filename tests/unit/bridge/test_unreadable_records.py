@@ -1,4 +1,4 @@
-"""A bridge reports a problem while it cannot read a record, until an operator skips the record."""
+"""A bridge reports a problem of the partition until an operator skips the unreadable record."""
 
 from typing import Any, cast
 

@@ -1,4 +1,4 @@
-"""The command line without services: its output, the stream of the output and the exit code."""
+"""Commands without services: the output, the stream of the output (stdout or stderr), and the exit code."""
 
 import re
 import subprocess

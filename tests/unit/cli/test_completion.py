@@ -10,7 +10,7 @@ import pytest
 
 BASH = shutil.which("bash")
 LAUNCHER = "#!{}\nfrom sluice.cli.main import app\n\napp()\n"
-# The steps of bash at a press of Tab, after completion was installed in its start file.
+# Installs completion in .bashrc, and then runs the steps of bash for the key Tab.
 TAB = """
 sluice --install-completion >/dev/null && source ~/.bashrc
 COMP_WORDS=({words}) COMP_CWORD={number}

@@ -1,4 +1,4 @@
-"""Tests how `sluice dev` shows log lines and which files it watches, without its processes."""
+"""Tests how `sluice dev` shows log lines, and which files `sluice dev` watches. Starts no process."""
 
 import json
 import subprocess
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_imported_is_watched_with_the_other_files_of_its_f
         f'File "{folder}/shop/prices.py", line 1',
     ]
     assert "shop/prices.py" in found.files
-    # A new file may be a module that was missing, so the watch reports it.
+    # A new file is reported, because it may be a module that was missing.
     before = fingerprint(files_to_watch(found, [], folder), folder)
     (folder / "shop/new.py").touch()
     after = fingerprint(files_to_watch(found, [], folder), folder)

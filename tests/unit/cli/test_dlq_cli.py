@@ -1,4 +1,4 @@
-"""`sluice dlq` without services: what it refuses, prints and exports."""
+"""`sluice dlq` without services: refused options, printed tables, and exported records."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""`sluice outbox` and `sluice effects` without services: what they refuse, ask and print."""
+"""`sluice outbox` and `sluice effects` without services: refused options, confirmations, tables."""
 
 import getpass
 import io

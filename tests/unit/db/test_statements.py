@@ -1,4 +1,4 @@
-"""A connection prepares a statement under its name, so two statements must never share a name."""
+"""A connection prepares each statement under the name of the statement, so each name must be unique."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Tests which partitions are reported as unread, and with which reason if there are several."""
+"""Tests which partitions are reported as unread, and which of several reasons is reported."""
 
 from datetime import UTC, datetime
 from uuid import UUID

@@ -28,7 +28,7 @@ class WrongCommand(Exception):
 
 
 def simple_commands(text: str) -> Iterator[list[str]]:
-    """Yields the words of each simple command of a script, also inside `$(…)`, without redirections."""
+    """Yields the words of each simple command of a script, without redirections. Also reads `$(…)`."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(_REDIRECTION.sub("", line), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True

@@ -33,7 +33,7 @@ def parse_json(text: str) -> None:
 
 
 def parse_mermaid(text: str) -> None:
-    """Checks the kind of the diagram, and that each bracket is closed on its line."""
+    """Checks the kind of the diagram, and that each bracket is closed on the same line."""
     kind = text.split(maxsplit=1)[0]
     if kind not in DIAGRAMS:
         raise ValueError(f"GitHub cannot draw a diagram of kind {kind}")

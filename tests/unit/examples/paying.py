@@ -56,7 +56,7 @@ def found(provider: PaymentProvider, **query: str) -> dict[str, Any]:
 
 
 def captured(provider: PaymentProvider, reference: str) -> int:
-    """Returns how many captures the provider reports; asserts that its journal has the same number."""
+    """Returns the number of captures that the provider reports. Fails if the journal has another number."""
     reported = len(found(provider, reference=reference)["captures"])
     assert reported == sum(capture.reference == reference for capture in provider.captures())
     return reported

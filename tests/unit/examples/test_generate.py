@@ -1,4 +1,4 @@
-"""The command that generates events of the shop; `sluice send -` reads its lines."""
+"""The command that generates events of the shop. It prints lines that `sluice send -` reads."""
 
 import subprocess
 import sys

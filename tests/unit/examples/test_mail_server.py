@@ -39,7 +39,7 @@ def send(mail: MailServer, name: str, *, to: str = "ann@example.org", seconds: f
 
 
 def accepted(mail: MailServer, name: str) -> int:
-    """Returns how often the server accepted the message; asserts that its answer and its journal agree."""
+    """Returns how often the server accepted the message. Fails if answer and journal of the server differ."""
     answer = mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")
     assert not answer["in_process"]
     count = sum(message.message_id == f"<{name}@test>" for message in mail.messages())
@@ -97,7 +97,7 @@ def test_a_message_is_accepted_even_if_the_client_closes_the_connection(
     name = f"late-{moment}"
     mail.set_faults(Fault(moment, "delay", 1, seconds=patient(1.0)))
     with pytest.raises(OSError, match=r"timed out|unexpectedly closed"):
-        send(mail, name, seconds=patient(0.3))  # a timeout per answer; only the last answer is late
+        send(mail, name, seconds=patient(0.3))  # the timeout of each answer; only the last answer is late
     if moment == "before":
         assert mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")["in_process"]
     wait_until(

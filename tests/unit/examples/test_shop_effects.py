@@ -95,7 +95,7 @@ def test_a_connection_time_out_means_not_sent(
         address = full.getsockname()
         waiting = [
             socket.socket() for _ in range(4)
-        ]  # the kernel answers no more connections when its queue is full
+        ]  # the kernel answers no connection while the queue of the socket is full
         for other in waiting:
             other.setblocking(False)
             other.connect_ex(address)

@@ -90,7 +90,7 @@ def test_an_email_without_a_reply_is_unknown_and_has_no_result_while_in_process(
 
 
 TALKS = [
-    # (case, the greeting and a reply to each line of the client, the error); then the connection ends
+    # (case, replies: the greeting, and one for each line of the client, the error). Then the connection ends.
     ("no greeting", [], NotSent),
     ("the greeting is an error", [b"554 no service\r\n"], NotSent),
     ("ends after the greeting", [b"220 mail\r\n"], NotSent),

@@ -53,7 +53,7 @@ def producer(monkeypatch: pytest.MonkeyPatch) -> ConfluentProducer[WaitingRow]:
 
 @pytest.fixture
 def deliver(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery]]:
-    """Returns a function that sends one record per answer, polls after each, and returns the deliveries."""
+    """Returns a function that sends one record per answer, polls after each send, and returns deliveries."""
 
     def send(*answers: Any, polls: int = 1) -> list[Delivery]:
         ScriptedClient.answers = list(answers)

@@ -149,7 +149,7 @@ def test_an_empty_folder_is_used_and_a_failure_leaves_it_empty(tmp_path: Path) -
     before = folder.stat()
     create_project(folder, NAMES, version="9.9", make_wheel=make_wheel)
     assert list(folder.parent.iterdir()) == [folder]
-    # The folder must stay the same, because it may be the current folder of the user's shell.
+    # The folder must not be replaced, because it may be the current folder of the user's shell.
     assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
     assert (folder / "my_shop" / "handlers.py").exists()
 

@@ -1,4 +1,4 @@
-"""Tests how a log line shows its values."""
+"""Tests how a log line shows values."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Tests which errors of Redis an operator must solve, and how they are reported."""
+"""Tests which errors of Redis an operator must solve, and how these errors are reported."""
 
 import pytest
 from redis import exceptions

@@ -1,4 +1,4 @@
-"""Refusals are counted by name and logged at most one time per minute."""
+"""Refusals are counted by name (for example of a command) and logged at most one time per minute."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Repeated log lines of an outage or of a library become one line per minute, with their number."""
+"""Repeated log lines of an outage or of a library become one line per minute, which has their number."""
 
 import json
 import logging

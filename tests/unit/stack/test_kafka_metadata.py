@@ -1,4 +1,4 @@
-"""The answer in which a broker lists the brokers of its cluster, as bytes."""
+"""The bytes of the answer in which a broker lists all brokers of its cluster."""
 
 import struct
 

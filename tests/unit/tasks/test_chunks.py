@@ -133,7 +133,7 @@ def test_an_event_that_may_end_the_process_is_alone_and_last(
         places = [(e.decoded.partition, e.decoded.record.offset) for _, planned in claims for e in planned]
         if suspected.intersection(places):
             assert len(places) == 1
-            # Every other lane has reached its end or a suspected event.
+            # Every other lane is at its end or at a suspected event.
             assert all(at == sizes[n] or (n, at) in suspected for n, at in ready.items())
         taken += places
         applied |= reached(claims, len(places))

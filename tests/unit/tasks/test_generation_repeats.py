@@ -1,6 +1,7 @@
 """Tests if a generation contains an event that the live generation applied from an earlier record.
 
-HELD: it does. GONE: its log no longer has the earlier record. AHEAD: it has not reached that record yet.
+HELD: the generation contains the event. GONE: its log no longer has the earlier record. AHEAD: the generation
+has not reached the earlier record yet.
 """
 
 from uuid import UUID

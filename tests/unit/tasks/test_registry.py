@@ -1,4 +1,4 @@
-"""Handlers are collected at start; the error about an invalid declaration names its place in the code."""
+"""Handlers are collected at start. The error about an invalid declaration names its place in the code."""
 
 from collections.abc import Callable, Iterator
 from enum import Enum

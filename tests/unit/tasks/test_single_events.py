@@ -1,4 +1,4 @@
-"""A pass is one transaction that applies events one by one. Tests when it ends and when it is undone.
+"""A pass is one transaction that applies events one by one. Tests when a pass ends and when a pass is undone.
 
 An event that is set aside is unproven until the pass wrote another entity, which shows that Postgres works.
 """

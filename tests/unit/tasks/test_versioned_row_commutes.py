@@ -65,7 +65,7 @@ def observable(row: Row) -> tuple[Any, ...]:
 
 
 def orders(written: list[Write]) -> Iterator[tuple[Write, ...]]:
-    """Yields every order of arrival, then every order with one write repeated at any later position."""
+    """Yields every order of arrival. Then yields every order in which one write is repeated later."""
     yield from permutations(written)
     for order in permutations(written):
         for i, again in enumerate(order):

@@ -18,7 +18,7 @@ SETTLED = 12  # turns of each worker, more than any case needs
 
 @dataclass
 class World:
-    """A simulation of queues, workers (by process id) and locks; the turn of a worker takes no time."""
+    """A simulation of queues, workers (by process id) and locks. A turn of a worker takes no time."""
 
     rng: Random
     queues: list[str]

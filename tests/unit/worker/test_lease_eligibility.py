@@ -1,4 +1,4 @@
-"""The code of a worker declares topics. They decide if the worker may hold a queue or must give it back."""
+"""The topics that the code of a worker declares decide which queues the worker may have or must give back."""
 
 from random import Random
 

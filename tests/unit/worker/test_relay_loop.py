@@ -41,7 +41,7 @@ class World:
         self.step += 1
 
     def commit(self) -> None:
-        """Commits a record and then notifies; the relay may do any step between the two."""
+        """Commits a record, then notifies the relay. Between the two, the relay may do any step."""
         self.waiting += 1
         if not self.held:
             self.notify()

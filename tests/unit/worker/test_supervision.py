@@ -172,7 +172,7 @@ def test_a_signal_is_described_by_its_name() -> None:
 
 
 def test_a_supervisor_imports_neither_celery_nor_clients_of_kafka() -> None:
-    """Each worker has a supervisor, so its memory counts per worker."""
+    """Each worker has a supervisor, so the memory of the supervisor is needed for each worker."""
     heavy = {"celery", "kombu", "confluent_kafka", "kafka", "examples"}
     printed = f"import sys, sluice.worker.supervisor; print(*sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, check=True)
