@@ -123,7 +123,7 @@ def _first_broken(shell: Shell) -> str | None:
     ],
 )
 def test_the_simulation_finds_each_mutant(shell: Shell) -> None:
-    assert _first_broken(shell), f"none of {MUTANT_SEEDS} seeds fails"
+    assert _first_broken(shell), f"no seed of {MUTANT_SEEDS} finds the mutant"
 
 
 def test_the_simulation_finds_a_watermark_that_is_set_to_the_position(
@@ -134,7 +134,7 @@ def test_the_simulation_finds_a_watermark_that_is_set_to_the_position(
         return {p: (held.assignment.epoch, held.position) for p, held in self.partitions.items()}
 
     monkeypatch.setattr(Inflight, "watermarks", watermarks)
-    assert _first_broken(REAL), f"none of {MUTANT_SEEDS} seeds fails"
+    assert _first_broken(REAL), f"no seed of {MUTANT_SEEDS} finds the mutant"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_the_simulation_finds_each_mutant(shell: tuple[ModuleType, tuple[str, st
         found = first_broken(Shell(module=mutated(relay_module, *shell[1])))
     else:
         found = first_broken(Shell(module=relay_with_page(*shell[1])))
-    assert found, f"none of {MUTANT_SEEDS} seeds fails"
+    assert found, f"no seed of {MUTANT_SEEDS} finds the mutant"
 
 
 def test_the_simulation_accepts_an_unchanged_copy() -> None:

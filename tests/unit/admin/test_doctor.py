@@ -76,7 +76,7 @@ def test_a_healthy_installation_has_no_findings(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", UnreadKind)
-def test_each_reason_for_an_unread_partition_has_advice_unless_it_is_paused(kind: UnreadKind) -> None:
+def test_each_reason_for_an_unread_partition_except_a_pause_has_advice(kind: UnreadKind) -> None:
     found = find_problems(postgres(unread=[unread(kind)]))
     assert [bool(one.advice) for one in found] == ([] if kind is UnreadKind.PAUSED else [True])
 

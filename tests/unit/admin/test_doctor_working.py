@@ -194,7 +194,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_problem_has_one_finding_and_status_reports_it_too(name: str) -> None:
+def test_each_problem_has_one_finding_which_status_also_reports(name: str) -> None:
     facts, severity, words, cure = CASES[name]
     [finding] = find_problems(facts)
     assert finding.severity is severity

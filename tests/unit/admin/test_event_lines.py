@@ -71,7 +71,7 @@ def test_a_line_without_a_topic_requires_the_topic_option() -> None:
         parse(b'{"key": "u", "value": 1}', topic=None)
 
 
-def test_a_refusal_reports_how_many_lines_were_acknowledged_before_it() -> None:
+def test_a_refusal_reports_how_many_earlier_lines_were_acknowledged() -> None:
     assert str(LineRefused(9, "why", acknowledged=8)) == "line 9: why; 8 before it were acknowledged"
 
 

@@ -193,7 +193,7 @@ def test_a_partition_that_kafka_does_not_report_is_marked_and_the_others_are_sum
     assert topic(of, "users").incomplete
     of.logs = LogRanges({}, unreadable={("users", 3): "no leader"})
     [silent] = topic(of, "users").partitions
-    assert (silent.partition, silent.unreachable) == (3, "no leader"), "no bridge has started it"
+    assert (silent.partition, silent.unreachable) == (3, "no leader"), "no bridge has started the partition"
     assert found.unreachable == ["topic users: denied", "orders[1]: no leader"]
     assert table_lines(topic_table(found.topics))[1].split()[:4] == ["orders", "100+?", "140", "10+?"]
 

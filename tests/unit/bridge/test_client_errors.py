@@ -80,7 +80,7 @@ def test_the_error_of_a_partition_that_is_no_longer_assigned_is_dropped() -> Non
     assert bridge.kinds() == {}
 
 
-def test_a_missing_leader_is_a_problem_of_the_partition_until_it_has_a_leader() -> None:
+def test_a_partition_without_a_leader_has_a_problem_until_a_leader_exists() -> None:
     bridge = _Bridge()
     facts = {**FACTS, "t": TopicFacts("t-id", 2, frozenset([1]))}
     bridge.turn(facts=facts, assigned=frozenset())

@@ -54,7 +54,7 @@ FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
 
 
 @given(st.lists(st.booleans(), max_size=200))
-def test_a_bridge_is_overdue_only_if_it_never_had_a_partition_during_the_limit(
+def test_a_bridge_is_overdue_only_after_a_long_time_without_any_partition(
     has: list[bool],
 ) -> None:
     empty, since = EmptyAssignment(), None

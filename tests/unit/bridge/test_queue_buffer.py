@@ -42,7 +42,7 @@ def test_a_queue_is_due_when_its_message_is_full_or_old_enough(
     assert queue.buffer.is_due(age_seconds, EMPTY if list_is_empty else BUSY) is due
 
 
-def test_a_message_is_also_bounded_in_bytes_and_a_larger_record_is_sent_alone() -> None:
+def test_the_bytes_of_a_message_are_bounded_and_a_record_above_the_bound_is_sent_alone() -> None:
     queue = Queue()
     queue.add(0, range(3), value=b"x" * (FULL_BYTES // 2))
     assert queue.buffer.is_due(0.0, BUSY)

@@ -70,7 +70,7 @@ def test_only_a_look_that_began_later_confirms_or_drops_a_finding() -> None:
     assert stops.stopped() == {"t": DELETED.message}
 
 
-def test_deleted_records_do_not_stop_a_topic_while_its_bridge_may_still_have_read_them() -> None:
+def test_deleted_records_do_not_stop_a_topic_if_this_bridge_may_have_read_them() -> None:
     stops = TopicStops()
     for now in range(20):
         stops.note_look(look(float(now), {PLACE: DELETED}), [PLACE])

@@ -73,7 +73,7 @@ def test_the_shape_of_a_table_lists_fields_counters_and_defaults() -> None:
     assert (shape.key, shape.fields, shape.row_columns) == ("id", ("a", "b"), ("a", "b", "n"))
     assert shape.counters == {"n"}
     assert shape.required == {"a", "n"}
-    assert repr(shape.defaults) == "{'a': None, 'b': Decimal('1.00'), 'n': 0}", "as read back from Postgres"
+    assert repr(shape.defaults) == "{'a': None, 'b': Decimal('1.00'), 'n': 0}", "Postgres returns this form"
     assert (shape.versions, shape.merged, shape.deletable) == ("timestamp", False, True)
 
 

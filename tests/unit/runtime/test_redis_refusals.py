@@ -34,7 +34,7 @@ def test_a_full_redis_is_reported_with_its_memory(error: redis.ResponseError) ->
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.ResponseError("NOPERM")])
-def test_a_full_redis_that_does_not_report_its_memory_is_reported_without_it(error: Exception) -> None:
+def test_if_a_full_redis_does_not_report_its_memory_the_line_omits_the_memory(error: Exception) -> None:
     assert describe_refusal(FULL, Client(error=error)) == "Redis is full"
 
 

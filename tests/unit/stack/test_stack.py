@@ -54,7 +54,7 @@ def test_an_environment_that_names_no_service_needs_a_local_stack(environ: dict[
 
 
 @pytest.mark.parametrize("missing", URLS)
-def test_an_environment_without_one_of_the_services_is_refused_with_its_name(missing: str) -> None:
+def test_an_environment_that_lacks_one_service_is_refused_with_the_name_of_the_service(missing: str) -> None:
     with pytest.raises(StackError, match=f"not {missing}: .* to use the local stack: unset SLUICE_DATABASE_"):
         external_urls({name: url for name, url in URLS.items() if name != missing})
 

@@ -47,7 +47,7 @@ def ticking(seconds: float) -> Callable[[], float]:
     seconds=st.sampled_from([0.0, 0.3, 0.6, 5.0]),
     before=st.dictionaries(st.integers(0, 3), st.integers(-1, 7)),
 )
-def test_the_chunks_apply_every_lane_to_its_end(
+def test_the_chunks_of_a_message_apply_every_lane_completely(
     sizes: list[int], seconds: float, before: dict[int, int]
 ) -> None:
     message = MessageEvents(REGISTRY, slices(*sizes), ticking(seconds))

@@ -192,7 +192,7 @@ CHECKS = [check_foreign, check_unproven, check_verdicts, check_outranked, check_
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_each_rule_holds(check: Callable[[ModuleType], None]) -> None:
+def test_each_rule_about_claims_holds(check: Callable[[ModuleType], None]) -> None:
     check(claim_module)
 
 

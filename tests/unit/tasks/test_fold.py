@@ -117,7 +117,7 @@ def test_a_repeated_identity_changes_nothing() -> None:
     assert memory.rows == {}
 
 
-def test_other_data_under_a_known_identity_is_a_conflict() -> None:
+def test_a_known_identity_with_other_data_is_a_conflict() -> None:
     _, result = folded(scripted(0, TOLD, identity=1), scripted(1, TOLD, identity=1, content=2))
     assert outcomes(result) == [APPLIED, CONFLICT]
     assert "seen before at 0:0" in str(result.settled[1].error)
@@ -161,7 +161,7 @@ def test_a_handler_that_reads_receives_the_row_and_runs_to_its_end() -> None:
     assert present(memory) == {"k": {"a": "one", "b": 7, "count": 0}}
 
 
-def test_a_repeated_call_is_skipped_and_with_other_args_is_a_call_conflict() -> None:
+def test_a_repeated_call_is_skipped_but_is_a_call_conflict_if_its_args_differ() -> None:
     other = changed(NOTIFY, args={"n": 2})
     _, result = folded(
         scripted(0, NOTIFY), scripted(1, NOTIFY), scripted(2, other, TOLD), scripted(3, NOTIFY, other)

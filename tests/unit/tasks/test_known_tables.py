@@ -107,7 +107,7 @@ def test_a_table_of_an_imported_module_is_found(place: str, is_imported_before: 
     assert names(collect_handlers(handlers)) == ["found"]
 
 
-def test_all_tables_of_a_found_metadata_are_found(write: Any) -> None:
+def test_if_a_metadata_object_is_found_all_its_tables_are_found(write: Any) -> None:
     more = "metadata = MetaData()\nfor name in ('a', 'b'):\n    entity_table(name, metadata, Column('id', "
     text = f"{TABLES}{HANDLERS}{more}String, primary_key=True))\nhandler = keep(metadata.tables['a'])\n"
     assert names(collect_handlers(write("kept_handlers", text))) == ["a", "b"]

@@ -158,7 +158,7 @@ def test_a_swap_is_refused_without_a_valid_comparison_or_with_failed_events(
     assert message is None or message in found[0]
 
 
-def test_a_rebuild_reads_a_partition_from_its_slowest_lane() -> None:
+def test_a_rebuild_reads_a_partition_from_the_offset_of_its_slowest_lane() -> None:
     lanes = [
         CheckpointLane("t", 0, "q.0", 1, 7),
         CheckpointLane("t", 0, "q.1", 1, 4),

@@ -32,7 +32,7 @@ def test_an_event_becomes_a_letter_after_the_third_ended_process_or_a_time_out(
         assert re.search(expected[1], fault.text)
 
 
-def test_a_record_of_ended_processes_is_obsolete_after_its_lane_passed_or_its_topic_changed() -> None:
+def test_a_record_of_ended_processes_is_obsolete_after_the_lane_passed_it_or_the_topic_changed() -> None:
     here, behind = EventPlace("t", "id", 0, 5), EventPlace("t", "id", 0, 6)
     other_lane, other_topic = EventPlace("t", "id", 1, 5), EventPlace("t", "older id", 0, 9)
     gone = EventPlace("gone", "id", 0, 1)

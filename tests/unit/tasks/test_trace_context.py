@@ -41,7 +41,7 @@ def carried(*headers: tuple[str, str | bytes | None], identity: UUID = EVENT) ->
         (None, None),
     ],
 )
-def test_a_traceparent_is_continued_if_it_is_valid_else_restarted(
+def test_a_valid_traceparent_is_continued_and_an_invalid_traceparent_starts_a_new_trace(
     parent: str | bytes | None, sent: str | None
 ) -> None:
     assert carried(("traceparent", parent)).get("traceparent") == sent

@@ -198,14 +198,14 @@ def test_a_merged_row_keeps_the_versions_of_newer_fields() -> None:
     )
 
 
-def test_insert_keeps_a_hash_of_its_values() -> None:
+def test_an_insert_stores_a_hash_of_its_values() -> None:
     _, row = versioned_row.insert(INT, ABSENT, {"a": "x", "b": 7}, None)
     assert isinstance(row.inserted_hash, UUID)
     assert row.version is None
     assert versioned_row.upsert(INT, row, {"a": "y", "b": 7}, 1)[1].inserted_hash == row.inserted_hash
 
 
-def test_a_counter_that_its_column_cannot_hold_is_refused() -> None:
+def test_a_counter_value_that_the_column_cannot_store_is_refused() -> None:
     full = Row({"a": "", "b": 0, "count": 2**31 - 1})
     with pytest.raises(ValueRefused, match="outside"):
         versioned_row.increment(INT, full, {"count": 1}, None)

@@ -86,7 +86,7 @@ def endings(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("count", [2, 3])
-def test_writes_of_different_versions_result_in_one_row_in_any_order(shape: Shape, count: int) -> None:
+def test_writes_with_different_versions_result_in_the_same_row_in_any_order(shape: Shape, count: int) -> None:
     @settings(max_examples=250, deadline=None, print_blob=True)
     @given(writes(count))
     def holds(written: list[Write]) -> None:
@@ -128,7 +128,7 @@ def test_a_repeated_write_changes_nothing_where_the_first_write_wins(written: li
 
 @settings(max_examples=40, deadline=None, print_blob=True)
 @given(writes(4))
-def test_four_writes_result_in_one_row_in_any_order(written: list[Write]) -> None:
+def test_four_writes_result_in_the_same_row_in_any_order(written: list[Write]) -> None:
     first, *others = (observable(apply_writes(INT, order)[1]) for order in permutations(written))
     assert all(other == first for other in others)
 

@@ -79,7 +79,7 @@ def test_the_shares_add_up_and_differ_by_at_most_one(held: dict[int, int], queue
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 12), st.data())
-def test_after_any_joins_and_leaves_all_queues_are_held_evenly(
+def test_after_workers_join_and_leave_all_queues_are_distributed_evenly(
     rng: Random, count: int, data: st.DataObject
 ) -> None:
     queues = QUEUES[:count]

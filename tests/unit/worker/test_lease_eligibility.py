@@ -176,7 +176,7 @@ def test_a_mutant_of_the_eligibility_rule_is_caught(old: str, new: str) -> None:
     assert any(fails(*case) for case in cases)
 
 
-def test_a_mutant_that_gives_back_at_once_is_caught() -> None:
+def test_a_mutant_that_gives_a_queue_back_at_once_is_caught() -> None:
     mutant = mutated(queue_yields, ">= HELD_SECONDS", ">= 0")
     yields = mutant.QueueYields()
     yields.note("order.0", topics=["b"])
