@@ -63,7 +63,10 @@ def play_5(stage: Stage) -> Iterator[Check]:
         yield Check("The comparison finds the rows with another tax: {}.", changed, rows["differing"], ROWS)
         alone = rows["only_live"] + rows["only_new"]
         yield Check("No row is in only one of the generations.", 0, alone, ROWS)
-        stage.do("The differences are approved. Readers get new lines, then old lines, then new lines.")
+        stage.do(
+            "The differences are approved. Three swaps show the new lines, the old lines, and again the new"
+            " lines to readers."
+        )
         _rebuild(deployment, "approve", "--yes", *WHY)
         for back in ((), ("--back",), ("--back",)):
             _rebuild(deployment, "swap", "--yes", *back, *WHY)
@@ -73,7 +76,7 @@ def play_5(stage: Stage) -> Iterator[Check]:
                 what="the reader has read the lines of the live generation",
             )
     yield Check(
-        f"In {readers.looks:,} reads, {READ} old lines all have the same tax. In turn, it is {{}}.",
+        f"In each of {readers.looks:,} reads, {READ} old lines have one tax, in this order: {{}}.",
         ["wrong", "right", "wrong", "right"],
         readers.seen,
         ", ".join,

@@ -16,7 +16,7 @@ def play_1a(stage: Stage) -> Iterator[Check]:
     deployment, run, sizes = stage.deployment, stage.deployment.run, stage.sizes
     payments = list(generate("payments", count=sizes.payments, seed=1))
     repeats = random.Random(1).sample(payments, sizes.sent_twice)
-    stage.do("A worker is killed after its COMMIT, and a bridge before it stores its progress.")
+    stage.do("A worker is killed after its COMMIT. A bridge is killed before it stores its progress.")
     queues = deployment.queues("payment")
     doomed_worker = run.start_worker(queues, name="worker-payment", faults="apply.committed:3:kill")
     doomed_bridge = run.start_bridge(faults="bridge.before_progress:4:kill")
@@ -71,20 +71,20 @@ def play_2(stage: Stage) -> Iterator[Check]:
     deployment.produce(generate("stock", count=sales, seed=2, keys=20))
     deployment.wait_settled()
     complaints = deployment.complaints([tables.stock])
-    yield Check("After two workers, stock and log have {}.", [], complaints, differences)
+    yield Check("After the sales by two workers, stock and log have {}.", [], complaints, differences)
     for twin in twins:
         twin.stop()
     run.start_worker(queues, name="worker-stock")
     deployment.produce(generate("stock", count=sales, seed=3, keys=20))
     deployment.wait_settled()
     complaints = deployment.complaints([tables.stock])
-    yield Check("After one worker, stock and log have {}.", [], complaints, differences)
+    yield Check("After the sales by one worker, stock and log have {}.", [], complaints, differences)
     lowest = min(row["on_hand"] for row in deployment.rows(tables.stock).values())
     yield Check("No stock is below zero.", True, lowest >= 0, lambda _: f"lowest: {count('piece')(lowest)}")
 
 
 def play_4(stage: Stage) -> Iterator[Check]:
-    """Changes out of order: of two fields, both changes remain; of two whole rows, the newer row remains."""
+    """Changes out of order: changes of different fields are both kept. Of two whole rows, the newer is."""
     deployment = stage.deployment
     stage.do("Version 42 of two users arrives before version 41. One user gets two different versions 42.")
     stage.serve("balance", "user")
@@ -100,12 +100,12 @@ def play_4(stage: Stage) -> Iterator[Check]:
     deployment.wait_settled()
     users = deployment.rows(tables.users)
     both = {"name": "Grace", "email": "grace@example.org"}
-    yield Check("Two changes of different fields both remain: {}.", both, users["user-7"], fields)
+    yield Check("Changes of different fields are both kept: {}.", both, users["user-7"], fields)
     newer = {"name": "New", "email": "new@example.org"}
-    yield Check("Of two whole rows, the newer row remains: {}.", newer, users["user-8"], fields)
+    yield Check("Of two whole rows, the newer row is kept: {}.", newer, users["user-8"], fields)
     wanted = {"applied": 3, "stale": 1, "conflict": 1}
     yield Check(
-        "The other data with the same version is a conflict: {}.",
+        "A second version 42 with other data is a conflict: {}.",
         wanted,
         dict(deployment.outcomes("users")),
         counts,
