@@ -66,7 +66,7 @@ def test_a_stopped_generation_is_named_with_its_distance_from_the_log_start(
     assert not [one for one in find_problems(facts) if "has no generation" in one.problem]
 
 
-def test_a_stopped_generation_whose_table_was_dropped_is_not_to_be_resumed() -> None:
+def test_a_stopped_generation_without_its_table_must_be_rebuilt_and_not_resumed() -> None:
     facts = stopped([4], {0: 2})
     assert facts.postgres is not None
     [found] = [one for one in find_problems(facts) if "is stopped" in one.problem]

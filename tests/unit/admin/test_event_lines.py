@@ -59,7 +59,7 @@ def test_a_bad_line_is_refused_with_its_number_and_reason(line: bytes, reason: s
     assert "nothing was produced" in str(caught.value)
 
 
-def test_a_line_that_is_the_event_itself_is_refused_with_the_shape_of_a_line() -> None:
+def test_a_line_that_contains_only_an_event_is_refused_with_the_form_of_a_line() -> None:
     with pytest.raises(
         LineRefused, match=r"unknown field `event_id`.*; a line has topic, key, value and headers"
     ):

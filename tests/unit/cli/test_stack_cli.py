@@ -62,7 +62,7 @@ def test_up_starts_the_stack_whose_addresses_the_terminal_keeps(
 @pytest.mark.parametrize(
     ("is_project", "hint"), [(True, "make dev"), (False, f"{OWN} dev, or: {OWN} stack up")]
 )
-def test_env_starts_no_service_and_reports_stopped_ones(
+def test_env_starts_no_service_and_reports_stopped_services(
     folder: Path, monkeypatch: pytest.MonkeyPatch, is_project: bool, hint: str
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -124,7 +124,7 @@ def test_dev_ends_with_a_line_about_the_servers_that_still_run(
     assert servers.last_line() == last_line
 
 
-def test_dev_starts_no_server_if_the_environment_names_others() -> None:
+def test_dev_starts_no_server_if_the_environment_names_other_servers() -> None:
     lines: list[str] = []
     servers = DevServers(URLS, lines.append)
     with servers.running() as urls:

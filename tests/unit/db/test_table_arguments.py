@@ -1,4 +1,4 @@
-"""An argument of entity_table or projection_table of a wrong type is refused with what is expected."""
+"""If an argument of entity_table or projection_table has a wrong type, the error names the expected type."""
 
 from collections.abc import Callable
 from typing import Any

@@ -20,7 +20,7 @@ UUID_1 = UUID(int=1)
 
 
 class NoOffset(tzinfo):
-    """A time zone whose offset is unknown, so that Python would use the zone of the computer."""
+    """A time zone whose offset is unknown. Python would use the zone of the computer instead."""
 
     def utcoffset(self, _when: datetime | None) -> None:
         return None

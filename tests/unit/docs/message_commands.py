@@ -44,7 +44,7 @@ def _texts(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _text(node: ast.AST) -> str | None:
-    """Returns the text of an expression of literals, with VALUE for what is filled in."""
+    """Returns the text of an expression of literals, with VALUE for each inserted value."""
     match node:
         case ast.Constant(value=str(text)):
             return text

@@ -1,4 +1,4 @@
-"""Messages agree with the number 1: a number before a noun in the plural needs `plural()`."""
+"""The number 1 has a noun in the singular, so a number before a plural noun requires `plural()`."""
 
 import ast
 import re

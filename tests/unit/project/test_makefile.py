@@ -35,7 +35,7 @@ def make(folder: Path, *words: str, typed: str = "") -> subprocess.CompletedProc
 
 
 def install_fake(folder: Path, stack_env: str) -> Path:
-    """Makes a .venv whose `sluice` runs this script for `stack env`. Returns the log of all others."""
+    """Makes a .venv whose `sluice` runs this script for `stack env`. Returns the log of other commands."""
     binaries, log = folder / ".venv/bin", folder / "log"
     binaries.mkdir(parents=True)
     for name in ("sluice", "python"):

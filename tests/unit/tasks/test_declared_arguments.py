@@ -1,4 +1,4 @@
-"""An argument of a wrong type is refused when the declarations are collected, with what is expected."""
+"""If an argument of a declaration has a wrong type, collecting fails, and the error names the right type."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
@@ -119,7 +119,9 @@ REFUSED: list[tuple[str, Callable[[], ModuleType], str]] = [
 
 
 @pytest.mark.parametrize(("make", "text"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_a_wrong_argument_is_refused_with_what_is_expected(make: Callable[[], ModuleType], text: str) -> None:
+def test_a_wrong_argument_is_refused_and_the_right_one_named(
+    make: Callable[[], ModuleType], text: str
+) -> None:
     try:
         with pytest.raises(HandlersRefused, match=text):
             collect_modules([make()])

@@ -172,7 +172,7 @@ def test_a_topic_with_the_policies_compact_and_delete_counts_as_compacted() -> N
     assert compacted(configs) == ["b"]
 
 
-def test_without_a_ready_generation_the_refusal_names_how_to_get_one() -> None:
+def test_without_a_ready_generation_the_refusal_names_how_to_get_a_generation() -> None:
     assert how_to_get_one("sums", ["live"], ["ready"]) == (
         ': start one by `sluice rebuild start sums --reason "…"`'
     )
