@@ -26,7 +26,7 @@ def external_urls(
     missing = [name for name in NAMES if name not in named]
     if missing:
         raise StackError(
-            f"the environment sets {' and '.join(named)}, but not {' and '.join(missing)}: set all three to use"
-            f" your own services; {UNSET_HINT}"
+            f"the environment sets {' and '.join(named)}, but not {' and '.join(missing)}: set all three to"
+            f" use your own services; {UNSET_HINT}"
         )
     return StackUrls(*named.values())
