@@ -10,7 +10,7 @@ from sluice.admin.documents import as_json
 from sluice.db.admin.letter_details import WholeLetter
 
 _SHAPE = "a line has topic, key, value and headers; the event belongs in value"
-UNCHECKED = "with --no-check it is sent and becomes a dead letter"
+UNCHECKED = "to send the event anyway, pass --no-check; it then becomes a dead letter"
 
 
 class SendRefused(ValueError):

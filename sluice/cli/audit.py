@@ -26,7 +26,7 @@ def ls(
     ] = None,
     subject: Annotated[
         str | None,
-        typer.Option("--subject", help="The object of the decision, such as a queue, an event or a call."),
+        typer.Option("--subject", help="What the decision was about, such as a queue, an event or a call."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     as_json_: AsJson = False,

@@ -32,7 +32,7 @@ ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 def dev(
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"Do not start this process; may be repeated: {', '.join(NAMES)}."),
+        typer.Option(metavar="NAME", help=f"Do not start this process: {', '.join(NAMES)}. May be repeated."),
     ] = None,
     flower_port: Annotated[
         int,
@@ -92,7 +92,9 @@ def dev(
 
 
 class Terminal:
-    """Standard output: each line of a process, behind the coloured name of the process."""
+    """The standard output of `sluice dev`. Each line begins with the coloured name of the process
+    that printed it.
+    """
 
     def __init__(self) -> None:
         self._is_coloured = uses_colour(os.environ, is_terminal=sys.stdout.isatty())
@@ -131,16 +133,16 @@ def one_per_folder(home: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise OperationRefused(
-                f"sluice dev runs in this folder already, as process {lock.read()}; end it by Ctrl-C in its"
-                " terminal"
+                f"`sluice dev` already runs in this folder, as process {lock.read()}; press Ctrl-C in"
+                " the terminal of that process"
             ) from None
         (home / "lock").write_text(str(os.getpid()))
         yield
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment of the processes: their logs are JSON, which `sluice dev` reads."""
-    # Only one process could serve its metrics at this port.
+    """Returns the environment of the processes. It selects JSON logs, because `sluice dev` parses them."""
+    # All processes would use the same port for their metrics, and only one of them can open it.
     environ = {name: value for name, value in inherited.items() if name != f"{PREFIX}METRICS_PORT"}
     filters = [inherited["PYTHONWARNINGS"]] if inherited.get("PYTHONWARNINGS") else []
     return environ | {

@@ -29,7 +29,8 @@ def uses_colour(environ: Mapping[str, str], *, is_terminal: bool) -> bool:
 def read_lines(raw: str) -> list[LogLine]:
     """Returns the lines to show for one printed line.
 
-    A structured log line becomes one line, and the lines of its traceback. Any other line is unchanged. A
+    A structured log line becomes one line, followed by the lines of its traceback. Any other line
+    is unchanged. A
     report at intervals without a figure other than 0 becomes no line.
     """
     try:

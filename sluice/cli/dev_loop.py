@@ -37,7 +37,7 @@ class DevLoop:
         folder: Path,
         home: Path,
     ) -> None:
-        """`folder` contains the handlers, `home` the files of this loop."""
+        """`folder` contains the handlers. `home` contains the files that this loop writes."""
         self._children = children
         self._report = report
         self._environ = environ
@@ -45,7 +45,7 @@ class DevLoop:
         self._home = home
         self._running: dict[Command, Child] = {}
         self._due: dict[Command, float] = {}
-        """Ended processes, and when each is restarted."""
+        """Ended process → the time at which it is restarted."""
         self._failures: dict[Command, int] = {}
         self._ending: dict[Command, float] = {}
         """Processes that were ordered to end, to be started again, and when each is killed."""
@@ -71,7 +71,7 @@ class DevLoop:
         advice: str,
         is_over: Callable[[], bool],
     ) -> None:
-        """Runs the processes until a signal arrives or `is_over`; all have ended afterwards.
+        """Runs the processes until a signal arrives or `is_over` returns True, then ends them all.
 
         `hints` are reported when they are started, `advice` if `sluice init` fails. Raises Refused, and
         KeyboardInterrupt after a signal.
@@ -160,7 +160,9 @@ class DevLoop:
         return self._home / f"{command.name}.alive"
 
     def restart(self) -> None:
-        """Orders the processes to end. Each starts again when it has ended: none waits for the slowest."""
+        """Orders the processes to end. Each process starts again as soon as it has ended, without
+        waiting for the others.
+        """
         now = time.monotonic()
         for command, child in self._running.items():
             if command.imports_handlers and command not in self._ending:
@@ -177,7 +179,7 @@ class DevLoop:
     def _follow_changes(self) -> None:
         """Restarts the processes if a file has changed and the newest version can be imported.
 
-        Waits until no file was saved since the last poll, because an editor may save several.
+        First waits for a poll that finds no newly saved file, because an editor may save several files.
         """
         now = fingerprint(self._watched, self._folder)
         if now == self._seen or now != self._saved:
@@ -196,12 +198,16 @@ class DevLoop:
             self.restart()
 
     def _prepare(self) -> bool:
-        """Creates the tables, topics and queues that the handlers declare. Returns False if that failed."""
+        """Creates the tables, topics and queues that the handlers declare. Returns False if
+        `sluice init` failed.
+        """
         return self._children.run(Command("init", (*SLUICE, "init")), self._environ) == 0
 
     def _import_handlers(self) -> bool:
-        """Imports the handlers in a separate process. Reports an error unless it equals the last one."""
-        # Before the import, so that a file saved during it counts as changed.
+        """Imports the handlers in a separate process. Reports an error of the import unless the
+        last import had the same error.
+        """
+        # Read before the import. A file that is saved during the import then counts as changed.
         before = fingerprint(self._watched, self._folder)
         answer = self._home / "sources.json"
         answer.unlink(missing_ok=True)
@@ -209,7 +215,8 @@ class DevLoop:
         if answer.exists():
             found = msgspec.json.decode(answer.read_text(), type=Sources)
         else:
-            # A signal ended the process, or the code of the handlers did; its output is shown.
+            # A signal or the code of the handlers ended the process. The output of the process was
+            # already shown.
             found = Sources(self._sources.files, "the process that imports the handlers ended too early")
         if found.error not in (None, self._sources.error) and not self._children.signals:
             self._report(str(found.error))

@@ -27,7 +27,7 @@ class Command(NamedTuple):
 
     name: str
     words: tuple[str, ...]
-    """After the interpreter."""
+    """The arguments of the interpreter."""
     imports_handlers: bool = True
 
 
@@ -62,7 +62,8 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environ,
-            # A group of its own: Ctrl-C in the terminal reaches only `sluice dev`, which passes it on.
+            # The process has a process group of its own. So Ctrl-C reaches only `sluice dev`,
+            # which ends the processes.
             process_group=0,
             preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
@@ -78,7 +79,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """Returns None while it runs; a negative value is the number of the signal that ended it."""
+        """Returns the exit code, None while the process runs. −N means that signal N ended the process."""
         return self._process.poll()
 
     def send(self, number: signal.Signals) -> None:
@@ -97,7 +98,7 @@ class Child:
         return [line.decode(errors="replace") for line in whole]
 
     def close(self) -> None:
-        """Closes our end of its output."""
+        """Closes the pipe that contains the output of the process."""
         assert self._process.stdout is not None
         self.is_open = False
         self._process.stdout.close()
@@ -108,7 +109,9 @@ class Child:
 
 
 class Children:
-    """All children. Shows their output and counts the signals that end `sluice dev`. Single-threaded."""
+    """All child processes. Shows their output, and counts the signals that end `sluice dev`.
+    Single-threaded.
+    """
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         """`show` is called with the name of a process and a line that it printed."""
@@ -117,7 +120,7 @@ class Children:
         self._signals, self._wakeup = socket.socketpair()
         self._selector.register(self._signals, selectors.EVENT_READ)
         self.signals = 0
-        """How many signals to end have arrived."""
+        """The number of signals that have arrived and that end `sluice dev`."""
 
     def take_signals(self) -> None:
         """Counts SIGINT, SIGTERM and SIGHUP from now on. Main thread only."""

@@ -1,6 +1,7 @@
 """Finds the files of the handlers, by importing them in a separate process, and detects changes.
 
-`python -m sluice.cli.dev_sources FILE` imports the modules of SLUICE_HANDLERS and writes what it found.
+`python -m sluice.cli.dev_sources FILE` imports the modules of SLUICE_HANDLERS and writes their
+files, as JSON, into FILE.
 """
 
 import os
@@ -19,7 +20,7 @@ from sluice.tasks.fold.handler_signature import HandlersRefused
 from sluice.tasks.fold.registry import collect_handlers
 
 Fingerprint: TypeAlias = dict[str, tuple[int, int]]
-"""File → time of its last change in nanoseconds, and size in bytes. A file that is not there is left out."""
+"""File → time of its last change in nanoseconds, and size in bytes. Missing files are left out."""
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -27,11 +28,13 @@ class Sources(msgspec.Struct, frozen=True):
 
     files: tuple[str, ...]
     error: str | None = None
-    """Why the modules cannot be imported; then `files` are those found before the error."""
+    """The error of the import, if the modules cannot be imported. `files` then has only the files
+    found before it.
+    """
 
 
 class SourceRecorder:
-    """Finds modules as Python does, and records those below a folder, also if their import fails."""
+    """Finds modules as Python does, and records the modules below a folder, even if their import fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -82,7 +85,8 @@ def _describe(error: BaseException, folder: Path) -> str:
 def files_to_watch(sources: Sources, before: Iterable[str], folder: Path) -> set[str]:
     """Returns the files whose change may change the modules.
 
-    While the import fails, also returns the files beside the known ones: one may add the missing module.
+    While the import fails, also returns the other files in the same folders: a change of one may
+    repair the import.
     """
     if sources.error is None:
         return set(sources.files)

@@ -1,4 +1,4 @@
-"""`sluice dlq`: the group of commands, and those that only read: ls, show, export."""
+"""`sluice dlq`: the group of commands, and the commands that only read: ls, show, export."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated
@@ -63,12 +63,12 @@ def ls(
     state: Annotated[LetterState, typer.Option("--state", help="Filter by state.")] = LetterState.DEAD,
     older_than: OlderThan = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
-    after: Annotated[int, typer.Option(min=0, help="Continue behind this id.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Show only rows that follow the row with this id.")] = 0,
     projection: Projection = None,
     generation: Generation = None,
     as_json_: AsJson = False,
 ) -> None:
-    """Show failed events: how many per topic, error and state, then each, newest first.
+    """Show failed events: first their number per topic, error and state, then a row per event, newest first.
 
     A reason that several events share is printed once, with its number of events.
 
@@ -104,7 +104,7 @@ def ls(
     if not letters and not projected:
         say(f"no {state.value} letters")
     if following is not None:
-        say("", f"there may be more: --after {following}")
+        say("", f"there may be more rows; to see them, pass --after {following}")
 
 
 def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
@@ -142,8 +142,8 @@ def export(
 
     A record that is not JSON, or whose key or headers do not fit the format,
     has key_base64, value_base64 and headers_base64 instead. `sluice send`
-    refuses such a line. A record that is not stored whole has these fields,
-    too; its `flaw` names the missing part.
+    refuses such a line. A record that is not stored whole also has these fields, and a field
+    `flaw`, which names the missing part.
 
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """
@@ -175,7 +175,9 @@ def reason_table(reasons: Iterable[LetterReason]) -> Table:
 
 
 def letter_table(letters: Iterable[ListedLetter], reasons: Sequence[LetterReason]) -> Table:
-    """Returns a row per letter: place, entity, error, and how many events wait behind it."""
+    """Returns a row per letter: its position in Kafka, entity and error, and the number of events
+    that wait behind it.
+    """
     numbers = {(one.topic, one.error_class, one.error_text): n for n, one in enumerate(reasons, 1)}
 
     def error(one: ListedLetter) -> str:

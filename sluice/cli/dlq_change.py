@@ -1,4 +1,4 @@
-"""`sluice dlq redrive|drop|resolve`: what an operator does with dead letters."""
+"""`sluice dlq redrive|drop|resolve`: the commands with which an operator changes dead letters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +138,7 @@ def _are_of_projections(session: Session, ids: Ids) -> bool:
 
 def _print_plan(plan: RedrivePlan, *, err: bool) -> None:
     lines = [f"{e.entity}/{e.entity_key}: {e.dead} dead, {e.waiting} waiting" for e in plan.entities]
-    lines += [f"{entity}, {number}: dead, names no entity" for number, entity in plan.keyless]
+    lines += [f"{entity}, {number}: dead, and its record names no entity" for number, entity in plan.keyless]
     lines += [f"{one.entity}/{one.entity_key}, {one.id}: a conflict" for one in plan.conflicts]
     if plan.is_cut:
         lines.append(f"there may be more than these {MOST_ENTITIES}: run it again afterwards")
@@ -159,7 +159,8 @@ def drop(
         bool,
         typer.Option(
             "--no-redrive",
-            help="Do not redrive the events behind it: they stay waiting, as do later events of the entity.",
+            help="Do not redrive the events behind the dropped event: these and later events of the"
+            " entity keep waiting.",
         ),
     ] = False,
     yes: Yes = False,
@@ -168,8 +169,8 @@ def drop(
 ) -> None:
     """Drop the first failed event of an entity, and redrive the events behind it.
 
-    The event will never be applied, and rebuilds leave it out. To redrive an
-    event is to apply it again with the current code. Dropping a letter of a
+    The dropped event will never be applied, and rebuilds leave it out. To redrive an event means
+    to apply it again with the current code. Dropping a letter of a
     projection affects only its generation. Exit code 1 if an event behind it
     fails.
     """
@@ -201,7 +202,8 @@ def drop(
 
 
 def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Mark conflicts as seen: two events have the same identity or version, and the first event counts.
+    """Mark conflicts as seen. A conflict is an event with the same identity or version as an
+    earlier event but other content. The earlier event counts.
 
     Accepts only conflicts. Exit code 1 if a letter was not changed.
     """
@@ -224,7 +226,7 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
             if letter.id in resolved:
                 say(f"{letter.id} {would} resolved: {place_of(letter)} of {entity_of(letter)}")
             else:
-                why = MOVED if is_conflict(letter) else f"not an open conflict, but {letter.state}"
+                why = MOVED if is_conflict(letter) else f"it is not an open conflict, but {letter.state}"
                 say(f"{letter.id} is not changed: {why}")
     if left:
         raise typer.Exit(LEFT_EXIT_CODE)

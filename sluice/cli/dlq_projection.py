@@ -31,7 +31,8 @@ Projection = Annotated[
     str | None, typer.Option("--projection", help="Only letters of this projection, as in totals.")
 ]
 Generation = Annotated[
-    int | None, typer.Option("--generation", min=1, help="Generation of --projection. Default: the live one.")
+    int | None,
+    typer.Option("--generation", min=1, help="Generation of --projection. Default: the live generation."),
 ]
 
 
@@ -47,7 +48,7 @@ def letters_of(chosen: Chosen, projection: str | None, generation: int | None) -
 
 
 def projection_table(letters: Iterable[ProjectionLetterRow]) -> Table:
-    """Returns a row per letter: generation, place, entity, and error."""
+    """Returns a row per letter: generation, position in Kafka, entity, and error."""
     return table_of(
         ("id", "projection", "record", "entity", "type", "state", "attempts", "age", "error"),
         (

@@ -23,7 +23,8 @@ Patience = Annotated[
     typer.Option(
         min=0.1,
         metavar="SECONDS",
-        help="Report waits that are longer, and transactions that are open 10 times as long.",
+        help="Report work that waits for longer than this, and transactions that are open for 10 times"
+        " as long.",
     ),
 ]
 
@@ -82,7 +83,8 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     for one in _without_id(facts):
         known = "positions" if one.topic in facts.declared.by_position else "ids"
         lines.append(
-            f"topic {one.topic}: {counted(one.events, 'event')} without id so far; events are known by"
+            f"topic {one.topic}: {counted(one.events, 'event')} without id so far; Sluice identifies the events of"
+            f" this topic by"
             f" their {known}"
         )
     is_green = all(finding.severity is Severity.NOTE for finding in findings)

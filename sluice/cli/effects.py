@@ -1,4 +1,4 @@
-"""`sluice effects`: the group of commands, and those that only read: ls, show."""
+"""`sluice effects`: the group of commands, and the commands that only read: ls, show."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -47,10 +47,10 @@ def ls(
         ),
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
-    after: Annotated[int, typer.Option(min=0, help="Continue behind this id.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Show only rows that follow the row with this id.")] = 0,
     as_json_: AsJson = False,
 ) -> None:
-    """Show calls: how many there are per effect and state, then each, newest first.
+    """Show calls: first their number per effect and state, then a row per call, newest first.
 
     An error that several calls share is printed once, with its number of calls.
     """
@@ -71,18 +71,18 @@ def ls(
     if paused is not None:
         say(f"all calls are paused: {paused}", "")
     if not counts:
-        say("no such call")
+        say("no call matches the filters")
         return
     say(count_table(counts), "")
     if reasons:
         say(reason_table(reasons), "")
     say(call_table(calls, reasons))
     if following is not None:
-        say("", f"there may be more: --after {following}")
+        say("", f"there may be more rows; to see them, pass --after {following}")
 
 
 def show(key: Key, full: Full = False, as_json_: AsJson = False) -> None:
-    """Show all fields of one call, and what it waits for if it is pending."""
+    """Show all fields of one call. If the call is pending, also show what it waits for."""
     registry = read_environment().registry
     with connected("sluice effects", report_refusal=print_refusal) as session:
         call = require_call(session, key)

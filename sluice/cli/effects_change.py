@@ -1,4 +1,4 @@
-"""`sluice effects reconcile|retry|settle|pause|resume`: what an operator does with calls."""
+"""`sluice effects reconcile|retry|settle|pause|resume`: the commands with which an operator changes calls."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -98,8 +98,8 @@ def retry(
 ) -> None:
     """Make failed or uncertain calls again, with a fresh count of attempts.
 
-    An uncertain call may have been made already. The provider then receives it
-    twice, unless the provider deduplicates by key. Run `sluice effects
+    An uncertain call may have been made already. The provider then receives the call twice, and
+    acts twice unless it deduplicates calls by key. Run `sluice effects
     reconcile` first.
 
     Exit code 1 if a call was not changed.
@@ -181,7 +181,7 @@ def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> 
     if as_json_:
         say_document(change_document(changes, dry_run=dry_run))
     else:
-        say(*(change_lines(changes, dry_run=dry_run) or ["no such call"]))
+        say(*(change_lines(changes, dry_run=dry_run) or ["no call matches the filters"]))
     if any(change.after is None for change in changes):
         raise typer.Exit(LEFT_EXIT_CODE)
 

@@ -35,10 +35,10 @@ def erase(
 ) -> None:
     """Erase all data that Sluice holds of one entity. You cannot undo this.
 
-    Deletes the rows of KEY in all tables in which each event of ENTITY writes
-    only the row with its own key, in all generations and checkpoints (copies of
-    projections); the letters (failed and waiting events) and settled calls of
-    the entity; and the key wherever Sluice stored it. If a failed event had
+    Deletes the rows of KEY in each table to which events of ENTITY write only the rows with their
+    own keys. For a projection, also deletes the rows in all generations and checkpoints (copies of
+    the projection). Deletes the letters (failed and waiting events) and the settled calls of the
+    entity. Removes the key from all other places where Sluice stored it. If a failed event had
     blocked the entity, its new events are applied again. Prints a list of what
     the command does not search.
 

@@ -21,7 +21,8 @@ from sluice.runtime.terminal_text import counted
 
 QUESTIONS = {
     Change.NEW_INSTALLATION: "This database gets a new id, a new key and a new consumer group. All calls are"
-    " paused; waiting outgoing events and unfinished calls are held until you release or drop them.",
+    " paused; waiting outgoing events are not sent, and unfinished calls are not made, until you release"
+    " or drop them.",
     Change.MOVED: "This database replaces its original. Do not use the original again: both databases"
     " have the same id and key.",
     Change.NEW_KEY: "All processes will sign their messages with a new key.",
@@ -67,8 +68,9 @@ def init(
         bool,
         typer.Option(
             "--original",
-            help="Only declare that this database is the original. Use it if a physical copy with the same"
-            " id was started while this database was down. Then start the processes of this database: the"
+            help="Only declare that this database is the original. Use this option if a physical copy"
+            " with the same id was started while this database was down. Then start the processes"
+            " of this database: the"
             " bridges of the copy stop.",
         ),
     ] = False,
@@ -156,8 +158,8 @@ def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bo
         return
     say(f"rank of this database: {raised.after}, before {raised.before}")
     say(
-        f"bridges of other databases: {raised.foreign_writers}; they stop within a minute after a bridge of"
-        " this database runs. Stop their workers and beats yourself."
+        f"bridges of other databases: {raised.foreign_writers}; they stop within a minute after the"
+        " start of a bridge of this database. Stop their workers and beats yourself."
     )
 
 

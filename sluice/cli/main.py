@@ -73,7 +73,7 @@ class Commands(TyperGroup):
         found = getattr(import_module(module), name)
         command: Any
         if isinstance(found, typer.Typer):
-            # Not get_command, which adds the options that install completion to every group.
+            # get_command is not used: it would add the options that install completion to every group.
             command = typer.main.get_group(found)
         else:
             alone = typer.Typer(add_completion=False)
@@ -84,7 +84,8 @@ class Commands(TyperGroup):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Completes the names of commands, without importing them, and options."""
-        # Imported here, because typer does not export it: a typer without it breaks only completion.
+        # Imported here, because typer does not export the name. If a version of typer lacks it,
+        # only completion breaks.
         from typer._click.shell_completion import CompletionItem
 
         names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
@@ -96,7 +97,7 @@ class Commands(TyperGroup):
         return super().main(*words, **options)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuses an argument that no service could take."""
+        """Refuses an argument that is not UTF-8: no service could store it."""
         for word in args:
             try:
                 word.encode()

@@ -183,7 +183,9 @@ def _drop_all(topic: str | None, reason: str, *, yes: bool, dry_run: bool, as_js
 
 
 def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
-    """Returns a row per queue: events not sent, refused ones among them, age of the oldest."""
+    """Returns a row per queue: the number of unsent events, how many of these are refused, and the
+    age of the oldest.
+    """
     return table_of(
         ("queue", "waiting", "refused", "oldest"),
         ((one.queue, one.waiting, one.refused, say_age(one.oldest_seconds)) for one in queues),
@@ -191,7 +193,7 @@ def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
 
 
 def reason_table(reasons: Iterable[RefusalReason]) -> Table:
-    """Returns a row per topic and reason that several records share: their number."""
+    """Returns a row per topic and reason that several records share, with the number of these records."""
     return table_of(
         ("records", "topic", "error"),
         ((one.records, one.topic, f"{number}: {one.error}") for number, one in enumerate(reasons, 1)),
@@ -200,7 +202,9 @@ def reason_table(reasons: Iterable[RefusalReason]) -> Table:
 
 
 def unsendable_table(topics: Iterable[UnsendableTopic]) -> Table:
-    """Returns a row per topic that does not exist: the first event, how many wait, for how long, why."""
+    """Returns a row per topic that does not exist: the first waiting event, the number of events,
+    the age of the oldest event, the reason.
+    """
     return table_of(
         ("topic", "first queue", "first id", "waiting", "oldest", "reason"),
         ((one.topic, one.queue, one.id, one.events, say_age(one.seconds), one.reason) for one in topics),
@@ -218,7 +222,9 @@ def _find_unsendable(waiting: Sequence[WaitingTopic]) -> list[UnsendableTopic]:
 
 
 def refused_table(records: Iterable[RefusedRecord], reasons: Sequence[RefusalReason]) -> Table:
-    """Returns a row per record: its place, what it holds back, and the broker's reason."""
+    """Returns a row per record: its queue and id, the records that it holds back, and the reason
+    of the broker.
+    """
     numbers = {(one.topic, one.error): f"error {n}" for n, one in enumerate(reasons, 1)}
     return table_of(
         ("queue", "id", "topic", "key", "since", "behind", "error"),

@@ -1,4 +1,6 @@
-"""Prints for all commands. No other module of this room writes to a stream: `shown` escapes every value."""
+"""Prints for all commands. No other module of sluice/cli writes to a stream, because this module
+escapes every value with `shown`.
+"""
 
 import io
 import shutil
@@ -35,14 +37,14 @@ def say_document(document: Any) -> None:
 
 
 def say_record(line: str) -> None:
-    """Prints a line of JSON: unchanged, in UTF-8, for a program; with escapes on a terminal."""
+    """Prints a line of JSON. For a program the line is unchanged, in UTF-8. On a terminal it has escapes."""
     if sys.stdout.isatty():
         line = shown_json(line, _encoding(sys.stdout))
     typer.echo(line.encode())
 
 
 def say_log(prefix: str, text: str, *, colours: tuple[str, str | None] | None) -> None:
-    """Prints one line of a log behind its prefix, in these colours; None means without colour."""
+    """Prints a prefix and one line of a log, in these two colours. None means without colours."""
     text = shown(text, _encoding(sys.stdout))
     if colours is not None:
         prefix, text = (
@@ -63,7 +65,9 @@ def print_refusal(refusal: str) -> None:
 
 
 def replace_unencodable() -> None:
-    """Prints characters that a terminal lacks as escapes, also in texts of libraries (help, usage errors)."""
+    """Makes the streams print a character that their encoding lacks as an escape, also in texts of
+    libraries (help, usage errors).
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -113,7 +113,7 @@ def _said(name: str, fresh: bool, resumed: Resumed | None, *, dry_run: bool) -> 
     waited = f" waiting events: {counts}" if counts else " no event waited"
     if resumed.unparked:
         return f"{name} is resumed;{waited}"
-    return f"{name} stays paused, its first event died: {resumed.blocked_by};{waited}"
+    return f"{name} stays paused, because its first event became a dead letter: {resumed.blocked_by};{waited}"
 
 
 def _named(topic: str | None, entity: str | None, key: str | None) -> str:

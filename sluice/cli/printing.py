@@ -18,9 +18,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 
 Full = Annotated[bool, typer.Option("--full", help="Print long values whole.")]
-MOST_CHARACTERS = 4_000  # of a field
-MOST_NAMES = 5  # names with the same reason that get a line each
-MOST_REASONS = 20  # reasons that a list prints apart from its rows
+MOST_CHARACTERS = 4_000  # maximum length of a field
+MOST_NAMES = 5  # if more names have the same reason, they share a line
+MOST_REASONS = 20  # maximum number of reasons in the table of reasons above a list
 
 
 def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
@@ -71,7 +71,7 @@ def read_age(text: str) -> float:
 
 
 def say_age(seconds: float) -> str:
-    """Returns the age, rounded down, in the largest unit that fits into it twice."""
+    """Returns the age, rounded down, in the largest unit of which the age has at least two."""
     for unit, length in reversed(_UNITS.items()):
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"

@@ -9,7 +9,9 @@ from rich.progress import Progress, ProgressColumn, TextColumn
 
 @contextmanager
 def progress_bar(*columns: ProgressColumn | str) -> Iterator[Progress]:
-    """Yields a bar of these columns, which is gone when it ends. No text in it is read as markup."""
+    """Yields a bar of these columns, and removes the bar at the end. Texts in the bar are not
+    parsed as markup.
+    """
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     shown = [TextColumn(one, markup=False) if isinstance(one, str) else one for one in columns]
     with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""`sluice rebuild`: the group of commands, and those that only read or compare."""
+"""`sluice rebuild`: the group of commands, and the commands that only read or compare."""
 
 from typing import Annotated
 
@@ -75,7 +75,7 @@ def diff(
 ) -> None:
     """Compare a generation with the live one, row by row, and store the report.
 
-    Both are read as of one moment at which both had applied the same events.
+    Reads both as of one moment at which both had applied the same events.
     Live traffic continues. You may repeat the comparison; the last report counts.
     """
     registry = read_environment().registry
@@ -109,7 +109,7 @@ def approve(
     if as_json_:
         say_document({"dry_run": dry_run, "report": report.id, "differing": report.differing})
     else:
-        say(f"{said}; {'it would be' if dry_run else 'it is'} approved")
+        say(f"{said}; the differences {'would be' if dry_run else 'are'} approved")
 
 
 def _compare(session: Session, registry: Registry, found: Generation) -> Report:

@@ -15,7 +15,7 @@ Number = Annotated[
     typer.Option(
         "--generation",
         metavar="N",
-        help="Number of the generation. Required if the command could mean several.",
+        help="Number of the generation. Required if several generations fit the command.",
     ),
 ]
 Patience = Annotated[
@@ -23,8 +23,8 @@ Patience = Annotated[
     typer.Option(
         "--patience",
         metavar="SECONDS",
-        help="Maximum wait until the generation has applied the same events as the live one, for"
-        " locks, and for older transactions.",
+        help="Maximum time to wait for locks, for the end of older transactions, and until the"
+        " generation has applied the same events as the live generation.",
     ),
 ]
 FromCheckpoint = Annotated[

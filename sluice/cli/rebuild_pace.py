@@ -27,7 +27,7 @@ def call_rebuild_workers(session: Session, settings: Settings, projection: str, 
         with reaching_services():
             generation_changes.call_workers(session, settings, projection, generation)
     except ServiceFailed as failed:
-        say(f"beat starts the rebuild workers later: {failed}", err=True)
+        say(f"the tasks of the rebuild cannot be sent now, so beat sends them later: {failed}", err=True)
 
 
 def pause(
@@ -92,7 +92,7 @@ def _print_resumed(
     would = "would catch up" if dry_run else "catches up"
     say(
         f"generation {generation.generation} of {generation.projection} {would} from the log:"
-        f" `sluice rebuild status {generation.projection}` shows how far it is"
+        f" `sluice rebuild status {generation.projection}` shows its progress"
     )
 
 

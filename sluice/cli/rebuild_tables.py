@@ -40,7 +40,10 @@ def plan_lines(found: Plan) -> list[Any]:
         f"{counted(found.records, 'record')} to read",
     ]
     if found.revision == found.live_revision:
-        lines.append("the revision is that of the live generation: any difference would be a fault")
+        lines.append(
+            "the code has the revision of the live generation, so any difference between the"
+            " generations would be a fault"
+        )
     if found.compacted_topics:
         lines.append(f"compacted, so no Increment may result from them: {', '.join(found.compacted_topics)}")
     return lines + found.notes + [f"refused: {why}" for why in found.refusals]

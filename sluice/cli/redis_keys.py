@@ -1,4 +1,6 @@
-"""`sluice redis ls|clean`: shows the keys of installations in Redis, and deletes those of a former one."""
+"""`sluice redis ls|clean`: shows the keys of installations in Redis, and deletes the keys of a
+former installation.
+"""
 
 from collections.abc import Iterable
 from dataclasses import asdict

@@ -33,8 +33,8 @@ def accept(
 ) -> None:
     """Accept that a topic was re-created or lost records, and read its log from the beginning.
 
-    Use it for a topic that was re-created, or that lost records before they
-    were applied. Records that are no longer in the log will never be applied.
+    Use this command for a topic that was re-created, or that lost records before they were
+    applied. Records that are no longer in the log will never be applied.
     For any other topic the command changes nothing without --force.
 
     --dry-run prints the effect per partition.
@@ -71,7 +71,7 @@ def acceptance_lines(found: Acceptance) -> list[str]:
     """Returns, for people, a line per partition, then the consequences."""
     lines = [f"topic {found.topic} (entity type {found.entity})"]
     if found.recreated:
-        lines.append(f"id: {found.topic_id_before} → {found.topic_id}: it was re-created")
+        lines.append(f"id: {found.topic_id_before} → {found.topic_id}: the topic was re-created")
     lines += [_partition_line(one) for one in found.partitions]
     if found.recreated:
         lines.append("records of the old topic above the watermarks that were not applied are lost")
@@ -156,7 +156,7 @@ def _reshard_lines(done: Resharded, unsettled: Unsettled, *, dry_run: bool) -> l
     if dry_run:
         lines.append(f"now: {unsettled_text(unsettled)}")
     if done.moved:
-        lines.append(f"parked entities in another queue: {done.moved}")
+        lines.append(f"parked entities that moved to another queue: {done.moved}")
     if done.new_queues:
         new = ",".join(done.new_queues)
         lines.append(

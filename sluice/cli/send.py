@@ -67,12 +67,12 @@ def send(
 
     {"key": "u-1", "value": {…}, "headers": {"ce_id": "1"}, "topic": "users"}
 
-    key: a string, or null. value: any JSON; an object is an event,
-    null a tombstone. headers (of strings) and topic may be left out.
+    key: a string, or null. value: any JSON value. An object is an event. null is a tombstone.
+    headers: an object of strings. headers and topic may be left out.
 
     If SLUICE_HANDLERS is set, each event is checked against the
-    handlers of its topic. If a file has a bad line, nothing is
-    sent. A pipe is sent up to the bad line.
+    handlers of its topic. If a file has a bad line, nothing is sent. If a pipe has a bad line,
+    only the lines before it are sent.
     """
     settings = read_settings()
     servers = read_addresses(settings).kafka_bootstrap_servers
@@ -112,7 +112,9 @@ def _check_options(given: set[str], *, topic: str | None, rate: float | None) ->
             f"--key is missing: it names the entity, as in --key o-1 (you passed {', '.join(sorted(given))})"
         )
     if topic is not None or rate is not None:
-        raise typer.BadParameter("--topic and --rate are for a file of events; one event is sent to TOPIC")
+        raise typer.BadParameter(
+            "--topic and --rate are only for a file of events; for one event, the first argument is the topic"
+        )
     if extra := given - {"--key", "--header", "--tombstone"} if "--tombstone" in given else set():
         raise typer.BadParameter(f"a tombstone has no {', '.join(sorted(extra))}: its value is null")
 
@@ -137,7 +139,7 @@ def _send_typed(topic: str, typed: TypedEvent, servers: str, registry: Registry,
         return
     what = "tombstone" if typed.is_tombstone else f"event {event_id}"
     place = f"{topic}:{partition}:{offset}"
-    say(f"{what} is sent as {place}", f"to see what becomes of it: sluice trace {place}")
+    say(f"{what} is sent as {place}", f"to see its result: sluice trace {place}")
 
 
 def _send_lines(

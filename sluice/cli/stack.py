@@ -24,14 +24,14 @@ stack_app = typer.Typer(
 
 @stack_app.command()
 def up(as_json: AsJson = False) -> None:
-    """Start the services that do not run, repair killed ones, and print their addresses."""
+    """Start the services that do not run, repair services that were killed, and print the addresses."""
     try:
         stack = Stack(ROOT, report=_say)
         urls = external_urls(os.environ, stack.environ())
         if urls is None:
             urls = stack.up()
         else:
-            _say(f"the environment names other services: nothing started; {UNSET_HINT}")
+            _say(f"the environment has the addresses of other services, so no service is started; {UNSET_HINT}")
     except StackError as error:
         _fail(error)
     say_document(asdict(urls)) if as_json else say(*_exports(urls))
@@ -118,7 +118,7 @@ def _say(line: str) -> None:
 
 
 def _fail(error: StackError) -> NoReturn:
-    # The log of a server that did not start has lines of its own.
+    # The error of a server that did not start contains several lines of the server's log.
     say(*f"sluice stack: {error}".split("\n"), err=True)
     raise typer.Exit(2)
 

@@ -47,7 +47,7 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
 
     Exit code 1 if a service or the leader of a partition did not answer, or if
     processes refuse this database because it is a copy or belongs to another
-    installation. The other facts are shown. A sum that lacks partitions is
+    installation. The other facts are still shown. A sum without the numbers of some partitions is
     marked with +?.
     """
     settings, registry, urls = read_environment()
@@ -135,7 +135,7 @@ def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
 
 
 def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
-    """Returns the counters that are not zero everywhere: columns of zeros would hide the others."""
+    """Returns the counters that are not zero in every row, because columns of zeros would hide the others."""
     known = [row for row in rows if row is not None]
     return [name for name in COUNTERS if name == Outcome.APPLIED or any(row[name] for row in known)]
 

@@ -1,6 +1,7 @@
 """Lays out tables: in columns, or on a narrow terminal as a block of lines per row. Pure.
 
-No word is broken, so an identifier can be copied from any terminal, which wraps long lines itself.
+Words are not broken. A terminal itself wraps a line that is too long, so an identifier in it can
+still be copied.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,13 +13,15 @@ from rich.cells import cell_len
 from sluice.runtime.terminal_text import UTF_8, shown
 
 GAP = "  "
-LEAST_FOLDED = 24  # minimum columns of a folded text; with fewer, rows become blocks
-MOST_CHARACTERS = 300  # of a value in a table
+LEAST_FOLDED = (
+    24  # minimum width of a column of sentences; with less space, each row becomes a block of lines
+)
+MOST_CHARACTERS = 300  # maximum length of a value in a table
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values. `folded` names the columns of sentences, which may take several lines of a row.
+    """Rows of values. `folded` names the columns of sentences; a sentence may take several lines of a row.
 
     `right` names the columns of numbers. `whole` is the command or option that prints long values uncut.
     """
@@ -67,7 +70,7 @@ def _in_columns(table: Table, rows: Sequence[Sequence[str]], width: int | None) 
     columns = list(zip(table.headings, *rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
     over = 0 if width is None else sum(widths) + len(GAP) * (len(widths) - 1) - width
-    # The widest sentence is folded first.
+    # The widest column of sentences becomes narrower first.
     for at in sorted((at for at, is_folded in enumerate(folded) if is_folded), key=lambda at: -widths[at]):
         if over > 0:
             narrow = max(LEAST_FOLDED, _widest_word(columns[at]), widths[at] - over)

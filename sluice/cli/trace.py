@@ -19,7 +19,8 @@ def trace(
     key: Annotated[str | None, typer.Argument(help="With TOPIC: the record key.")] = None,
     event_id: Annotated[str | None, typer.Argument(help="With TOPIC: the event id.")] = None,
     source: Annotated[
-        str | None, typer.Option("--source", help="Its CloudEvents source, if it has one.")
+        str | None,
+        typer.Option("--source", help="The CloudEvents source of the event, if the event has one."),
     ] = None,
     full: Full = False,
     as_json_: AsJson = False,

@@ -129,7 +129,7 @@ def rebuild_worker(name: Name = None, level: Level = None, celery_options: Celer
 
 
 def celery_words(work: Work, *, name: str | None, options: Sequence[str]) -> list[str]:
-    """Returns the words after `celery`. Raises typer.BadParameter."""
+    """Returns the arguments of `celery`. Raises typer.BadParameter."""
     if detaching := DETACHING.intersection(options):
         raise typer.BadParameter(f"{', '.join(detaching)}: a worker in the background cannot be supervised")
     # Without --quiet Celery prints a banner between the log lines.

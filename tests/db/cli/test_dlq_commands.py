@@ -28,7 +28,7 @@ def test_ls_and_show_print_the_errors(bench: Bench, run: Run) -> None:
     assert "dead (conflict)" in shown
     assert f"{TOPIC}:0:3" in shown
     assert f"{TOPIC}:0:1" not in shown, "this letter waits and is not dead"
-    assert "there may be more: --after 6" in run("dlq", "ls", "--limit", "1")
+    assert "there may be more rows; to see them, pass --after 6" in run("dlq", "ls", "--limit", "1")
     document = json.loads(run("dlq", "ls", "--limit", "2", "--after", "6", "--json"))
     assert [one["id"] for one in document["letters"]] == [5, 4]
     assert document["next_after"] == 4
@@ -48,7 +48,7 @@ def test_redrive_prints_the_plan_then_the_blocking_error_then_applies(bench: Ben
     fill(bench)
     planned = run("dlq", "redrive", "--all", *WHY, "--dry-run")
     assert "thing/k: 1 dead, 2 waiting\n" in planned
-    assert "thing, 6: dead, names no entity\n" in planned
+    assert "thing, 6: dead, and its record names no entity\n" in planned
     assert "pass --yes" in run("dlq", "redrive", "--all", *WHY, exit_code=2)
     assert audits(bench) == []
     blocked = json.loads(run("dlq", "redrive", "1", *WHY, "--yes", "--json", exit_code=1).splitlines()[-1])
@@ -181,7 +181,7 @@ def test_resolve_changes_only_conflicts(bench: Bench, run: Run) -> None:
     assert "5 would be resolved" in run("dlq", "resolve", "5", *WHY, "--dry-run")
     assert states(bench)[5] == "dead"
     said = run("dlq", "resolve", "1", "5", *WHY, exit_code=1)
-    assert "1 is not changed: not an open conflict, but dead" in said
+    assert "1 is not changed: it is not an open conflict, but dead" in said
     assert "5 is resolved" in said
     assert states(bench) == {1: "dead", 2: "waiting", 3: "waiting", 4: "dead", 5: "done", 6: "dead"}
     assert audits(bench) == [("dlq resolve", "5", "test")]

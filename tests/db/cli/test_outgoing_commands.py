@@ -111,8 +111,8 @@ def test_refused_outgoing_events_are_shown_retried_and_dropped(session: Session,
 
 
 def test_calls_are_shown_retried_paused_and_resumed(session: Session, run: Run) -> None:
-    assert run("effects", "ls") == "no such call\n"
-    assert run("effects", "reconcile", "--all", "--reason", "r") == "no such call\n"
+    assert run("effects", "ls") == "no call matches the filters\n"
+    assert run("effects", "reconcile", "--all", "--reason", "r") == "no call matches the filters\n"
     for number in range(3):
         insert_call(session, f"k{number}", "failed", effect="send_email", error="no such mailbox")
     insert_call(session, "waits", effect="send_email")
@@ -120,7 +120,7 @@ def test_calls_are_shown_retried_paused_and_resumed(session: Session, run: Run) 
     listed = run("effects", "ls", "--limit", "2")
     assert listed.splitlines()[0].split() == ["effect", "pending", "running", "failed"]
     assert "no such mailbox" in listed
-    assert "there may be more: --after 4" in listed
+    assert "there may be more rows; to see them, pass --after 4" in listed
     assert listed.count("no such mailbox") == 1, "one row lists the calls with this error"
     assert "k2" in run("effects", "ls", "--limit", "2", "--after", "4", "--older-than", "0s")
     assert 'waits for: ["earlier must end first: it is running"]' in run("effects", "show", "waits")

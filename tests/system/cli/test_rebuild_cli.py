@@ -80,9 +80,9 @@ def test_every_rebuild_command_works_from_plan_to_drop(deployment: Deployment) -
     report = said(deployment, "diff", PROJECTION)
     assert f"0 rows the same, {LINES} differ, 0 only live, 0 only new" in report
     assert "tax_cents" in report
-    assert "it would be approved" in said(deployment, "approve", PROJECTION, *WHY, "--dry-run")
+    assert "the differences would be approved" in said(deployment, "approve", PROJECTION, *WHY, "--dry-run")
     assert "is not approved" in sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes")[1]
-    assert "it is approved" in said(deployment, "approve", PROJECTION, *WHY, "--yes")
+    assert "the differences are approved" in said(deployment, "approve", PROJECTION, *WHY, "--yes")
     assert "would see generation 3" in said(deployment, "swap", PROJECTION, *WHY, "--dry-run")
     code, text = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes", "--patience", "0")
     named = f"pid {report_of_others.info.backend_pid} (role app, application 'report'"

@@ -113,8 +113,9 @@ def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
     assert ("Have the producer set an id" in finding.advice) != by_position
     assert as_document(facts, [])["events_without_id"] == {"orders": 9}
     known = "positions" if by_position else "ids"
-    assert f"topic orders: 9 events without id so far; events are known by their {known}" in as_lines(
-        facts, []
+    assert (
+        "topic orders: 9 events without id so far; Sluice identifies the events of this topic by their"
+        f" {known}" in as_lines(facts, [])
     )
 
 

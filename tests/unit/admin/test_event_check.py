@@ -111,7 +111,7 @@ def test_the_error_about_a_flaw_names_the_line_and_the_option_no_check() -> None
     flaws = iter([None, "why"])
     parsed = parse_lines(lines, topic=None, known_topics={"t"}, find_flaw=lambda _: next(flaws))
     assert next(parsed).topic == "t"
-    with pytest.raises(LineRefused, match="line 2: why; with --no-check it is sent"):
+    with pytest.raises(LineRefused, match="line 2: why; to send the event anyway, pass --no-check"):
         next(parsed)
 
 

@@ -119,7 +119,7 @@ def test_accept_of_a_re_created_topic_names_no_number_of_lost_records() -> None:
         "t", "e", topic_ids=("old", "new"), watermarks={0: 5, 1: 2}, logs={0: LogRange(0, 3)}
     )
     lines = "\n".join(acceptance_lines(found))
-    assert "old → new: it was re-created" in lines
+    assert "old → new: the topic was re-created" in lines
     assert "partition 1: gone, its watermark 2 is removed" in lines
     assert "never be applied" not in lines
     assert "were not applied are lost" in lines

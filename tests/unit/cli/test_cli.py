@@ -190,7 +190,7 @@ def test_init_reports_what_it_created_and_which_number_of_shards_applies() -> No
         "tables made: orders",
         "topics made: none were missing",
         "entity types: order (4 queues), user (4 queues)",
-        "order: the code declares 8 shards, Postgres has 4, which count",
+        "order: the code declares 8 shards, Postgres has 4; the number in Postgres is used",
     ]
 
 
