@@ -1,1 +1,3 @@
-"""What an operator decides and reads, without a terminal: the services behind the command line."""
+"""The operations behind the command line: what an operator can read and decide. They do not use a
+terminal.
+"""

@@ -34,8 +34,8 @@ from sluice.runtime.place import Place
 class PartitionChange:
     """One partition. Numbers of records are upper bounds, because offsets have gaps.
 
-    `before` is None for a new partition, `after` for a missing one. `lost` is None if it cannot be known,
-    since the log of the old topic no longer exists.
+    `before` is None for a new partition, `after` is None for a missing partition. `lost` is None
+    if the number cannot be known, because the log of the old topic no longer exists.
     """
 
     partition: int
@@ -61,7 +61,7 @@ class Acceptance:
 
     @property
     def recreated(self) -> bool:
-        """Returns True if it is another topic with the same name."""
+        """Returns True if Kafka now has another topic with the same name."""
         return self.topic_id != self.topic_id_before
 
     def watermarks(self) -> dict[int, int]:
@@ -122,7 +122,7 @@ class AcceptPlan(NamedTuple):
 
 
 def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptPlan:
-    """Reads Postgres and Kafka. Raises OperationRefused for a topic that one of them does not have."""
+    """Reads Postgres and Kafka. Raises OperationRefused if one of the two does not have the topic."""
     before = read_topic_routing(session, topic)
     if before is None:
         raise OperationRefused(f"no bridge has read topic {topic} so far: there is nothing to accept")
@@ -144,7 +144,9 @@ def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptP
 
 
 def find_lost_ends(assignments: Mapping[Place, Assignment], logs: Mapping[int, LogRange]) -> list[int]:
-    """Returns the partitions whose log ends below an applied offset, which gets another record. Pure."""
+    """Returns the partitions whose log ends below an applied offset: another record will get this
+    offset. Pure.
+    """
     return [
         number
         for (_, number), one in sorted(assignments.items())
@@ -159,7 +161,9 @@ def find_reasons(
     logs: Mapping[int, LogRange],
     reads: Iterable[PartitionRead],
 ) -> Iterator[str]:
-    """Yields why bridges cannot safely continue, by the same rules and by their reports. Pure."""
+    """Yields the reasons why bridges cannot safely continue: by the rules of a bridge, and as
+    bridges reported. Pure.
+    """
     reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
     for (_, number), assignment in sorted(assignments.items()):
         if (log := logs.get(number)) is None:
@@ -196,7 +200,7 @@ def accept_topic(
     logs: Mapping[int, LogRange],
     decision: Decision,
 ) -> tuple[Acceptance, int]:
-    """Stores the topic's id and lets it be read from the start of its logs. Returns the new epoch as well.
+    """Stores the topic's id, and lets bridges read its logs from the start. Also returns the new epoch.
 
     Lanes of the entity type's other topics continue at their offsets. Raises OperationRefused if the
     topic was changed meanwhile, or a batch holds a queue for too long.
@@ -205,7 +209,7 @@ def accept_topic(
         shards = lock_routing(session, before.entity)
         if shards is None or read_topic_routing(session, topic) != before:
             raise OperationRefused(f"topic {topic} was changed meanwhile; run the command again")
-        # Computed again under the locks: a bridge may have continued with other partitions.
+        # Computed again under the locks, because a bridge may have continued with other partitions.
         found = judge_acceptance(
             topic,
             before.entity,

@@ -39,10 +39,14 @@ def column_differences(column: Column[Any], stored: StoredColumn, *, is_view: bo
     if difference is not None:
         yield difference
     elif column.primary_key and not stored.is_distinct:
-        yield Difference(True, "its collation treats different texts as equal, so that two keys would be one")
+        yield Difference(
+            True, "its collation treats different texts as equal: two different keys would be the same key"
+        )
     if stored.generated is not None:
         yield Difference(
-            True, "Postgres refuses what is written to it: no row is added", f"DROP {stored.generated}"
+            True,
+            "Postgres computes its value and refuses any other value: no row can be added",
+            f"DROP {stored.generated}",
         )
     if is_view or column.primary_key:
         return
@@ -60,7 +64,7 @@ def rendered_type(column: Column[Any]) -> str:
 
 
 def is_same_family(column: Column[Any], stored: StoredColumn) -> bool:
-    """Returns True if values of one type that fit are also values of the other."""
+    """Returns True if the values of one type are also values of the other type, as long as they fit."""
     return _family(_declared(column)) == _family(stored.type)
 
 
@@ -100,7 +104,7 @@ def _type_difference(column: Column[Any], stored: StoredColumn) -> Difference | 
     return None
 
 
-_WIDER = Difference(False, "it holds more than is declared")
+_WIDER = Difference(False, "other programs may write values that the declaration does not permit")
 _OTHER_FAMILY = "values of one type are refused by the other, or come back as other values"
 _CONSEQUENCES = {
     ("text", "character"): "a text would be padded with spaces",

@@ -1,4 +1,4 @@
-"""Opens what every operation needs: a session, the code's declarations, the addresses of the services."""
+"""Provides what every operation needs: a session, the code's declarations, the addresses of the services."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager

@@ -1,6 +1,7 @@
 """Retries, reconciles and settles the calls that an operator names, each change with its row in `audit`.
 
-Only `reconcile` contacts a provider, to ask. If a worker stores an answer meanwhile, that answer counts.
+Only `reconcile` contacts a provider, and only to ask for a result. If a worker stores an answer
+meanwhile, that answer is kept.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,13 +34,15 @@ AnyCall: TypeAlias = ListedCall | WholeCall
 Effects: TypeAlias = Mapping[str, EffectEntry]
 
 RETRIED_FROM = (CallState.FAILED.value, CallState.UNCERTAIN.value)
-MOST_BEFORE = 10  # calls in front of another call that are listed
-MOVED = "its state changed meanwhile; list it again"
+MOST_BEFORE = 10  # maximum number of listed calls that a call waits for
+MOVED = "its state was changed meanwhile; list it again"
 
 
 @dataclass(frozen=True)
 class CallChange:
-    """The change of one call. `after` is None if it was not changed; `said` is the reason or what follows."""
+    """The change of one call. `after` is None if the call was not changed. `said` is the reason
+    for this, or the consequence of the change.
+    """
 
     effect_key: str
     before: str | None
@@ -56,13 +59,15 @@ def require_call(session: Session, key: str) -> WholeCall:
 
 
 def require_one_choice(keys: Sequence[str] | None, *, every: bool) -> None:
-    """Raises OperationRefused for both keys and --all, and for neither. Pure."""
+    """Raises OperationRefused unless exactly one of keys and --all was passed. Pure."""
     if bool(keys) == every:
         raise OperationRefused("pass KEYs or --all, not both")
 
 
 def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
-    """Returns the calls with these keys, or all chosen ones. Raises OperationRefused, also for both."""
+    """Returns the calls with these keys, or all chosen calls. Raises OperationRefused for an
+    unknown key, and for both.
+    """
     require_one_choice(keys, every=chosen is not None)
     if chosen is not None:
         return list(read_all_calls(session, chosen))
@@ -96,7 +101,9 @@ def read_reasons_to_wait(session: Session, registry: Registry, call: WholeCall) 
 def retry_calls(
     session: Session, calls: Sequence[AnyCall], effects: Effects, decision: Decision, *, dry_run: bool
 ) -> Iterator[CallChange]:
-    """Makes failed or uncertain calls pending, without attempts, PAGE_ROWS per transaction. Idempotent."""
+    """Makes failed or uncertain calls pending, with a fresh count of attempts. Uses transactions
+    of PAGE_ROWS. Idempotent.
+    """
     fitting = []
     for call in calls:
         if call.state not in RETRIED_FROM:
@@ -141,7 +148,7 @@ def reconcile_call(
         return _left(call, MOVED)
     if not dry_run:
         with session.transaction():
-            # The answer is true for the key, even if the call was released meanwhile.
+            # The answer is valid for the key, even if the call was released meanwhile.
             if not store_success(session, call.effect_key, storable(answer)):
                 return _left(call, MOVED)
             _audit(session, decision, [call], CallState.SUCCEEDED)

@@ -1,4 +1,4 @@
-"""Erases for good everything that Sluice holds of one entity."""
+"""Erases permanently everything that Sluice stores about one entity."""
 
 import secrets
 import time
@@ -48,10 +48,11 @@ ADVICE = (
 NOT_SEARCHED = (
     "records in Kafka, also those that Sluice sent: a topic keeps them until its retention ends, a"
     " tombstone compacts them, or `kafka-delete-records` removes them",
-    "messages in Redis: they hold records that are not applied yet, and are removed when a worker reads them",
+    "messages in Redis: they contain records that are not applied yet, and each message is removed when"
+    " a worker reads it",
     "rows, letters, calls and outgoing events of other entities that mention this one",
     "tables that Sluice does not write, logs of processes, backups and the write-ahead log of Postgres",
-    "hashes: identities of events, of their data and of calls stay, so that repeats are known",
+    "hashes of events, of their data and of calls: they stay, so that Sluice detects repeats",
 )
 
 
@@ -73,7 +74,7 @@ class Erased:
 
 
 class _DryRun(Exception):
-    """Ends a transaction without effect."""
+    """Raised to roll back the transaction of a dry run."""
 
 
 def require_entity(session: Session, registry: Registry, entity: str, key: str) -> None:
@@ -113,7 +114,7 @@ def erase(
     require_entity(session, registry, entity, key)
     erasure = _Erasure(session, registry, read_ends, entity, key, decision, tables, dry_run=dry_run)
     with refused_if_queues_are_held(entity), ExitStack() as held:
-        # A copy that began earlier would restore rows.
+        # A copy of a table that began before the erasure would restore erased rows.
         for projection in sorted(read_projection_snapshot(session).live):
             held.enter_context(copying(session, projection))
         found = until_possible(erasure.attempt, patience_seconds, waiting=waiting)
@@ -152,7 +153,7 @@ class _Erasure:
         routing = read_routing(self._session, self._entity)
         assert routing is not None
         queue = queue_name(self._entity, shard_of(self._key.encode(), routing[0]))
-        # Without the lock: if the relay does not run, the queue must not stop as well.
+        # Waits without the lock. If the relay does not run, the queue must continue.
         self._require_sent(queue, self._newest_outgoing)
         reached = erasing.read_reached(self._session, self._entity)
         topics = {one.topic for one in reached} | set(self._registry.topics_by_entity().get(self._entity, ()))
@@ -174,7 +175,7 @@ class _Erasure:
                     raise _DryRun
         except _DryRun:
             assert found is not None
-            # The key of the hash may have been rolled back with everything else.
+            # The key of the hash may be new in this transaction, and was then rolled back.
             found.erased = ""
         except IntegrityError as error:
             raise OperationRefused(f"{self._needed_by(error)}: nothing was erased") from error
@@ -244,7 +245,9 @@ class _Erasure:
         return found
 
     def _measure(self, topics: set[str], ends: LogEnds) -> dict[str, dict[int, int]]:
-        """Returns topic id → partition → the first offset that is not erased, above all applied ones."""
+        """Returns topic id → partition → the first offset that is not erased. It is above all
+        applied offsets.
+        """
         log_ends: dict[str, dict[int, int]] = {}
         for topic_id, partitions in ends.values():
             log_ends[topic_id] = dict(partitions)
@@ -257,14 +260,16 @@ class _Erasure:
         return log_ends
 
     def _lock_generations(self, queue: str) -> None:
-        """Locks the generations: chunks that read these records end before, later ones see the erasure."""
+        """Locks the generations. Chunks that are reading these records end first, and later chunks
+        see the erasure.
+        """
         reached = erasing.read_reached(self._session, self._entity)
         places = sorted((one.topic, one.partition) for one in reached if one.partition is not None)
         snapshot = read_projection_snapshot(self._session)
         for synced in snapshot.synced if places else ():
             generation = (synced.projection, synced.generation)
             if snapshot.live[synced.projection] == synced.generation:
-                # The generation was stopped: a lane without a row received events until now.
+                # The generation was stopped. A lane of it without a row received events until now.
                 generation_lanes.keep_live_places(self._session, *generation, queue)
             generation_lanes.lock_lanes(self._session, *generation, queue, places)
 

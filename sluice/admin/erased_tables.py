@@ -20,7 +20,7 @@ class ErasedTables:
     columns: dict[str, str] = field(default_factory=dict)
     """Table in Postgres → its key column."""
     projections: list[str] = field(default_factory=list)
-    """The projections whose generations and checkpoints are all among the tables."""
+    """The projections of which all generations and checkpoints are among the tables."""
     not_searched: list[str] = field(default_factory=list)
 
 
@@ -29,7 +29,7 @@ def choose_tables(
 ) -> ErasedTables:
     """Returns the tables that events of the entity type write only by their own keys, and `further` ones.
 
-    The batches store which tables they write, because the code of handlers is not searched. Raises
+    Each batch stores which tables it wrote, because these cannot be found in the code of handlers. Raises
     OperationRefused for a further table that no module declares.
     """
     for name in further:
@@ -65,7 +65,7 @@ def choose_tables(
     return found
 
 
-_CHECK = "SET CONSTRAINTS ALL IMMEDIATE"  # so that this statement fails, not COMMIT
+_CHECK = "SET CONSTRAINTS ALL IMMEDIATE"  # so that this statement fails and not COMMIT
 
 
 def delete_rows(session: Session, tables: ErasedTables, key: str) -> Iterable[tuple[str, int]]:

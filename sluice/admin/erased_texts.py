@@ -29,7 +29,9 @@ def mention_pattern(key: str) -> str:
 
 
 def without_key(value: Any, pattern: str, mark: str) -> Any:
-    """Returns a JSON value with the mark instead of the key. Replaces bytes with the key completely. Pure."""
+    """Returns a JSON value with the mark in place of the key. If bytes contain the key, replaces
+    all of these bytes. Pure.
+    """
     if isinstance(value, str):
         return re.sub(pattern, lambda _: mark, value)
     if isinstance(value, list):
@@ -47,7 +49,7 @@ def without_key(value: Any, pattern: str, mark: str) -> Any:
 def _hides(encoded: Any, pattern: str) -> bool:
     if not isinstance(encoded, str):
         return False
-    with suppress(ValueError):  # a user's field of that name may hold any text
+    with suppress(ValueError):  # a field of this name in a user's data may hold any text
         return re.search(pattern, base64.b64decode(encoded).decode("utf-8", "replace")) is not None
     return False
 
@@ -88,7 +90,7 @@ def erase_settled_calls(
 ) -> int:
     """Deletes an entity's settled calls from before the erasure; returns how many. `dry_run` only counts.
 
-    Keeps a hash of the key of a call with `once` that was made, so that it is not made again. Can be
+    If a call with `once` was made, keeps a hash of its key, so that the call is not made again. Can be
     killed anywhere and repeated.
     """
     erased = 0

@@ -20,7 +20,8 @@ from sluice.tasks.fold.registry import AnyEntry, Registry
 def find_flaw(registry: Registry, record: Outgoing) -> str | None:
     """Returns why the handlers cannot accept this record, and what its topic expects.
 
-    Returns None if they accept it, or if no module declares the topic. No handler runs.
+    Returns None if the handlers accept the record, or if no module declares the topic. Does not
+    run a handler.
     """
     topic = registry.topics.get(record.topic)
     if topic is None:

@@ -18,7 +18,9 @@ class SendRefused(ValueError):
 
 
 class LineRefused(SendRefused):
-    """A line is not a record; the message has its number, the reason, and how many were produced before."""
+    """A line is not a record. The message has the line number, the reason, and the number of
+    records produced before.
+    """
 
     def __init__(self, number: int, reason: str, *, acknowledged: int = 0) -> None:
         self.number = number
@@ -33,7 +35,8 @@ class TopicUnknown(SendRefused):
     def __init__(self, topic: str, known_topics: Set[str]) -> None:
         there = ", ".join(sorted(known_topics)) or "none at all"
         super().__init__(
-            f"Kafka has no topic {topic}; there are: {there}. `sluice init` creates those of SLUICE_HANDLERS"
+            f"Kafka has no topic {topic}; it has: {there}. To create the topics of SLUICE_HANDLERS, run"
+            " `sluice init`"
         )
 
 
@@ -66,7 +69,7 @@ def parse_lines(
 ) -> Iterator[Outgoing]:
     """Yields the records of all lines that are not blank. Raises LineRefused at the first bad one.
 
-    `topic` is the topic of lines without one. `find_flaw` returns why a record must not be sent.
+    `topic` is for lines that name no topic. `find_flaw` returns why a record must not be sent.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -101,7 +104,8 @@ def letter_line(letter: WholeLetter) -> str:
     """Returns one line of JSON, without the line end.
 
     A record that does not fit the format of `sluice send` is {"topic", "key_base64", "value_base64",
-    "headers_base64"}, with null for absent parts, so that send cannot change it. A record that is not stored
+    "headers_base64"}, with null for absent parts. `sluice send` refuses such a line, and so cannot
+    send a changed record. A record that is not stored
     whole also has "flaw", and no value if the value is not stored.
     """
     key, value = (None if part is None else bytes(part) for part in (letter.key, letter.value))
@@ -129,7 +133,8 @@ def _sendable(
         raw = None if value is None else _one_line(value)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
-    # A line has each header once and with a value; its null is a tombstone, which needs a key.
+    # A line can have each header only once and with a value. A null value in a line is a
+    # tombstone, which needs a key.
     if len(texts) < len(headers) or any(part is None for _, part in headers):
         return None
     if raw == b"null" or (key is None and raw is None):

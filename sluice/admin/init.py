@@ -22,8 +22,8 @@ from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import FIRST_REVISION, Registry
 from sluice.tasks.installation.opening import require_installation
 
-DEFAULT_PARTITIONS = 12  # of new topics, for up to 12 bridges; cannot be lowered later
-METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: mostly below a second, longer on a busy broker
+DEFAULT_PARTITIONS = 12  # of a new topic: enough for 12 bridges; cannot be lowered later
+METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: usually below a second
 
 
 @dataclass
@@ -56,7 +56,7 @@ def initialise(
 ) -> Initialised:
     """Creates all objects that a bridge and workers need. Idempotent.
 
-    `change` is called once with the name, before the installation is checked. Raises InstallationRefused if
+    Calls `change` with the name, one time, before the installation is checked. Raises InstallationRefused if
     the database belongs to another installation, is a copy, or is newer than this code.
     """
     made = Initialised()
@@ -82,7 +82,9 @@ def initialise(
 
 
 def _refuse_misplaced(session: Session, registry: Registry) -> None:
-    """Raises TableRefused for a table in Sluice's own schema: `init` would create a second, empty table."""
+    """Raises TableRefused if a users' table is in Sluice's own schema: `init` would create a
+    second, empty table.
+    """
     names = {table.name for metadata in registry.metadatas for table in metadata.tables.values()}
     missing = [name for name in read_misplaced(session, names) if name not in read_user_columns(session)]
     if missing:

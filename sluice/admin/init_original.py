@@ -1,4 +1,4 @@
-"""Declares that this database is the original, so that bridges of its copies stop."""
+"""Declares that this database is the original. Bridges of its copies then stop."""
 
 from contextlib import closing
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from sluice.tasks.installation.claim_reader import ClaimReader
 from sluice.tasks.installation.opening import open_installation
 
 QUESTION = (
-    "Is this database the original? Bridges of every other database with the same id will stop, and cannot"
-    " start again while a bridge of this one runs."
+    "Is this database the original? Bridges of every other database with the same id will stop, and"
+    " cannot start again while a bridge of this database runs."
 )
 
 

@@ -77,8 +77,9 @@ def require_nothing_runs(installation: Installation, living: Sequence[Process]) 
     if living:
         names = ", ".join(sorted(f"{one.kind} {one.node}" for one in living))
         raise OperationRefused(
-            f"processes of {installation.group} use this database: {names}. Stop them first; if they use the"
-            f" database that this one was copied from, run the command again {ALIVE_SECONDS} s after the copy"
+            f"processes of {installation.group} use this database: {names}. Stop them first; if they use"
+            f" the database from which this database was copied, run the command again {ALIVE_SECONDS} s"
+            " after the copy"
         )
 
 
@@ -93,7 +94,7 @@ def note_move(session: Session, name: str, decision: Decision) -> Changed:
         stored = _require_stored(session)
         require_name(stored, name)
         group = stored.installation.group
-        # An identifier that could not be read earlier is stored now.
+        # Stores the identifier of the server if it could not be read earlier.
         fuller = database.system_identifier is not None and stored.database.system_identifier is None
         is_news = database.is_copy_of(stored.database) or fuller
         changed = Changed(Change.MOVED, group, group, changed=is_news)

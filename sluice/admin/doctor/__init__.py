@@ -1,1 +1,1 @@
-"""`sluice doctor`: what is wrong with an installation, and what to do."""
+"""`sluice doctor`: finds what is wrong with an installation, and what the operator can do."""

@@ -1,4 +1,4 @@
-"""The input and output of the rules of `sluice doctor`: facts that were read, and findings. Pure."""
+"""The input and output of the rules of `sluice doctor`. The input is facts, the output is findings. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -85,14 +85,14 @@ class GenerationFacts:
     """True if a stopped generation can catch up from the log."""
     paused: bool = False
     lags: bool = False
-    """True if it lacks records that the live generation has."""
+    """True if it has not applied all events that the live generation has applied."""
     rate: int | None = None
     """Maximum events per second of its rebuild; None means unlimited."""
 
 
 @dataclass(frozen=True)
 class SharingFacts:
-    """The workers that share the queues, which hold leases in Postgres."""
+    """The workers that share the queues. These workers hold leases in Postgres."""
 
     workers: int = 0
     leased: frozenset[str] = frozenset()
@@ -101,13 +101,13 @@ class SharingFacts:
 
 @dataclass(frozen=True)
 class WorkingFacts:
-    """What moves events or holds them up, as stored in Postgres."""
+    """Facts in Postgres about the processing of events, and about what delays it."""
 
     beat_silence: float | None = 0.0
-    """Seconds since the last sign of life of the beat that schedules; None if no beat schedules."""
+    """Seconds since the last heartbeat of the beat that schedules; None if no beat schedules."""
     replication: Replication = NO_REPLICATION
     horizons: Sequence[Horizon] = ()
-    """What prevents vacuum from cleaning, the oldest first."""
+    """Transactions, slots and standbys that prevent vacuum from cleaning, the oldest first."""
     deaths: Sequence[EventDeath] = ()
     """Events during whose handlers a worker ended."""
 
@@ -119,9 +119,9 @@ class StuckQueue:
     queue: str
     messages: int
     seconds: float
-    """Between the two checks."""
+    """The time between the two checks."""
     blockers: Sequence[Blocker] = ()
-    """Sessions of others for which sessions of Sluice waited meanwhile."""
+    """Sessions of other applications for which sessions of Sluice waited between the checks."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class PostgresFacts:
     refusal: str | None = None
     """Why no process works with this database."""
     undeclared: Sequence[Undeclared] = ()
-    """Topics and effects that are halted because no living worker declares them."""
+    """Topics and effects that are halted because no running worker declares them."""
     living: Sequence[Process] = ()
     """The bridges, workers and beats that are alive."""
     clock_offset: float = 0.0
@@ -157,7 +157,7 @@ class PostgresFacts:
     misplaced: Sequence[str] = ()
     """Declared tables that have a namesake in Sluice's own schema."""
     projection_letters: Sequence[OpenLetterCount] = ()
-    """The projections that could not take events."""
+    """The projections to which events could not be applied."""
     stopped_places: Sequence[StoppedPlace] = ()
     """The partitions of which stopped generations lack events."""
     working: WorkingFacts | None = None
@@ -169,9 +169,9 @@ class PostgresFacts:
 
     @property
     def served_queues(self) -> frozenset[str]:
-        """Returns the queues with a lease, and those that a living worker names with --queues.
+        """Returns the queues with a lease, and the queues that a running worker names with --queues.
 
-        Both are known without an answer of the worker, which may be in a long batch.
+        Both are read from Postgres, because a worker in a long batch does not answer.
         """
         return self.sharing.leased.union(*(one.queues or () for one in self.living))
 
@@ -246,14 +246,14 @@ class Facts:
     still: Mapping[tuple[str, int], float] = field(default_factory=dict)
     """Projection and generation that lag and are not filled → seconds between the two checks."""
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS
-    """What waits for longer than this is a finding."""
+    """Work that waits for longer than this is a finding."""
 
 
 class Severity(Enum):
     """How bad a finding is.
 
-    error: this deployment does not work, or is unsafe, and can repair that. warning: it may be a mistake.
-    note: only another deployment can repair it.
+    error: this deployment does not work, or is unsafe, and it can repair the problem. warning: a
+    possible mistake. note: a problem that only another deployment can repair.
     """
 
     ERROR = "error"
@@ -289,7 +289,9 @@ def graded(is_ours: bool, problem: str, advice: str) -> Finding:
     """Returns an error, or a note if the handlers of this command do not declare its subject."""
     if is_ours:
         return error(problem, advice)
-    return note(problem, f"{advice} Run it with the handlers that declare it; those of this command do not.")
+    return note(
+        problem, f"{advice} Run this with the handlers that declare it; the handlers of this command do not."
+    )
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

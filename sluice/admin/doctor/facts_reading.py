@@ -54,9 +54,11 @@ class Looks:
     """The time limits of the checks of `sluice doctor`, in seconds."""
 
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS
-    """What waits longer is a finding."""
+    """Work that waits for longer than this is a finding."""
     watch_seconds: float = 15.0
-    """A queue that has messages must commit a batch within this time: longer than a slow batch takes."""
+    """A queue that has messages must commit a batch within this time. The time is longer than a
+    slow batch takes.
+    """
     inspect_seconds: float = 2.0
     """Workers must answer within this time: a worker answers between two batches."""
 
@@ -107,7 +109,8 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
 
 def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
     """Returns what the code and the environment of this process declare."""
-    # `sluice init` also creates tables in other schemas; Sluice has no table there.
+    # Tables in other schemas are left out: `sluice init` creates them for users, but they need no
+    # check against the tables of Sluice.
     tables: Iterable[Table] = (
         table
         for metadata in registry.metadatas
@@ -165,7 +168,7 @@ def outgoing_topics(postgres: PostgresFacts | None) -> list[str]:
 def _own(postgres: PostgresFacts | None) -> Installation | None:
     """Returns the installation whose workers may be asked, None for a copied database.
 
-    The workers with the id of a copied database belong to the original.
+    A copied database has the same id as its original, so the workers with this id belong to the original.
     """
     return None if postgres is None or postgres.refusal is not None else postgres.installation
 
@@ -178,7 +181,9 @@ def _redis(settings: Settings, url: str, installation: Installation | None, look
 
 
 def _still(urls: StackUrls, postgres: PostgresFacts | None, looks: Looks) -> Mapping[tuple[str, int], float]:
-    """Returns the generations that lag and that no worker fills, although one serves their queue."""
+    """Returns the generations that lag and that no worker fills. Returns nothing unless a worker
+    serves the queue of rebuilds.
+    """
     if postgres is None or postgres.refusal is not None or not has_rebuild_worker(postgres):
         return {}
     lagging = {
@@ -198,7 +203,9 @@ def _still(urls: StackUrls, postgres: PostgresFacts | None, looks: Looks) -> Map
 def _stuck(
     urls: StackUrls, installation: Installation, postgres: PostgresFacts, looks: Looks
 ) -> list[StuckQueue]:
-    """Returns the queues that commit nothing, without those that are halted or that no worker serves."""
+    """Returns the queues that have messages and commit nothing, except halted queues and queues
+    without a worker.
+    """
     registered = postgres.registered
     if registered is None:
         return []

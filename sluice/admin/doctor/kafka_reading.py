@@ -22,7 +22,9 @@ TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "segment.ms", "min.insync.re
 
 
 def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> KafkaFacts:
-    """Reads the topics that exist, and which outgoing ones do not. Raises KafkaError if no broker answers."""
+    """Reads the topics that exist, and finds the topics of outgoing events that do not exist.
+    Raises KafkaError if no broker answers.
+    """
     admin = build_kafka_python_admin(
         KafkaAccess(servers),
         bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
@@ -54,7 +56,9 @@ def find_missing_topics(servers: str, topics: Sequence[str]) -> Set[str]:
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:
-    """Returns the facts of the described topics; a topic whose settings Kafka refuses has none. Pure."""
+    """Returns the facts of the described topics. If Kafka refuses the settings of a topic, its
+    facts have no settings. Pure.
+    """
     topics: dict[str, TopicFacts] = {}
     refused: dict[str, str] = {}
     for topic in described:

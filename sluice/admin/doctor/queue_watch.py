@@ -22,8 +22,8 @@ def watch_queues(
 ) -> list[StuckQueue]:
     """Returns the queues that have messages and commit nothing for so many seconds.
 
-    Ends when each queue has committed, so it does not wait if all queues are empty or move. A queue also
-    counts if its list is empty for a moment: a worker takes a message, fails, and the bridge resends it.
+    Returns as soon as each queue has committed or is empty. A queue also counts if its list is
+    empty for a moment: a worker may take a message and fail, and the bridge then sends the message again.
     """
     suspects = {queue for queue, length in read_lengths().items() if length}
     blockers: dict[int, Blocker] = {}
@@ -49,9 +49,9 @@ def watch(
     sleep: Callable[[float], object],
     clock: Callable[[], float],
 ) -> dict[T, float]:
-    """Returns the suspects whose number does not move for so many seconds → the time watched.
+    """Returns the suspects whose number does not change for so many seconds → the time watched.
 
-    Ends as soon as the number of each has moved.
+    Returns as soon as the number of each suspect has changed.
     """
     before, left, began = read(), set(suspects), clock()
     while left and clock() - began < seconds:

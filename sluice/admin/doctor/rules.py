@@ -1,4 +1,4 @@
-"""`sluice doctor`: what is wrong with an installation, and what to do. Pure."""
+"""The rules of `sluice doctor`: they find what is wrong with an installation, and what to do. Pure."""
 
 from collections.abc import Iterator, Mapping
 
@@ -43,7 +43,9 @@ SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not o
 
 
 def find_problems(facts: Facts) -> list[Finding]:
-    """Returns the findings of all rules, errors first. An unreachable service has only that finding."""
+    """Returns the findings of all rules, errors first. For a service that was not reached, that is
+    the only finding.
+    """
     found = [*_unreachable(facts), *_environment(facts.declared), *installation_problems(facts)]
     if facts.postgres is not None:
         found += _server(facts.postgres)
@@ -85,7 +87,7 @@ def find_problems(facts: Facts) -> list[Finding]:
 
 
 def situation_problems(facts: Facts) -> Iterator[Finding]:
-    """Yields current problems of the servers and processes, which `sluice status` shows as well."""
+    """Yields the current problems of the servers and processes. `sluice status` also shows these problems."""
     if facts.postgres is not None:
         yield from server_problems(facts.postgres, patience_seconds=facts.patience_seconds)
         yield from process_problems(facts.postgres, facts.declared)
@@ -142,7 +144,7 @@ def _server(postgres: PostgresFacts) -> Iterator[Finding]:
 
 
 def _installation(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
-    # Without all migrations the advice is that of the next rule.
+    # If migrations are missing, the next rule gives the advice.
     if postgres.refusal is not None and postgres.revision == declared.newest_revision:
         yield error(
             f"No process works with this database: {postgres.refusal}.",
@@ -172,8 +174,9 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
         elif shards != registered.shards[entity]:
             yield warning(
                 f"Entity type {entity} has {counted(shards, 'shard')} in code and"
-                f" {registered.shards[entity]} in Postgres, which count.",
-                f"Declare shards={registered.shards[entity]}: the number in code counts only for a new type.",
+                f" {registered.shards[entity]} in Postgres; the number in Postgres is used.",
+                f"Declare shards={registered.shards[entity]}: the number in code is used only for a new"
+                " type.",
             )
     for entity, shards in sorted(registered.shards.items()):
         names = [queue_name(entity, shard) for shard in range(shards)]

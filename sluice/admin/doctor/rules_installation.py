@@ -25,7 +25,8 @@ def _foreign_claims(claims: Sequence[ForeignClaim]) -> Iterator[Finding]:
             f"Another database works as this installation: {len(claims)} of its bridges wrote claims that"
             f" are not in this database, the newest {age} seconds ago.",
             "One of the two is a physical copy (a base backup or a disk snapshot): stop its processes, then"
-            " run `sluice init --new-installation` there. After a failover the finding ends within minutes.",
+            " run `sluice init --new-installation` there. After a failover this finding disappears"
+            " within minutes.",
         )
 
 
@@ -59,7 +60,8 @@ def _bridges(bridges: Sequence[Process]) -> Iterator[Finding]:
             nodes = ", ".join(sorted({f"{bridge.node} ({bridge.process_id})" for bridge in bridges}))
             yield warning(
                 f"The bridges {nodes} declare different {what}: {'; '.join(sorted(declared))}.",
-                "Run all bridges with the same SLUICE_HANDLERS; expected during a rolling deployment.",
+                "Run all bridges with the same SLUICE_HANDLERS. During a rolling deployment this finding"
+                " is expected.",
             )
 
 

@@ -41,7 +41,7 @@ def age_problems(
 
 
 def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
-    """Yields calls that wait behind a call of their entity that did not succeed."""
+    """Yields calls that wait because an earlier call of the same entity did not succeed."""
     holding = leaving.holding_calls
     if holding:
         first = holding[0]
@@ -51,7 +51,8 @@ def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
             " succeeded`)"
         )
         yield warning(
-            f"Calls wait behind a call of their entity that did not succeed: {sum(c.behind for c in holding)}"
+            "Calls wait because an earlier call of the same entity did not succeed:"
+            f" {sum(c.behind for c in holding)}"
             f" behind {first.effect_key}{others}, which is {first.state}; effect {first.effect} of"
             f" {first.entity}/{first.entity_key}.",
             f"See `sluice effects show {first.effect_key}`; then run `sluice effects retry {first.effect_key}"

@@ -52,13 +52,13 @@ def unfilled_problem(generation: GenerationFacts, living: Sequence[Process]) -> 
         "is building" if generation.state == GenerationState.BUILDING else f"is {generation.state} and lags"
     )
     return warning(
-        f"{name} {what}, and no worker serves the queue {REBUILD_QUEUE}, which fills it.",
+        f"{name} {what}, and no worker serves the queue {REBUILD_QUEUE}, so nothing fills the generation.",
         "Start one: `sluice rebuild-worker`.",
     )
 
 
 def has_relay(postgres: PostgresFacts) -> bool:
-    """Returns True if processes are alive that send outgoing events and dispatch calls."""
+    """Returns True if the processes that send outgoing events and dispatch calls are alive."""
     working = postgres.working
     return (
         _is_served(RELAY_QUEUE, postgres.living)
@@ -104,14 +104,14 @@ def _no_bridge(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fin
     unread = sorted(declared.topics - {topic for bridge in bridges for topic in bridge.topics})
     if unread:
         yield warning(
-            f"No running bridge declares {', '.join(unread)}, so no record of it is read.",
+            f"No running bridge declares {', '.join(unread)}, so no record of these topics is read.",
             "Run the bridges with the SLUICE_HANDLERS of this command; during a rolling deployment this is"
             " expected.",
         )
 
 
 def _no_beat(working: WorkingFacts, living: Sequence[Process]) -> Iterator[Finding]:
-    consequence = "nothing is sent again, and no call, retry or rebuild is started"
+    consequence = "events whose sending failed are not sent again, and no call, retry or rebuild is started"
     silence = working.beat_silence
     if silence is not None and silence > BEAT_SILENCE_SECONDS:
         yield warning(

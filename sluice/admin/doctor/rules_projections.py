@@ -9,7 +9,7 @@ from sluice.db.tables import generation_name
 from sluice.runtime.place import Place
 from sluice.runtime.terminal_text import counted
 
-KEPT_DAYS = 7.0  # of a generation that is no longer live: enough time to decide about a swap back
+KEPT_DAYS = 7.0  # since the generation was live: enough time to decide about a swap back
 READABLE = (GenerationState.LIVE, GenerationState.STOPPED, GenerationState.RESUMING)
 
 
@@ -48,7 +48,9 @@ def _drop(one: GenerationFacts) -> str:
 
 
 def feeding_problems(facts: Facts) -> Iterator[Finding]:
-    """Yields projections whose events failed, and generations that no longer receive events."""
+    """Yields projections to which events could not be applied, and generations that no longer
+    receive events.
+    """
     assert facts.postgres is not None
     for letters in facts.postgres.projection_letters:
         name = letters.projection
@@ -81,20 +83,22 @@ def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mappi
     reason = " ".join((one.failed_reason or "").split())
     rebuild = f'`sluice rebuild start {one.projection} --reason "…"` fills another one'
     if not one.keeps_place:
-        return error(f"{name} is stopped, and its place in the log is lost: {reason}.", f"{rebuild}.")
+        problem = f"{name} is stopped and cannot catch up, because its offset in the log is lost"
+        return error(f"{problem}: {reason}.", f"{rebuild}.")
     mine = [p for p in places if (p.projection, p.generation) == (one.projection, one.generation)]
     left = [
         (p.applied_offset + 1 - starts[p.topic, p.partition], p)
         for p in mine
         if (p.topic, p.partition) in starts
     ]
-    where = "where its logs begin could not be read" if mine else "no event came since"
+    where = "the starts of its logs could not be read" if mine else "no event has arrived since then"
     if left:
         distance, nearest = min(left)
         place = f"{nearest.topic}:{nearest.partition}:{nearest.applied_offset + 1}"
         where = f"it continues at {place}, {counted(distance, 'offset')} after the log's start"
         if distance < 0:
-            lost = f"{nearest.topic}[{nearest.partition}] no longer holds the records that it lacks"
+            log = f"the log of {nearest.topic}[{nearest.partition}]"
+            lost = f"{log} no longer holds the records that the generation lacks"
             return error(f"{name} is stopped, and {lost}: {reason}.", f"{rebuild}.")
     return error(
         f"{name} is stopped, and readers see old rows: {reason}; {where}.",

@@ -8,7 +8,7 @@ from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.records import RetryKind
 from sluice.runtime.terminal_text import counted
 
-MOST_HOLDERS = 5  # findings about other sessions; one session may hold many rows
+MOST_HOLDERS = 5  # maximum number of findings about other sessions; one session may lock many rows
 _QUERY_CHARACTERS = 100
 _HIDDEN = "<insufficient privilege>"
 """The text that Postgres shows instead of a query that the role may not read."""
@@ -26,20 +26,21 @@ def retrying_problems(events: Sequence[RetryingEvent]) -> Iterator[Finding]:
             others.setdefault((one.kind, one.error.partition(":")[0]), []).append(one)
     for holders, group in list(held.items())[:MOST_HOLDERS]:
         pids = sorted({blocker["pid"] for one in group for blocker in one.blockers if blocker["is_there"]})
-        yield warning(f"{_named(group)} for what another session holds: {holders}.", _ending(group, pids))
+        yield warning(f"{_named(group)} for a lock of another session: {holders}.", _ending(group, pids))
     for (kind, _), group in sorted(others.items()):
         problem = f"{_named(group)}: {_KINDS[kind]}. Newest error: {group[0].error[:200]}"
         yield warning(problem, f"{_LIST} {_ADVICE[kind]}")
 
 
 _KINDS = {
-    RetryKind.ROW_HELD.value: "another session held what the event needs at the newest attempt",
+    RetryKind.ROW_HELD.value: "at the newest attempt another session held a lock that the event needs",
     RetryKind.TIMED_OUT.value: "the event takes longer than the time limit of a statement",
     RetryKind.UNAVAILABLE.value: "the server refuses the event for a temporary reason",
 }
 _LIST = "`sluice dlq ls --state retrying` lists such events; they are retried by themselves."
 _ADVICE = {
-    RetryKind.ROW_HELD.value: "If one remains, look for open transactions in pg_stat_activity.",
+    RetryKind.ROW_HELD.value: "If an event remains in the list, look for open transactions in"
+    " pg_stat_activity.",
     RetryKind.TIMED_OUT.value: "Look for a slow trigger, a missing index or a very large event.",
     RetryKind.UNAVAILABLE.value: "The log of Postgres has the cause.",
 }
@@ -99,14 +100,14 @@ def stuck_problems(stuck: Sequence[StuckQueue]) -> Iterator[Finding]:
             holders = "; ".join(map(describe_holder, blockers))
             pids = sorted({blocker.pid for blocker in one.blockers})
             yield warning(
-                f"{problem}; workers wait for what another session holds: {holders}.",
+                f"{problem}; workers wait for a lock of another session: {holders}.",
                 f"{_end_transactions(blockers, pids)} The queue then continues by itself.",
             )
         else:
             yield warning(
                 f"{problem}.",
-                "`sluice workers` shows the worker that serves it: read its log, and restart the worker if it"
-                " does not answer.",
+                "`sluice workers` shows the worker that serves the queue. Read the log of the worker,"
+                " and restart the worker if it does not answer.",
             )
 
 

@@ -10,13 +10,13 @@ from sluice.db.admin.server_facts import Horizon, Replication
 from sluice.runtime.terminal_text import counted, plural
 
 OLD_FACTOR = 10
-"""A transaction is old after so many times the patience: a report or a backup takes minutes."""
+"""A transaction is old after this multiple of the patience, because a report or a backup takes minutes."""
 MANY_TRANSACTIONS = 1_000_000
 """A holder without a start time is old after so many transactions."""
 MOST_HORIZONS = 5
 _NO_STANDBY_COMMIT = frozenset({"off", "local"})
 _DISK_FULL = "DiskFull"
-_CLEANING = "Until then tables grow, and statements become slower."
+_CLEANING = "Until you do this, tables grow and statements become slower."
 
 
 def server_problems(postgres: PostgresFacts, *, patience_seconds: float) -> Iterator[Finding]:
@@ -67,7 +67,7 @@ def _standby(replication: Replication, server: ServerSettings, patience_seconds:
 
 
 def count_needed(standby_names: str) -> int:
-    """Returns how many standbys a commit waits for by synchronous_standby_names."""
+    """Returns the number of standbys that a commit waits for, as synchronous_standby_names requires."""
     text = standby_names.strip()
     if not text:
         return 0
@@ -84,7 +84,7 @@ def _horizons(horizons: Sequence[Horizon], patience_seconds: float) -> Iterator[
             else say_duration(one.seconds)
         )
         yield warning(
-            f"Vacuum has cleaned nothing that was deleted in the last {since}, because of {_describe(one)}.",
+            f"Vacuum cannot remove rows that were deleted in the last {since}, because of {_describe(one)}.",
             f"{_advice(one)} {_CLEANING}",
         )
 

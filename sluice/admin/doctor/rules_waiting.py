@@ -95,16 +95,19 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
                 f" {counted(events, 'such event')} so far.",
                 f"Every event of it counts now: {redrive}."
                 if topic in declared.by_position
-                else "Have the producer set an id, and drop them. Or declare the topic with"
-                f' dedup="position" if every record counts, also a repeated one; then {redrive}.',
+                else "Let the producer set an id, and drop these letters. Or, if every record counts"
+                " even if it"
+                f' repeats another, declare the topic with dedup="position"; then {redrive}.',
             )
 
 
 def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
-    """Yields queues with small batches, because Postgres answers with errors that concern no event."""
+    """Yields queues whose batches are small because Postgres answers with errors that no single
+    event causes.
+    """
     for one in narrowed:
         if one.batch_limit is None:
-            continue  # It failed, and not yet often.
+            continue  # The queue failed, but not yet often.
         reason = (one.error.splitlines() or [""])[0]
         yield warning(
             f"Queue {one.queue} failed often at {one.topic}:{one.partition}:{one.offset}, and applies"
@@ -131,7 +134,7 @@ def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts
         named = ", ".join(f"{name} {days:.0f}" for name, days in longer.items())
         yield warning(
             f"SLUICE_KEEP_IDENTITIES_DAYS is {declared.keep_identities_days}, but topics keep records for"
-            f" longer (days, retention.ms and segment.ms together: {named}): the longer time counts.",
+            f" longer (days, retention.ms and segment.ms together: {named}): Sluice uses the longer time.",
             "Raise the setting if this is intended, or lower retention.ms or segment.ms: identities of events"
             " take space until then.",
         )

@@ -15,9 +15,9 @@ OLDEST_REDIS = (6, 2)  # the oldest version that the tests run on
 
 
 def used_queues(registered: Registered) -> frozenset[str]:
-    """Returns the queues that records go to.
+    """Returns the queues that can get records.
 
-    A re-routing to fewer shards leaves rows behind, for their counters.
+    A re-routing to fewer shards keeps the rows of former queues for their counters.
     """
     return frozenset(
         queue_name(entity, shard) for entity, shards in registered.shards.items() for shard in range(shards)
@@ -36,8 +36,8 @@ def redis_problems(redis: RedisFacts) -> Iterator[Finding]:
         )
     memory = f"{redis.used_bytes // MIB} of {redis.max_bytes // MIB} MiB"
     advice = (
-        "Find what fills it, with `sluice redis ls`; free memory or raise maxmemory. While it is full,"
-        " bridge, relay and beat wait, and workers apply the messages in their queues."
+        "Find out with `sluice redis ls` what fills Redis; free memory or raise maxmemory. While Redis"
+        " is full, bridge, relay and beat wait, and workers apply only the messages in their queues."
     )
     if _is_full(redis):
         yield error(f"Redis is full: {memory}.", advice)
@@ -55,7 +55,7 @@ def worker_problems(facts: Facts) -> Iterator[Finding]:
     if facts.postgres is None or facts.redis is None or registered is None:
         return
     if facts.postgres.refusal is not None or _is_full(facts.redis):
-        return  # No worker starts, or none can answer.
+        return  # No worker can start, or no worker can answer.
     used = registered.queues.keys() & used_queues(registered)
     served = facts.postgres.served_queues | (facts.redis.consumed or frozenset())
     lonely = sorted(used - served)

@@ -49,7 +49,9 @@ REDIS_TIMEOUT_SECONDS = 5
 
 
 def read_situation(session: Session, name: str, declared: DeclaredFacts) -> PostgresFacts:
-    """Returns the facts in Postgres, without those compared with the declarations. `name` is SLUICE_NAME."""
+    """Returns the facts in Postgres, except the facts that are compared with the declarations.
+    `name` is SLUICE_NAME.
+    """
     stored = read_installation(session)
     facts = PostgresFacts(
         read_server(session),
@@ -128,7 +130,7 @@ def read_redis_memory(url: str) -> RedisFacts:
     """Returns version, memory and eviction policy of Redis. Raises RedisError."""
     limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
     with Redis.from_url(url, decode_responses=True, **limits) as redis:
-        # INFO, because a managed Redis refuses CONFIG.
+        # Read by INFO, because a managed Redis refuses CONFIG.
         information: Any = redis.info()
     return RedisFacts(
         information["redis_version"],

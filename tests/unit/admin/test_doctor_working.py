@@ -59,7 +59,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "no beat": (
         without(BEAT, working=WorkingFacts(beat_silence=None)),
         WARNING,
-        "No beat schedules: nothing is sent again",
+        "No beat schedules: events whose sending failed are not sent again",
         "Start one: `sluice beat`.",
     ),
     "a beat without the leader lock": (
