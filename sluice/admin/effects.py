@@ -35,7 +35,7 @@ Effects: TypeAlias = Mapping[str, EffectEntry]
 
 RETRIED_FROM = (CallState.FAILED.value, CallState.UNCERTAIN.value)
 MOST_BEFORE = 10  # maximum number of listed calls that a call waits for
-MOVED = "its state was changed meanwhile; list it again"
+MOVED = "its state changed meanwhile; list it again"
 
 
 @dataclass(frozen=True)

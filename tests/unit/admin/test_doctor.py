@@ -109,8 +109,8 @@ def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
         declared=replace(HEALTHY.declared, by_position={"orders"} if by_position else set()),
     )
     [finding] = find_problems(facts)
-    assert ("Every event of it counts now" in finding.advice) == by_position
-    assert ("Have the producer set an id" in finding.advice) != by_position
+    assert ("so every event counts" in finding.advice) == by_position
+    assert ("Let the producer set an id" in finding.advice) != by_position
     assert as_document(facts, [])["events_without_id"] == {"orders": 9}
     known = "positions" if by_position else "ids"
     assert (

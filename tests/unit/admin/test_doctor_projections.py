@@ -37,9 +37,17 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
             "readers see old rows: too small; it continues at orders:1:10, 1 offset after the log's start",
             '`sluice rebuild resume revenue --reason "…"`',
         ),
-        (stopped([], {}), "readers see old rows: too small; no event came since", "rebuild resume revenue"),
-        (stopped([4], {}), "where its logs begin could not be read", "rebuild resume revenue"),
-        (stopped([4], {0: 5}), "it continues at orders:0:5, 0 offsets after", "rebuild resume revenue"),
+        (
+            stopped([], {}),
+            "readers see old rows: too small; no event has arrived since then",
+            "rebuild resume revenue",
+        ),
+        (stopped([4], {}), "the starts of its logs could not be read", "rebuild resume revenue"),
+        (
+            stopped([4], {0: 5}),
+            "the generation will continue at orders:0:5, 0 offsets after",
+            "rebuild resume revenue",
+        ),
         (stopped([4], {0: 6}), "orders[0] no longer holds the records", "rebuild start revenue"),
         (
             stopped([], {}, keeps_place=False),

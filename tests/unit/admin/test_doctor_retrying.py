@@ -30,7 +30,7 @@ def test_the_session_that_blocks_an_event_is_named() -> None:
     (finding,) = retrying_problems([event(1, RetryKind.ROW_HELD, PSQL)])
     assert finding.severity is Severity.WARNING
     assert finding.problem == (
-        "Entity order/order-1 has waited for 90 s for what another session holds: pid 123, application psql,"
+        "Entity order/order-1 has waited for 90 s for a lock of another session: pid 123, application psql,"
         " user ada, idle in transaction for 4 min, query SELECT * FROM orders FOR UPDATE."
     )
     assert "`SELECT pg_terminate_backend(123)`" in finding.advice

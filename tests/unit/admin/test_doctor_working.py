@@ -53,7 +53,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "a topic that no bridge declares": (
         but(living=[*ALL[1:], process(ProcessKind.BRIDGE, topics=["users"])]),
         WARNING,
-        "No running bridge declares orders, so no record of it is read.",
+        "No running bridge declares orders, so no record of these topics is read.",
         "SLUICE_HANDLERS",
     ),
     "no beat": (
@@ -90,7 +90,8 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "a building generation without a rebuild worker": (
         without(REBUILD, generations=[LIVE, BUILDING]),
         WARNING,
-        "Generation 2 of revenue is building, and no worker serves the queue rebuild, which fills it.",
+        "Generation 2 of revenue is building, and no worker serves the queue rebuild, so nothing fills"
+        " the generation.",
         "Start one: `sluice rebuild-worker`.",
     ),
     "a lagging generation without a rebuild worker": (
@@ -187,7 +188,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "a queue that waits for a lock": (
         stuck(Blocker(77, "psql", "ada", "idle in transaction", "SELECT 1", 300.0)),
         WARNING,
-        "in 15 s; workers wait for what another session holds: pid 77, application psql",
+        "in 15 s; workers wait for a lock of another session: pid 77, application psql",
         "`SELECT pg_terminate_backend(77)`",
     ),
 }  # fmt: skip
