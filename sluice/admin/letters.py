@@ -18,8 +18,8 @@ from sluice.db.admin.letters import Chosen, ListedLetter
 from sluice.db.connection import Session
 from sluice.runtime.terminal_text import text_or_base64
 
-MOST_BEHIND = 10  # letters behind another letter that a document lists
-PAGE_LETTERS = 20  # each may have the maximum size of a record
+MOST_BEHIND = 10  # maximum number of letters behind a letter that a document lists
+PAGE_LETTERS = 20  # letters per page; each may have the maximum size of a record
 
 
 def require_letter(session: Session, letter_id: int) -> WholeLetter:
@@ -38,7 +38,9 @@ def choose_letters(ids: Sequence[int] | None, every: bool, filters: Chosen) -> C
 
 
 def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
-    """Yields all chosen letters, with one page in memory. Ends, because a letter keeps its id."""
+    """Yields all chosen letters, with one page in memory. Pages by id, which never changes, so the
+    pages end.
+    """
     after = 0
     while page := read_whole_letters(session, chosen, after=after, limit=PAGE_LETTERS):
         yield from page
@@ -46,7 +48,7 @@ def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
 
 
 def place_of(letter: ListedLetter | WholeLetter | WaitingLetter) -> str:
-    """Returns the place of the record in Kafka: topic:partition:offset."""
+    """Returns the position of the record in Kafka: topic:partition:offset."""
     return f"{letter.topic}:{letter.partition}:{letter.offset}"
 
 
@@ -64,8 +66,9 @@ def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any
 def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
     """Returns a letter with all fields, the number of letters behind it, and the first of these letters.
 
-    A value is JSON, else `value_text`, else `value_base64`. A key or a header is text, else its name ends in
-    `_base64`. A value that is not stored is left out; then `flaw` has its size and SHA-256.
+    The value is in `value` if it is JSON, else in `value_text` if it is text, else in
+    `value_base64`. If a key or a header is not text, the name of its field ends in `_base64`. A
+    value that is not stored is left out, and `flaw` has its size and SHA-256.
     """
     document = letter._asdict()
     for name in ("headers", "key", "value"):

@@ -1,4 +1,6 @@
-"""Retries an operation that live traffic prevents temporarily: a lane is behind, or a queue is locked."""
+"""Retries an operation that live traffic prevents temporarily, because a lane is behind or a queue
+is locked.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +17,8 @@ REPORT_SECONDS = 2.0
 
 
 class NotYet(Exception):
-    """The operation changed nothing, because it is not possible now; it may be possible soon.
-
-    `advice` names what to check if this lasts.
+    """The operation is not possible now, but may be possible soon. It changed nothing. `advice`
+    names what to check if this takes long.
     """
 
     def __init__(self, reason: str, advice: str) -> None:
@@ -33,7 +34,7 @@ def until_possible(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:
-    """Calls `attempt` until it no longer raises NotYet, and returns its result.
+    """Calls `attempt` until the call no longer raises NotYet, and returns the result.
 
     Passes the reason to `waiting` every REPORT_SECONDS. Raises OperationRefused after `patience_seconds`.
     """
@@ -60,6 +61,6 @@ def refused_if_queues_are_held(entity: str) -> Iterator[None]:
         yield
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
         raise OperationRefused(
-            f"another transaction held a lock that this command needs for too long (usually the lock of a"
-            f" queue of {entity}): nothing was changed; run the command again"
+            "a lock that this command needs was not released in time (usually the lock of a queue of"
+            f" {entity}): nothing was changed; run the command again"
         ) from error

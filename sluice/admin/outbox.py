@@ -26,14 +26,14 @@ from sluice.db.admin.waiting_facts import WaitingTopic
 from sluice.db.connection import Session
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
-MOST_REFUSED = 10_000  # records that a dry run of --all lists
+MOST_REFUSED = 10_000  # maximum number of records that a dry run of --all lists
 PAGE_ROWS = 5_000  # per transaction of `retry --all`
-DROP_ROWS = 200  # per transaction of `drop --all`, during which no relay sends events of the queue
-SUSPECT_SECONDS = 5.0  # an event for an existing topic is sent sooner
+DROP_ROWS = 200  # per transaction of `drop --all`; during the transaction no relay sends events of the queue
+SUSPECT_SECONDS = 5.0  # longer than an event for an existing topic waits
 
 
 class UnsendableTopic(NamedTuple):
-    """A topic that does not exist and whose events wait. `queue` and `id` name the first event."""
+    """A topic that does not exist, and the events that wait for it. `queue` and `id` name the first event."""
 
     topic: str
     queue: str
@@ -46,10 +46,10 @@ class UnsendableTopic(NamedTuple):
 def find_unsendable(
     waiting: Sequence[WaitingTopic], find_missing: Callable[[Sequence[str]], Set[str]]
 ) -> list[UnsendableTopic]:
-    """Returns the topics whose events wait because the topic does not exist.
+    """Returns the topics that do not exist and for which events wait.
 
-    `find_missing` returns those of the given topics that Kafka does not have. It is called only for topics
-    whose events wait longer than usual. Its exceptions are not caught.
+    `find_missing` returns those of the given topics that Kafka does not have. `find_missing` is
+    called only for topics whose events wait longer than usual. Its exceptions are not caught.
     """
     flaws = {one.topic: topic_name_flaw(one.topic) for one in waiting}
     suspects = [
@@ -142,21 +142,24 @@ def _relay_stopped(session: Session, queue: str) -> Iterator[None]:
             lock_relay(session, queue)
             yield
     except (LockNotAvailable, QueryCanceled) as error:
-        raise OperationRefused(f"a relay holds queue {queue} for too long: try again") from error
+        raise OperationRefused(
+            f"a relay has locked queue {queue} for too long: run the command again"
+        ) from error
 
 
 def _dropped(event: OutgoingEvent) -> tuple[str, str]:
-    # Not as JSON: Postgres stores no text with a NUL, which a payload may contain.
+    # The payload is not stored as JSON: Postgres stores no text with a NUL, and a payload may contain a NUL.
     kept = event._asdict()
     kept["payload_base64"] = base64.b64encode(kept.pop("payload")).decode()
     return f"{event.queue}/{event.id}", as_json(kept)
 
 
 def fate(event: OutgoingEvent) -> str:
-    """Returns when an event that is not refused will be sent."""
+    """Returns, as part of a sentence, when an event that is not refused will be sent."""
     if event.held_by is not None:
         return (
-            f"it will be sent after {event.queue} {event.held_by}, which has the same key, is sent or dropped"
+            f"it will be sent as soon as {event.queue} {event.held_by}, which has the same key, is sent"
+            " or dropped"
         )
     return "it will be sent"
 
@@ -180,6 +183,8 @@ def require_droppable(event: OutgoingEvent, *, even_if_waiting: bool) -> None:
 
 
 def event_document(event: OutgoingEvent) -> dict[str, Any]:
-    """Returns all of an outgoing event: `payload` if it is JSON, else `payload_text` or `payload_base64`."""
+    """Returns all fields of an outgoing event: `payload` if it is JSON, else `payload_text` or
+    `payload_base64`.
+    """
     document = event._asdict()
     return document | payload_field("payload", document.pop("payload"))

@@ -1,4 +1,4 @@
-"""Judges a partition's counters from the counts in Kafka and in Postgres. Pure."""
+"""Compares the counters of a partition in Postgres with the records in Kafka. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,9 @@ class PartitionVerdict:
 
 
 def has_outcome(totals: PartitionTotals, offset: int, key: bytes | None) -> bool:
-    """Returns True if a record has an outcome: it is below the watermark, or its lane has passed it."""
+    """Returns True if a record has an outcome: it is below the watermark, or not above the applied
+    offset of its lane.
+    """
     if offset < totals.watermark:
         return True
     queue = queue_name(totals.entity, shard_of(key, totals.shards))
@@ -69,9 +71,9 @@ def judge_partition(
 ) -> PartitionVerdict:
     """Compares the outcomes in Postgres with the records in the log.
 
-    `from_the_end`: reading began at the topic's end, so earlier records have no outcome. `rerouted`: after
-    `sluice accept` or a forced `sluice reshard`, repeats may be counted again, and outcomes of a former log
-    stay.
+    `from_the_end`: bridges began to read at the topic's end, so earlier records have no outcome.
+    `rerouted`: `sluice accept` or a forced `sluice reshard` was run, so repeats may be counted
+    again, and the counters include the outcomes of a former log.
     """
     if log is None:
         found, said = Verdict.UNCOUNTABLE, "Kafka has no such partition"
@@ -105,7 +107,7 @@ def judge_partition(
 
 @dataclass(frozen=True)
 class Verified:
-    """What `sluice verify` found: partitions are judged, the rest is counted."""
+    """The results of `sluice verify`: a verdict for each partition, and counts of everything else."""
 
     partitions: Sequence[PartitionVerdict]
     letters: Sequence[LetterCount]
@@ -116,7 +118,7 @@ class Verified:
     projections: Sequence[OpenLetterCount] = ()
     """The projections whose rows lack failed or waiting events."""
     stopped: Sequence[str] = ()
-    """The projections that no longer receive events, so that their rows are out of date."""
+    """The projections that no longer receive events. Their rows are out of date."""
 
     def mismatches(self) -> list[PartitionVerdict]:
         """Returns the partitions whose counters differ from the log."""

@@ -68,9 +68,8 @@ def topics_paused(
     *,
     warn: Callable[[str], object] = lambda _: None,
 ) -> Iterator[None]:
-    """Pauses these topics within the block, and resumes afterwards those that were not paused before.
-
-    Passes one sentence to `warn` if resuming fails: the topics stay paused then.
+    """Pauses these topics within the block. Afterwards resumes the topics that were not paused
+    before. If this fails, passes a sentence to `warn`, because the topics then stay paused.
     """
     before = read_paused_topics(session)
     ours = [topic for topic in topics if topic not in before]
@@ -94,7 +93,7 @@ class Resumed:
     unparked: bool
     outcomes: dict[str, int]
     blocked_by: str | None
-    """Why the first event died, if it did; the others keep waiting."""
+    """Why the first event became a dead letter, if it did. The other events then keep waiting."""
 
 
 def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *, dry_run: bool) -> bool:
@@ -108,8 +107,8 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
             raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
         if read_routing(session, entity) != before:
             raise OperationRefused(f"entity type {entity} was re-routed during this command: try again")
-        # A parked entity keeps the reason of its first dead letter.
-        # Retries of an entity end: it waits for the operator from now on.
+        # A parked entity keeps the reason of its first dead letter. Retries of its events end,
+        # because the entity now waits for the operator.
         fresh = not load_parked(session, entity, [key]) or is_retried(session, entity, key)
         if fresh and not dry_run:
             delete_retries(session, entity, key)
@@ -129,7 +128,8 @@ def resume_entity(session: Session, redriver: Redriver, entity: str, key: str, d
         step = redriver.redrive_once(entity, key)
         for outcome, count in step.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
-        # Nothing was tried or unparked: another command redrives the entity, or did.
+        # No event was applied and the entity was not unparked, because another command redrives it
+        # now or redrove it before.
         if step.unparked or step.blocked_by is not None or not step.outcomes:
             return Resumed(step.unparked, outcomes, step.blocked_by)
 

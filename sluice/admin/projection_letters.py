@@ -50,7 +50,7 @@ def redrive_projection(
     *,
     tried: Callable[[int], object] = lambda _: None,
 ) -> Iterator[LettersRedriven]:
-    """Redrives one entity after the other, each until a letter fails again.
+    """Redrives one entity after the other. Ends with an entity when one of its letters fails again.
 
     Can be killed anywhere and repeated. Passes to `tried` how many letters each transaction tried.
     Raises OperationRefused for a broken deployment.

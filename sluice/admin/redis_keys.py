@@ -20,9 +20,9 @@ _GROUP = re.compile(rf"{NAME_PATTERN}-[0-9a-f]{{8}}")
 
 @dataclass(frozen=True)
 class PrefixUse:
-    """The keys of one installation, or with `group` None all keys without a prefix of an installation.
+    """The keys of one installation. If `group` is None, all keys without the prefix of an installation.
 
-    `idle_seconds` is the time since the last use of any of them, None if the server does not record it.
+    `idle_seconds` is the time since one of the keys was last used; None if the server does not record it.
     """
 
     group: str | None
@@ -31,7 +31,7 @@ class PrefixUse:
     idle_seconds: int | None = None
 
     def with_key(self, size: int | None, idle_seconds: int | None) -> "PrefixUse":
-        """Returns the use with one more key. A key that was deleted meanwhile has no size."""
+        """Returns the use including one more key. `size` is None for a key that was deleted meanwhile."""
         if size is None:
             return self
         known = [idle for idle in (self.idle_seconds, idle_seconds) if idle is not None]
@@ -54,7 +54,7 @@ def open_redis(redis_url: str) -> Redis:
 
 
 def read_prefixes(client: Redis) -> list[PrefixUse]:
-    """Returns the use of each prefix, sorted by name; keys without a prefix come last."""
+    """Returns the keys of each prefix, sorted by name; keys without a prefix are last."""
     found: dict[str | None, PrefixUse] = {}
     for page in _pages(client, "*"):
         for key, size, idle in zip(page, _sizes(client, page), _idle_times(client, page), strict=True):
@@ -64,7 +64,7 @@ def read_prefixes(client: Redis) -> list[PrefixUse]:
 
 
 def read_prefix(client: Redis, group: str) -> PrefixUse:
-    """Returns the use of one prefix."""
+    """Returns the keys of one prefix."""
     use = PrefixUse(group)
     for page in _pages(client, f"{group}:*"):
         for size, idle in zip(_sizes(client, page), _idle_times(client, page), strict=True):
@@ -88,7 +88,8 @@ def require_cleanable(prefix: str, own: Installation, living: Sequence[Process])
 def delete_prefix(
     client: Redis, group: str, *, deleted: Callable[[int], object] = lambda _: None
 ) -> tuple[int, PrefixUse]:
-    """Deletes the keys of a group, PAGE_KEYS at a time. Returns how many, and the rest. Idempotent.
+    """Deletes the keys of a group, PAGE_KEYS at a time. Returns the number of deleted keys, and
+    the keys that are left. Idempotent.
 
     Passes to `deleted` after each step how many keys were deleted. A key created meanwhile may be left.
     """

@@ -32,7 +32,7 @@ from sluice.tasks.letter_redriver import Redriven
 from sluice.tasks.projection_redrive import ProjectionRedriver
 from sluice.tasks.redrive import Redriver
 
-MOST_ENTITIES = 10_000  # per plan; the operator repeats the command for the rest
+MOST_ENTITIES = 10_000  # maximum number per plan; the operator repeats the command for the rest
 MOVED = "its state changed meanwhile; list it again"
 
 
@@ -40,7 +40,7 @@ MOVED = "its state changed meanwhile; list it again"
 class EntityRedriven:
     """The outcomes of one entity's letters, or of one letter whose record names no entity.
 
-    `blocked_by` is why the first letter died again.
+    `blocked_by` is the reason why the first letter failed again.
     """
 
     entity: str
@@ -71,7 +71,7 @@ class Redrivers(NamedTuple):
 @contextmanager
 def redriving() -> Iterator[Redrivers]:
     """Yields the redrivers, with the handlers of SLUICE_HANDLERS."""
-    # A separate session: query plans for batches are bad for the queries of an operator.
+    # Uses a separate session, because its query plans suit batches and not the queries of an operator.
     with connected("sluice redrive", plans=BATCH_PLANS) as session:
         environment = read_environment()
         plain = make_redriver(session, environment)
@@ -200,8 +200,8 @@ def require_redrivable(letter: WholeLetter) -> None:
     """Raises OperationRefused for a letter of a skipped record or an erased entity, which has no content."""
     if letter.error_class == ENTITY_ERASED:
         raise OperationRefused(
-            f"{letter.id} was erased with its entity: its content is not stored, and its record is passed"
-            " over; produce the event again if you need it"
+            f"{letter.id} was erased with its entity: its content is not stored, and its record will"
+            " never be applied; if you need the event, produce it again"
         )
     if letter.error_class == RECORD_SKIPPED:
         raise OperationRefused(
@@ -231,13 +231,13 @@ def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decis
     """Drops the letter for good. Raises OperationRefused if it is no longer the first of its entity."""
     subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
     if letter.entity_key is None:
-        # A retry locks the queue, then the letter; whichever transaction comes first counts.
+        # A retry also locks the queue and then the letter, so the transaction that is first wins.
         with session.transaction():
             if not drop_keyless(session, letter.id):
                 raise OperationRefused(f"{letter.id}: {MOVED}")
             insert_audits(session, decision, [subject])
         return
-    # First, because the drop has a separate transaction and must not lack its row in `audit`.
+    # Written first, because the drop has a separate transaction and must have its row in `audit`.
     with session.transaction():
         insert_audits(session, decision, [subject])
     if not redriver.drop(letter.entity, letter.entity_key, letter.id):
@@ -254,7 +254,7 @@ def drop_and_redrive(
     Raises OperationRefused if the letter is no longer the first of its entity.
     """
     drop_letter(session, redriver, letter, decision)
-    # If nothing waits behind the letter, its entity is unparked, also with `no_redrive`.
+    # If no event waits behind the letter, the entity is unparked, even with `no_redrive`.
     if letter.entity_key is None or (no_redrive and count_behind(session, letter)):
         return []
     return [redrive_rest(redriver, letter.entity, letter.entity_key)]

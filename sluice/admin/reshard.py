@@ -66,7 +66,9 @@ def plan_reshard(entity: str, before: int, shards: int, epoch: int | None, moved
 
 
 def parked_moves(parked: Mapping[str, str], entity: str, shards: int) -> dict[str, str]:
-    """Returns key → its queue with so many shards, for parked entities that are in another queue."""
+    """Returns key → its queue with this number of shards, for parked entities that are now in
+    another queue.
+    """
     wanted = {key: queue_name(entity, shard_of(key.encode(), shards)) for key in parked}
     return {key: queue for key, queue in wanted.items() if queue != parked[key]}
 
@@ -162,7 +164,7 @@ def reshard(
 def reshard_entity(
     session: Session, entity: str, shards: int, decision: Decision, *, force: bool
 ) -> Resharded | Unsettled:
-    """Changes the shard count; or changes nothing and returns the records and events that are not settled.
+    """Changes the shard count. If records or events are not settled, changes nothing and returns them.
 
     Raises OperationRefused if the entity type is unknown, if it has that many shards already, or if a batch
     holds a queue for too long.
@@ -177,7 +179,7 @@ def reshard_entity(
                 f"{names} is kept in sync with live, by lanes that end with a re-routing: first run"
                 f' `sluice rebuild drop {first} --reason "…"` (or cancel), or `resume` it if it is stopped'
             )
-        # Again under the locks: a batch may have been committed after the wait.
+        # Checked again under the locks, because a batch may have been committed after the wait.
         unsettled = read_unsettled(session, entity)
         if not force and not is_settled(unsettled):
             return unsettled

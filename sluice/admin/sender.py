@@ -15,12 +15,12 @@ from sluice.kafka_io.config import (
     build_kafka_python_producer,
 )
 
-# The broker decides what is too large, not the producer.
+# The broker must decide which record is too large, not the producer.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-# The producer itself would keep any number of records in memory.
+# This limits memory: the producer itself would keep any number of records.
 MAX_UNACKNOWLEDGED_BYTES = 16 * 1024 * 1024
 RECORD_OVERHEAD_BYTES = 1_024  # of an unacknowledged record in Python, roughly
-# Records that are not acknowledged by then are reported as failed.
+# After this time, a record that is not acknowledged counts as failed.
 DELIVERY_TIMEOUT_MS = 30_000
 LINGER_MS = 5
 
@@ -33,9 +33,11 @@ class Sender:
     """A producer and the records that were acknowledged. The caller must close it."""
 
     def __init__(self, bootstrap_servers: str, *, sent_one: Callable[[], object] = lambda: None) -> None:
-        """Calls `sent_one` once per record passed to the producer. Raises KafkaError if no broker answers."""
+        """Calls `sent_one` for each record that is passed to the producer. Raises KafkaError if no
+        broker answers.
+        """
         self.acknowledged: Counter[str] = Counter()
-        """Topic → records. Only the producer's thread writes this field and the next one."""
+        """Topic → records. Only the producer's thread writes this field and the next field."""
         self.newest: tuple[str, int, int] | None = None
         """Topic, partition and offset of the record that was acknowledged last."""
         self._errors: list[BaseException] = []
@@ -56,7 +58,8 @@ class Sender:
     def send_all(self, records: Iterable[Outgoing], *, per_second: float | None = None) -> None:
         """Sends all records and waits until they are acknowledged.
 
-        Raises SendFailed. Raises LineRefused from `records` after the records before it are acknowledged.
+        Raises SendFailed. If `records` raises LineRefused, raises it again after the earlier
+        records are acknowledged.
         """
         began = time.monotonic()
         try:

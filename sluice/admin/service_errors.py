@@ -64,7 +64,7 @@ def failed_service(error: Exception) -> ServiceFailed | None:
 
     kinds: dict[ServiceTitle, tuple[type[Exception], ...]] = {
         "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
-        # kombu's error for the same server.
+        # kombu raises this error for the same server.
         "Redis": (RedisError, OperationalError),
         # confluent-kafka's futures raise TimeoutError without a code.
         "Kafka": (KafkaError, KafkaException, LogsUnavailable, PartitionStalled, TimeoutError),

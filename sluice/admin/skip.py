@@ -48,7 +48,7 @@ def plan_skip(
 ) -> SkipPlan:
     """Reads Postgres and Kafka. Raises OperationRefused unless the record cannot be read.
 
-    `with_kafka_python`: the bridges use that client, so it decides which records can be read.
+    `with_kafka_python`: the bridges use kafka-python, so this client decides which records can be read.
     """
     topic, offset = where.topic.name, where.offset
     place = (topic, where.partition)
@@ -73,7 +73,8 @@ def plan_skip(
             " becomes a dead letter by itself"
         )
     unreadable, problem = failed
-    # Records of the batch below the watermark have their outcome, by a client that could decode it.
+    # Records of the batch below the watermark already have an outcome: an earlier client could
+    # decode the batch.
     found = find_unopened(headers, max(begin, unreadable), log_end=log.log_end or log.end)
     if found is None:
         raise OperationRefused(f"Kafka has no batch of records from {_name(place, offset)} on")
@@ -83,7 +84,7 @@ def plan_skip(
 def skip(session: Session, plan: SkipPlan, decision: Decision) -> None:
     """Skips the records of the plan: stores each as a dead letter without key and value.
 
-    Raises OperationRefused if the records got their outcome, or were skipped, meanwhile.
+    Raises OperationRefused if the records meanwhile got an outcome or were skipped.
     """
     found, (topic, partition) = plan.records, plan.place
     with session.transaction():
@@ -121,7 +122,8 @@ def _require_assignment(session: Session, place: Place, offset: int) -> Assignme
         raise OperationRefused(f"no bridge has read {place[0]}[{place[1]}] yet: there is nothing to skip")
     if offset < assignment.watermark:
         raise OperationRefused(
-            f"{_name(place, offset)} has its outcome: the partition's watermark is {assignment.watermark}"
+            f"{_name(place, offset)} already has an outcome: the partition's watermark is"
+            f" {assignment.watermark}"
         )
     return assignment
 
@@ -140,12 +142,13 @@ def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignm
         raise OperationRefused(f"topic {topic} was re-created: first run {accept}")
     if not log.start <= offset < (log.log_end or log.end):
         raise OperationRefused(
-            f"{_name(place, offset)} is not in the log, which holds the offsets from {log.start} to before"
-            f" {log.log_end}"
+            f"{_name(place, offset)} is not in the log, which begins at offset {log.start} and ends"
+            f" before offset {log.log_end}"
         )
     if offset >= log.end:
         raise OperationRefused(
-            f"{_name(place, offset)} is behind an open transaction: it can be read after the transaction"
+            f"{_name(place, offset)} is behind an open transaction, so it can be read only after the end"
+            " of the transaction"
         )
     return log
 

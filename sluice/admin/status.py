@@ -40,7 +40,7 @@ class Reading:
     refusal: str | None = None
     """Why no process works with this database."""
     undeclared: Sequence[Undeclared] = ()
-    """Topics and effects that are halted because no living worker declares them."""
+    """Topics and effects that are halted because no running worker declares them."""
     unread: Sequence[UnreadPartition] = ()
     """Partitions that no bridge reads, or that a bridge stopped reading."""
     situation: Facts | None = None
@@ -100,8 +100,9 @@ class QueueStatus:
 class Status:
     """The whole status. `unreachable` has one sentence per service or partition that did not answer.
 
-    `effects_paused` is why all calls are paused, if they are. `parked_entities` is the number of entities
-    behind a dead letter, None if not known; `retrying_events` is the number of events that were set aside
+    `effects_paused` is why all calls are paused, if they are. `parked_entities` is the number of
+    entities whose events wait, None if not known; `retrying_events` is the number of events that
+    were set aside
     for retries. `paused_topics` is topic → why it is paused. `queues_without_worker` are the queues without
     a lease, None if not known. `installation` is `<name>-<short id>`, which is also the consumer group.
     `refusal` is why no process works with this database. `halted_effects` is effect → why its calls wait,
@@ -166,7 +167,9 @@ def _unreachable_logs(logs: LogRanges | None) -> list[str]:
 
 
 def unapplied(reading: Reading) -> dict[Place, int]:
-    """Returns partition with unapplied records → the offset from which to find the first of them."""
+    """Returns partition with unapplied records → the offset from which to search the first of
+    these records.
+    """
     logs = reading.logs.ranges if reading.logs else {}
     return find_unapplied(logs, {place: _lag(place, log, reading) or 0 for place, log in logs.items()})
 
@@ -175,7 +178,7 @@ def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
     progress = reading.progress
     if progress is None:
         return None
-    # A bridge that begins a new topic at its end applies no earlier record.
+    # If a bridge begins to read a new topic at its end, the earlier records are never applied.
     new = place[0] not in progress.topics
     at_end = new and reading.declared_topics.get(place[0]) == "latest"
     return lag_records(log, progress.watermarks.get(place), begins_at_end=at_end)

@@ -35,7 +35,7 @@ def read_status(
     *,
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
 ) -> Reading:
-    """Reads all services. Work that waits longer than `patience_seconds` is a problem."""
+    """Reads all services. Work that waits for longer than `patience_seconds` is a problem."""
     situation = Facts(
         declared_facts(settings, registry), None, None, None, {}, patience_seconds=patience_seconds
     )
@@ -47,7 +47,7 @@ def read_status(
             for shard in range(entity.shards)
         },
     )
-    # Before the log ends; in the other order, a watermark could be above its log end.
+    # Read before the log ends. In the other order, a watermark could be above its log end.
     with (
         _noted(reading, "Postgres"),
         closing(

@@ -1,7 +1,7 @@
 """Compares users' tables in Postgres with their declarations. Pure.
 
-`unfilled` are projections that no handler of this command fills. Only a rebuild by other handlers can create
-such a table again, so its findings are notes.
+`unfilled` are projections that no handler of this command fills. Only a rebuild by other handlers
+can create the table of such a projection again, so findings about it are notes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -96,10 +96,13 @@ def _definition(column: Column[Any]) -> str:
 
 
 def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
-    """Returns the finding about a users' table that is in Sluice's own schema, perhaps only there."""
+    """Returns the finding about a users' table that is in Sluice's own schema: only there, or also
+    in the users' schema.
+    """
     here = f"{SCHEMA}.{quoted(table)}"
     path = (
-        f" A role named {SCHEMA} creates its tables there: if yours is, also run"
+        f" A role with the name {SCHEMA} creates its tables in that schema: if your role has this name,"
+        " also run"
         f" `ALTER ROLE {SCHEMA} SET search_path = {USERS_SCHEMA};`."
     )
     if not is_missing:
@@ -117,12 +120,12 @@ def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
 def drift_findings(
     tables: Iterable[Table], stored: Mapping[str, StoredTable], unfilled: Set[str] = frozenset()
 ) -> Iterator[Finding]:
-    """Yields the differences, table by table. `stored` is by the names of the declared tables.
+    """Yields the differences, table by table. `stored` has the names of the declared tables as keys.
 
     Does not check tables and columns that Postgres lacks, nor the user's constraints, triggers and indexes.
     """
     for table in sorted(tables, key=lambda table: table.name):
-        # A projection without a live generation has at most its view.
+        # A projection without a live generation has no table, but it may have its view.
         if table.name in stored and is_projection(table) == (stored[table.name].generation is not None):
             for found in _table_findings(table, stored[table.name]):
                 yield note(found.problem, found.advice) if table.name in unfilled else found
@@ -165,7 +168,7 @@ def _column_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
             continue
         for difference in column_differences(column, found, is_view=is_view):
             make = error if difference.loses else warning
-            declare = "" if column.name in BOOKKEEPING else ", or declare what Postgres has"
+            declare = "" if column.name in BOOKKEEPING else ", or change the declaration to what Postgres has"
             change = "Change the table under the view"
             if not is_view:
                 mend = _mend(stored, column, difference)

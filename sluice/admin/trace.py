@@ -32,7 +32,7 @@ from sluice.tasks.fold.registry import Registry
 
 @dataclass
 class Trace:
-    """One event. `emitted` and `calls` lack what a handler yields only after it read a row."""
+    """One event. `emitted` and `calls` do not contain what a handler yields after it reads a row."""
 
     topic: str
     partition: int
@@ -43,12 +43,12 @@ class Trace:
     entity: str
     key: str | None
     queue: str | None
-    """None for an erased entity, whose key is not shown."""
+    """None for an erased entity, because its key is not shown."""
     outcome: str | None
-    """The outcome of the record that counts under the identity; None if not known."""
+    """The outcome of the record that was applied under the identity; None if not known."""
     processed_at: str | None
     repeats: str | None
-    """The record that this one repeats, or contradicts."""
+    """The earlier record that this record repeats, or conflicts with."""
     error: str | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The current rows that its handlers write: table, key and version."""
@@ -76,7 +76,9 @@ def parse_place(registry: Registry, text: str) -> RecordPlace:
 def find_place(
     session: Session, registry: Registry, name: str, key: str, event_id: str, source: str | None
 ) -> RecordPlace:
-    """Returns where the event with this identity was read. Raises OperationRefused if it is not known."""
+    """Returns the position at which the event with this identity was read. Raises OperationRefused
+    if the identity is not known.
+    """
     topic = _declared(registry, name)
     known = tracing.read_traced(session, event_identity(name, source, key.encode(), event_id))
     if known is None and topic.dedup == "position":
@@ -86,8 +88,9 @@ def find_place(
         )
     if known is None:
         raise OperationRefused(
-            f"no event {event_id} of key {key} is known of topic {name}: it is not applied yet, its identity"
-            " was deleted after its retention, or it has a CloudEvents source (--source)"
+            f"no event {event_id} with key {key} of topic {name} was found: the event is not applied"
+            " yet, its identity was deleted after the retention time, or the event has a CloudEvents"
+            " source (pass --source)"
         )
     return RecordPlace(topic, known.partition, known.offset)
 
@@ -95,7 +98,7 @@ def find_place(
 def _declared(registry: Registry, name: str) -> Topic:
     if name not in registry.topics:
         raise OperationRefused(
-            f"topic {name} is declared by no module; there are {', '.join(sorted(registry.topics))}"
+            f"topic {name} is declared by no module; declared are {', '.join(sorted(registry.topics))}"
         )
     return registry.topics[name]
 
@@ -204,9 +207,9 @@ def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
 
 
 def _read_known(session: Session, topic: Topic, decoded: Decoded) -> TracedEvent | None:
-    """Returns what is known of the record: by its offset while it is an undecoded dead letter, else by id.
-
-    Also finds the identity that it had before the topic's `dedup` was changed.
+    """Returns what is known of the record. Finds it by its offset while it is an undecoded dead
+    letter, else by its identity. Also tries the identity that the record had before the topic's
+    `dedup` was changed.
     """
     place = (decoded.topic_id, decoded.partition, decoded.record.offset)
     undecoded = tracing.read_traced(session, record_identity(*place))

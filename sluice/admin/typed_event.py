@@ -50,7 +50,7 @@ def make_record(topic: str, typed: TypedEvent, fields: FieldNames) -> Outgoing:
         raise SendRefused(
             f"--data {typed.data!r:.80}: {error}; write a JSON object, as in --data '{{\"amount\": 5}}'"
         ) from error
-    # As typed: 1.10 would become 1.1.
+    # Keeps the text as typed, because 1.10 would otherwise become 1.1.
     event[fields.data] = msgspec.Raw(typed.data.encode())
     return Outgoing(topic, key, as_json(event).encode(), headers)
 

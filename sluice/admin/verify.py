@@ -48,11 +48,12 @@ def verify(
 ) -> Verified:
     """Reads each partition from its start and judges its counters. Changes nothing.
 
-    `max_record_bytes` must be the limit of the bridges, which choose queues by keys of at most this size.
+    `max_record_bytes` must be the limit that the bridges use, because they choose the queue by a
+    key of at most this size.
     Passes to `counted` how many offsets were read, and their total. Raises LogsUnavailable if no broker
     answers.
     """
-    # Totals are read before the log: every record that has an outcome in them is in the log already.
+    # The totals are read before the log, so every record that they count is already in the log.
     totals = read_partition_totals(session)
     letters = count_letters(session, Chosen())
     parked, outbox = count_parked(session), read_waiting(session, None)
@@ -75,7 +76,9 @@ def _read_stopped(session: Session) -> list[str]:
 
 
 def _was_rerouted(session: Session, topic: str, entity: str) -> bool:
-    """Returns True if an operator let records be counted twice, or kept the outcomes of another log."""
+    """Returns True if a command of an operator let records be counted twice, or kept the outcomes
+    of another log.
+    """
     forced = (row.details or {} for row in read_audits(session, verb="reshard", subject=entity, limit=1_000))
     accepted = read_audits(session, verb="accept", subject=topic, limit=1)
     return bool(accepted) or any(details.get("force") for details in forced)

@@ -75,7 +75,7 @@ def _split(queue: str) -> tuple[str, int]:
 
 
 def retired_queues(sharing: Sharing) -> frozenset[str]:
-    """Returns the queues that a reshard left without records."""
+    """Returns the queues that get no records since a reshard."""
     return frozenset(lease.queue for lease in sharing.leases if lease.retired)
 
 

@@ -1,1 +1,3 @@
-"""`sluice rebuild`: makes a new generation of a projection, compares it with the live one, and swaps both."""
+"""`sluice rebuild`: makes a new generation of a projection, compares it with the live generation,
+and makes it live.
+"""

@@ -1,4 +1,6 @@
-"""Finds why an accepted topic prevents a rebuild: its log is read again, or its offsets are ambiguous."""
+"""Finds why a topic prevents a rebuild after `sluice accept`: its log is being read again, or its
+offsets are ambiguous.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -35,12 +37,14 @@ class AcceptedTopic:
 
     @property
     def displaced_at(self) -> datetime | None:
-        """Returns when other records got the offsets of applied records, None if never."""
+        """Returns when the offsets of applied records were given to other records; None if never."""
         return next((one.at for one in self.accepts if _displaces(one)), None)
 
     @property
     def moved_at(self) -> datetime | None:
-        """Returns when it became another topic (created again, or of another cluster), None if never."""
+        """Returns when the topic became another topic (created again, or in another cluster); None
+        if never.
+        """
         return next((one.at for one in self.accepts if _is_another(one)), None)
 
 
@@ -62,16 +66,17 @@ def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
 
 
 def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]:
-    """Yields the partitions of an accepted topic that the workers still read again.
+    """Yields the partitions of an accepted topic that are still being read again.
 
-    The workers skip events that were applied. A generation that was swapped in meanwhile would lack them.
+    Workers skip the events that were applied before. A generation that is swapped in meanwhile
+    would lack these events.
     """
     for number, watermark, end in left_to_read(found):
         # Transaction markers are not records: a watermark never reaches an end that consists of them.
         if _holds_records(bootstrap_servers, (found.topic, number), watermark, end):
             yield (
-                f"{found.topic}[{number}] was accepted and is read again: its watermark is {watermark}"
-                f" of {end}; start the rebuild when it has reached {end}"
+                f"{found.topic}[{number}] is being read again after `sluice accept`: its watermark is"
+                f" {watermark} of {end}; start the rebuild when it has reached {end}"
             )
 
 
@@ -82,7 +87,7 @@ def _holds_records(bootstrap_servers: str, place: Place, first: int, end: int) -
                 if records := reader.read(READ_SECONDS):
                     return records[0].offset < end
         except (LogIncomplete, PartitionStalled, RecordUnreadable):
-            return True  # the watermark does not pass it, either
+            return True  # the watermark does not pass this record, either
     return False
 
 
@@ -92,8 +97,8 @@ def displaced_refusal(found: AcceptedTopic, *, by_position: bool) -> str:
     how = "was created again or moved" if found.moved_at == found.displaced_at else "lost the end of its log"
     return (
         f"topic {found.topic} {what}, so these events are identified only by their offsets, and it {how}"
-        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): its log no longer shows which of them were applied"
-        " before; start from a checkpoint that was made since then (--from)"
+        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): the log no longer shows which events were applied"
+        " before; start from a checkpoint that was made after this time (--from)"
     )
 
 
@@ -101,7 +106,7 @@ def moved_note(projection: str, found: AcceptedTopic) -> str:
     """Returns which events of a replaced topic are not rebuilt. Pure."""
     return (
         f"topic {found.topic} was created again or moved ({found.moved_at:%Y-%m-%d %H:%M} UTC): events that"
-        f" the current log does not hold are not rebuilt; `sluice rebuild diff {projection}` lists their rows"
+        f" the current log does not hold are not rebuilt; `sluice rebuild diff {projection}` lists the rows of these events"
     )
 
 

@@ -1,4 +1,6 @@
-"""Finds objects of users on a generation's table or view that a rebuild or swap would lose. Pure."""
+"""Finds what users added to a generation's table, or changed in the view, and what a rebuild or a
+swap would lose. Pure.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -23,15 +25,13 @@ NOT_CARRIED = frozenset(
 """Kinds of traits that a rebuild does not copy from the live generation."""
 INDEX_IDENTITY = Trait("replica identity", "an index")
 SHOWN_TO_READERS = NOT_CARRIED | {"grant"}
-"""Kinds that affect readers also if only the new generation has them."""
+"""Kinds of traits that affect readers even if the live generation does not have them and the new one does."""
 
 
 def carry_over_refusals(table: str, traits: Iterable[Trait]) -> Iterator[str]:
-    """Yields objects of the live generation's table that a new generation would not get."""
+    """Yields the traits of the live generation's table that the table of a new generation would not have."""
     for kinds in _by_kind(one for one in traits if not _is_carried(one)):
-        yield (
-            f"{table} has {kinds}, which a rebuild does not carry over to a new generation: remove that first"
-        )
+        yield (f"{table} has {kinds}, which a rebuild does not copy to a new generation: remove that first")
 
 
 def swap_differences(live: str, live_traits: Set[Trait], new: str, new_traits: Set[Trait]) -> Iterator[str]:
@@ -46,18 +46,23 @@ def swap_differences(live: str, live_traits: Set[Trait], new: str, new_traits: S
 def drop_losses(
     dropped: str, dropped_traits: Set[Trait], live: str, live_traits: Set[Trait]
 ) -> Iterator[str]:
-    """Yields what would be lost with a table that readers saw earlier, and that the live table lacks, too."""
+    """Yields the traits of a table that readers saw earlier, if the live table does not have them:
+    dropping the table would lose them.
+    """
     for kinds in _by_kind(one for one in dropped_traits - live_traits if not _is_carried(one)):
         yield f"{dropped} has {kinds}, and {live} does not: add that to {live}, or remove it from {dropped}"
 
 
 def view_refusals(projection: str, live: int, columns: Sequence[str], view: TableFacts) -> Iterator[str]:
-    """Yields why the view cannot be replaced, or what would be lost: a swap makes it the plain columns."""
+    """Yields why a swap cannot replace the view, or what would be lost.
+
+    After a swap, the view only selects the columns of the generation's table.
+    """
     name = generation_name(projection, live)
     if not view.is_owned:
         yield (
-            f"the view {projection} belongs to {view.owner}, and the role of this command is not a member of"
-            " it: grant the membership"
+            f"the view {projection} belongs to the role {view.owner}, and the role of this command is"
+            f" not a member of {view.owner}: grant {view.owner} to the role of this command"
         )
     if view.definition is None or list(view.columns) != list(columns):
         return
@@ -65,18 +70,20 @@ def view_refusals(projection: str, live: int, columns: Sequence[str], view: Tabl
         f"SELECT {','.join(columns)} FROM {name};"
     ):
         yield (
-            f"the view {projection} is not the plain columns of {name}, and a swap would make it that: move"
-            f" your changes to another view, which reads {projection}"
+            f"the view {projection} does not just select the columns of {name}, and a swap would replace"
+            f" it by a view that does: move your changes to another view, which reads {projection}"
         )
 
 
 def reader_refusals(projection: str, table: str, readers: Iterable[str]) -> Iterator[str]:
-    """Yields objects that depend on a generation's table directly, and would not follow a swap."""
+    """Yields objects that depend directly on a generation's table: after a swap they would still
+    read the old table.
+    """
     direct = [reader for reader in readers if reader != projection]
     if direct:
         yield (
-            f"{', '.join(direct)} reads {table} directly and would still read it after a swap: make it read"
-            f" the view {projection}"
+            f"{', '.join(direct)} reads {table} directly and would still read {table} after a swap:"
+            f" change it to read the view {projection}"
         )
 
 

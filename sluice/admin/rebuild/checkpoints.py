@@ -71,7 +71,8 @@ def take_late_letters(
         raise OperationRefused(
             f"{counted(len(forgotten), 'event was', 'events were')} dead or waiting at checkpoint"
             f" {checkpoint.checkpoint}, and their letters were deleted, so their outcome is not known."
-            " Use a newer checkpoint, or none"
+            " Use a newer checkpoint, or start"
+            " without one"
         )
     done = [one.letter_id for one in since if one.state == LetterState.DONE and one.letter_id is not None]
     letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
@@ -80,7 +81,7 @@ def take_late_letters(
             raise OperationRefused(
                 f"{letter.topic}:{letter.partition}:{letter.offset} was applied after checkpoint"
                 f" {checkpoint.checkpoint} and is not stored, because it is over the limit of"
-                " SLUICE_MAX_RECORD_KIB. Use a newer checkpoint, or none"
+                " SLUICE_MAX_RECORD_KIB. Use a newer checkpoint, or start without one"
             )
     decoded = [decode_letter(registry, letter) for letter in letters]
     revision = registry.revisions[projection]

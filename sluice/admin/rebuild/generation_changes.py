@@ -1,4 +1,6 @@
-"""Starts, swaps, drops and paces generations, each under locks, so that live traffic sees one step."""
+"""Starts, swaps, drops and paces generations. Each change takes locks, so that live traffic sees
+it as one step.
+"""
 
 from contextlib import closing
 from typing import NamedTuple
@@ -47,7 +49,8 @@ from sluice.tasks.installation.keyring import open_keyring
 from sluice.tasks.installation.opening import open_installation
 from sluice.tasks.task_sender import open_sender
 
-# A long query of a reader locks the view; the swap must not wait for it with all queues locked.
+# A long query of a reader locks the view. The swap must not wait for this query while it has
+# locked all queues.
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
 BUILT = (GenerationState.BUILDING,)
 SWAPPABLE = (GenerationState.READY, GenerationState.RETIRED)
@@ -70,7 +73,7 @@ def begin(
     decision: Decision,
     checkpoint: Checkpoint | None = None,
 ) -> int:
-    """Begins a new generation and returns its number. Removes the remains of an earlier attempt.
+    """Begins a new generation and returns its number. Removes what an earlier, failed attempt left behind.
 
     With `checkpoint` the generation begins as a copy of the checkpoint.
     """
@@ -265,7 +268,7 @@ def swap(
         now = require_generation(session, projection, generation.generation, SWAPPABLE, "repeat the swap")
         require_lockstep(session, projection, now.generation)
         if read_filled_xid(session, projection, now.generation) != filled_xid:
-            raise Behind(f"generation {now.generation} was behind live a moment ago")
+            raise Behind(f"generation {now.generation} was behind the live generation at the last check")
         if losses := read_swap_losses(session, now, before, columns):
             raise OperationRefused("; ".join(losses))
         session.command(VIEW_PATIENCE)
@@ -281,7 +284,9 @@ def swap(
 
 
 def _retire(session: Session, projection: str, generation: int) -> None:
-    """Keeps the previous generation in sync from now on. A stopped one stays stopped at its offset."""
+    """Keeps the previous generation in sync from now on. If it was stopped, it stays stopped at
+    its offset.
+    """
     [state] = [
         one.state for one in generations.read_generations(session, projection) if one.generation == generation
     ]

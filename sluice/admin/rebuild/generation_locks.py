@@ -1,4 +1,6 @@
-"""Finds the generation of a change, takes its locks and checks lockstep; raises if that is not possible."""
+"""Finds the generation to change, takes its locks, and checks that it has applied the same events
+as the live generation.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from sluice.runtime.terminal_text import counted, plural
 
 # Copies and comparisons of whole tables have no time limit.
 COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
-# Live traffic waits while all queues are locked: a retry is better than a long wait for the last lock.
+# Live traffic waits while queues are locked, so a retry is better than a long wait for the last lock.
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
@@ -81,8 +83,8 @@ def how_to_get_one(projection: str, found: Sequence[str], states: Sequence[str])
 def copying(session: Session, projection: str) -> Iterator[None]:
     """Prevents other commands from copying tables of a projection during the block. Raises Held.
 
-    Of two starts, the second would remove the new table of the first as left over. A copy that began before
-    an erasure would restore the erased rows.
+    Without this lock, the second of two starts would remove the new table of the first start as
+    left over, and a copy that began before an erasure would restore the erased rows.
     """
     if not try_rebuild(session, f"start {projection}", 0):
         raise Held(f"another command is copying or erasing rows of {projection}; wait until it has ended")
@@ -93,7 +95,7 @@ def copying(session: Session, projection: str) -> Iterator[None]:
 
 
 def lock_all(session: Session) -> None:
-    """Takes the locks of all queues. Raises errors that `patiently` translates."""
+    """Locks all queues. Raises database errors, which `patiently` translates."""
     session.command(LOCK_PATIENCE)
     generation_tables.lock_all_queues(session)
 
@@ -101,8 +103,8 @@ def lock_all(session: Session) -> None:
 def require_lockstep(session: Session, projection: str, generation: int) -> None:
     """Raises Behind if a lane has not reached the offset of the live generation in this lane.
 
-    After a start from a checkpoint, a lane may be higher: at the watermark, below which the live generation
-    has applied all records.
+    After a start from a checkpoint, the offset of a lane may be higher. It is then the watermark:
+    the live generation has applied all records below it.
     """
     lanes = [
         lane for lane in read_lane_states(session, projection, generation) if lane.generation < lane.live
@@ -120,19 +122,17 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
 def patiently(session: Session, projection: str) -> Iterator[None]:
     """Raises Held if a lock is not released in time, OperationRefused if an object depends on a table.
 
-    Wraps a whole transaction; not for use within one.
+    Must contain a whole transaction; must not be used within a transaction.
     """
     try:
         yield
     except DependentObjectsStillExist as error:
         detail = str(error.diag.message_detail or error).splitlines()[0]
-        raise OperationRefused(
-            f"{projection}: {detail}; make it read the view {projection} instead"
-        ) from error
+        raise OperationRefused(f"{projection}: {detail}; change it to read the view {projection}") from error
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
         tables = [one.table for one in generations.read_generations(session, projection)]
         holders = name_transactions(read_lock_holders(session, [projection, *tables]))
         raise Held(
-            f"another transaction holds a queue, or the view {projection}, for too long"
+            f"another transaction has locked a queue, or the view {projection}, for too long"
             + (f": {holders}" if holders else "")
         ) from error

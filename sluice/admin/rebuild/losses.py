@@ -1,4 +1,6 @@
-"""Reads which attachments of users to a projection a rebuild, a swap or a drop would lose."""
+"""Reads what users added to a projection (such as triggers and grants) and what a rebuild, a swap
+or a drop would lose.
+"""
 
 from collections.abc import Sequence
 
@@ -41,7 +43,9 @@ def read_swap_losses(session: Session, new: Generation, live: int, columns: Sequ
 
 
 def read_drop_losses(session: Session, dropped: Generation, live: int) -> list[str]:
-    """Returns what would be lost with a generation that readers saw before, one sentence for each kind."""
+    """Returns what the drop of a generation that readers saw before would lose, one sentence for
+    each kind.
+    """
     if not dropped.has_been_live:
         return []
     table = generation_name(dropped.projection, live)

@@ -1,4 +1,4 @@
-"""Waits until no transaction could read a generation with a snapshot from before it was filled."""
+"""Waits until no transaction has a snapshot that is older than the fill of a generation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from sluice.db.connection import Session
 from sluice.db.projections.snapshots import SnapshotHolder, read_filled_xid, read_snapshots
 
 ADVICE = (
-    "Wait until they end, or end them: `SELECT pg_terminate_backend(PID)`, `ROLLBACK PREPARED 'NAME'`."
-    " --patience SECONDS waits longer"
+    "Wait until these transactions end (--patience SECONDS waits longer), or end them: `SELECT"
+    " pg_terminate_backend(PID)`, `ROLLBACK PREPARED 'NAME'`"
 )
 
 
@@ -19,8 +19,8 @@ class OlderSnapshots(NotYet):
 
     def __init__(self, projection: str, generation: int, older: Sequence[SnapshotHolder]) -> None:
         super().__init__(
-            f"transactions that began before generation {generation} of {projection} was filled would miss"
-            f" rows of it: {name_transactions([one.holder for one in older])}",
+            f"transactions that began before generation {generation} of {projection} was filled would"
+            f" not see all of its rows: {name_transactions([one.holder for one in older])}",
             ADVICE,
         )
 
@@ -29,9 +29,11 @@ class OlderSnapshots(NotYet):
 class OlderHolders:
     """The transactions that may hold a snapshot from before a moment. Pure.
 
-    During a long write transaction, new snapshots have the xmin of old ones. So two kinds count: the
-    transactions of the first check, each until a check finds it without an old snapshot; and later ones
-    with the xmin of one of the first that was still there, which may have exported its snapshot.
+    During a long write transaction, new snapshots have the same xmin as old snapshots. So two
+    kinds of transactions count. The first kind: the transactions that the first check found, each
+    until a check finds it without an old snapshot. The second kind: a later transaction with the
+    same xmin as a transaction of the first kind that was still open, because that one may have
+    exported its snapshot.
     """
 
     first: dict[str, int] | None = None
@@ -39,7 +41,7 @@ class OlderHolders:
     importers: set[str] = field(default_factory=set)
 
     def look(self, holders: Iterable[SnapshotHolder], xid: int) -> list[SnapshotHolder]:
-        """Returns the holders that may not see what transaction `xid` wrote."""
+        """Returns the transactions that may not see the rows that transaction `xid` wrote."""
         old: Mapping[str, SnapshotHolder] = {one.key: one for one in holders if one.xmin <= xid}
         before = self.first if self.first is not None else {key: one.xmin for key, one in old.items()}
         exported = set(before.values())

@@ -1,4 +1,6 @@
-"""Finds all reasons why a generation cannot be started or swapped in, each with what to do. Pure."""
+"""Finds all reasons why a generation cannot be started or swapped in, and the advice for each
+reason. Pure.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,9 @@ class Source:
 
     @property
     def records(self) -> int:
-        """Returns the number of records to read until the generation reaches live, if no more arrive."""
+        """Returns the number of records to read until the generation has caught up, if no new
+        records arrive.
+        """
         return max(0, self.live_through + 1 - max(self.first, self.log_start or 0))
 
 
@@ -37,7 +41,7 @@ def table_refusals(
     """Yields why the live generation's table, or the view over it, prevents a rebuild."""
     name = generation_name(projection, live)
     if table.kind != "table":
-        yield f"{name} is not a table: the live generation's rows are missing"
+        yield f"{name}, which must have the rows of the live generation, is not a table"
         return
     if view.kind != "view":
         yield f"{projection} is {'no longer a view' if view.kind else 'missing'}: a swap needs it"
@@ -45,7 +49,7 @@ def table_refusals(
     missing = [column for column in columns if column not in table.columns]
     if missing:
         yield (
-            f"column {', '.join(missing)} is declared and not in {name}: add it as nullable to every"
+            f"column {', '.join(missing)} is declared but missing in {name}: add it as nullable to every"
             " generation, then start the rebuild"
         )
     left = [column for column in table.columns if column not in columns]
@@ -65,8 +69,8 @@ def table_refusals(
     yield from reader_refusals(projection, name, table.readers)
     if table.owner != view.owner:
         yield (
-            f"the view {projection} belongs to {view.owner}, {name} to {table.owner}: readers of the view"
-            " would lack the right to read the next generation; give both to one role"
+            f"the view {projection} belongs to {view.owner}, {name} to {table.owner}: after a swap, the"
+            " view could not read the table of the next generation; give both to one role"
         )
 
 
@@ -81,7 +85,7 @@ def source_refusals(
         )
     gone = sorted({source.topic for source in sources if source.log_start is None})
     for topic in gone:
-        yield f"topic {topic} is not in Kafka any more: the records that were applied cannot be read again"
+        yield f"topic {topic} no longer exists in Kafka: the records that were applied cannot be read again"
     for source in sources:
         start = source.log_start or 0
         if start > source.first and source.live_through >= source.first:
@@ -127,7 +131,7 @@ def checkpoint_refusals(
     if list(table.columns) != list(columns):
         yield (
             f"checkpoint {checkpoint.checkpoint} has the columns {', '.join(table.columns)}, the code"
-            f" declares {', '.join(columns)}: add what is missing to {checkpoint.table}, as nullable"
+            f" declares {', '.join(columns)}: add the missing columns to {checkpoint.table}, as nullable"
         )
 
 

@@ -19,13 +19,15 @@ from sluice.db.records import GenerationState
 from sluice.runtime.log_pace import LogPace
 
 READ_SECONDS = 0.5
-STILL_SECONDS = 5.0  # a generation without progress for this time may have no worker
-MOST_DEATHS = 20  # dead letters that a document lists
+STILL_SECONDS = 5.0  # without progress for this time, the generation may have no worker
+MOST_DEATHS = 20  # maximum number of dead letters that a document lists
 
 
 @dataclass(frozen=True)
 class Reached:
-    """The progress of a generation: `done` of `total` records, by their offsets, and lanes that lag."""
+    """The progress of a generation: `done` of `total` records, counted by offsets, and the number
+    of lanes that lag.
+    """
 
     done: int
     total: int
@@ -34,7 +36,9 @@ class Reached:
 
 
 def reached_of(lanes: Iterable[LaneState]) -> Reached:
-    """Returns the progress of all lanes. The lanes of a partition share its offsets equally. Pure."""
+    """Returns the progress of all lanes. Assumes that the lanes of a partition have equal shares
+    of its offsets. Pure.
+    """
     by_partition: dict[tuple[str, int], list[LaneState]] = {}
     for lane in lanes:
         by_partition.setdefault((lane.topic, lane.partition), []).append(lane)
@@ -50,7 +54,7 @@ def reached_of(lanes: Iterable[LaneState]) -> Reached:
 
 @dataclass(frozen=True)
 class Moved:
-    """The progress of a generation, and its events per second since the command follows it."""
+    """The progress of a generation, and the events per second since the command began to follow it."""
 
     reached: Reached
     events_per_second: float

@@ -21,7 +21,9 @@ from sluice.tasks.fold.registry import Registry
 def report_document(
     found: Comparison, passed: Mapping[str, int], deaths: tuple[int, Sequence[GenerationDeath]]
 ) -> dict[str, Any]:
-    """Returns what is stored, and printed by --json: counts, columns, samples, events passed over."""
+    """Returns the document that is stored, and that --json prints: counts, columns, samples, and
+    events that were left out.
+    """
     return {
         "rows": {kind: found.rows[kind] for kind in ("same", *KINDS)},
         "columns": {
@@ -70,7 +72,8 @@ def compare(
     *,
     compared: Callable[[Comparison], object] = lambda _: None,
 ) -> comparison.Report:
-    """Compares with the live generation as of one moment, and stores the report. Raises Behind.
+    """Compares the generation with the live generation as of one moment, and stores the report.
+    Raises Behind.
 
     Passes the counts so far to `compared` after each chunk.
     """

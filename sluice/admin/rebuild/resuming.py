@@ -39,7 +39,8 @@ def require_resumable(session: Session, bootstrap_servers: str, generation: Gene
     name = f"generation {generation.generation} of {generation.projection}"
     if generation.stopped_at is None:
         raise OperationRefused(
-            f"{name} has lost its place in the log ({generation.failed_reason}): start another one by `sluice"
+            f"{name} cannot catch up, because its offset in the log is lost"
+            f" ({generation.failed_reason}): start another generation by `sluice"
             f' rebuild start {generation.projection} --reason "…"`'
         )
     places = [
@@ -79,7 +80,7 @@ def resume_refusals(places: Sequence[StoppedPlace], logs: LogRanges) -> list[str
 def resume(
     session: Session, redriver: ProjectionRedriver, generation: Generation, decision: Decision
 ) -> Iterator[LettersRedriven]:
-    """Redrives the letters of each entity, then lets the generation catch up. Yields the redriven letters.
+    """Redrives the letters of each entity, and yields the results. Then lets the generation catch up.
 
     Can be killed anywhere and repeated. Raises OperationRefused for a broken deployment.
     """

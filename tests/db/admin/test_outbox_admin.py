@@ -123,7 +123,7 @@ def test_an_event_behind_a_refused_event_cannot_be_retried(session: Session) -> 
     insert_event(session, 2)
     for dry_run in (True, False):
         with pytest.raises(
-            OperationRefused, match=r"sent after order\.0 1, which has the same key, is sent or dropped"
+            OperationRefused, match=r"sent as soon as order\.0 1, which has the same key, is sent or dropped"
         ):
             retry_one(session, "order.0", 2, DECISION, dry_run=dry_run)
 

@@ -143,6 +143,7 @@ DEPENDENTS = {
     ),
     "the view's own query": Case(
         "CREATE OR REPLACE VIEW public.totals AS SELECT * FROM {t} WHERE amount > 3",
-        "CREATE OR REPLACE VIEW public.totals AS SELECT * FROM {t}", "is not the plain columns of totals_g1",
+        "CREATE OR REPLACE VIEW public.totals AS SELECT * FROM {t}", "does not just select the columns"
+                                                                     " of totals_g1",
     ),
 }  # fmt: skip

@@ -147,7 +147,7 @@ def test_a_swap_checks_again_if_a_lane_catches_up_before_the_locks(
 
     with monkeypatch.context() as patched:
         patched.setattr(SnapshotWait, "require", filled_afterwards)
-        with pytest.raises(Behind, match="was behind live a moment ago"):
+        with pytest.raises(Behind, match="was behind the live generation at the last check"):
             fixed.swap(number)
     fixed.swap(number)
 

@@ -80,7 +80,7 @@ def test_reconcile_finds_uncertain_emails_or_sends_them(deployment: Deployment, 
     assert shown["counts"] == [{"effect": "send_email", "state": "uncertain", "calls": 2}]
     keys = {call["entity_key"]: call["effect_key"] for call in shown["calls"]}
     assert set(keys) == {"order-1", "order-2"}
-    assert "which were perhaps made: 2." in warnings(deployment)
+    assert "which may have been made: 2." in warnings(deployment)
     whole = document(sluice(deployment, "effects", "show", keys["order-1"], "--json"))
     assert (whole["args"]["to"], whole["state"], whole["waits_for"]) == (
         "cust-1@example.org",
@@ -96,7 +96,7 @@ def test_reconcile_finds_uncertain_emails_or_sends_them(deployment: Deployment, 
     assert deployment.calls() == {"succeeded": 3}
     assert received(providers) == {f"cust-{number}@example.org": 1 for number in (1, 2, 3)}
     assert audits(deployment) == {"effects reconcile": 2}
-    assert "perhaps made" not in warnings(deployment)
+    assert "may have been made" not in warnings(deployment)
     assert changed(deployment, "reconcile", keys["order-1"], exit_code=1) == {keys["order-1"]: None}
 
 

@@ -75,7 +75,7 @@ def test_a_view_that_does_more_than_select_the_columns_is_refused(definition: st
     view = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, definition=definition)
     messages = list(view_refusals("t", 3, COLUMNS, view))
     assert len(messages) == (not is_plain)
-    assert is_plain or "the view t is not the plain columns of t_g3" in messages[0]
+    assert is_plain or "the view t does not just select the columns of t_g3" in messages[0]
 
 
 def test_a_view_that_belongs_to_another_role_is_refused() -> None:

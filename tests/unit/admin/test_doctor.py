@@ -115,8 +115,8 @@ def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
     known = "positions" if by_position else "ids"
     assert (
         "topic orders: 9 events without id so far; Sluice identifies the events of this topic by their"
-        f" {known}" in as_lines(facts, [])
-    )
+        f" {known}"
+    ) in as_lines(facts, [])
 
 
 def test_workers_that_do_not_answer_are_not_reported_while_redis_is_full() -> None:

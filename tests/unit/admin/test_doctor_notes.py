@@ -76,5 +76,5 @@ def test_a_problem_that_only_another_deployment_can_solve_is_a_note(name: str) -
     assert len(findings) == len(problems)
     for finding, words in zip(findings, problems, strict=True):
         assert words in finding.problem
-        assert finding.advice.endswith("those of this command do not.")
+        assert finding.advice.endswith("the handlers of this command do not.")
     assert as_lines(facts, findings)[-1] == "no problem found"

@@ -51,7 +51,7 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
         (stopped([4], {0: 6}), "orders[0] no longer holds the records", "rebuild start revenue"),
         (
             stopped([], {}, keeps_place=False),
-            "its place in the log is lost: too small",
+            "its offset in the log is lost: too small",
             "rebuild start revenue",
         ),
     ],

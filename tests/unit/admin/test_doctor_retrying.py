@@ -39,7 +39,7 @@ def test_the_session_that_blocks_an_event_is_named() -> None:
 def test_details_of_a_session_that_the_role_may_not_read_are_omitted() -> None:
     hidden = PSQL | {"state": None, "seconds": None, "query": "<insufficient privilege>"}
     (finding,) = retrying_problems([event(1, RetryKind.ROW_HELD, hidden)])
-    assert finding.problem.endswith("holds: pid 123, application psql, user ada.")
+    assert finding.problem.endswith("session: pid 123, application psql, user ada.")
     assert "pg_read_all_stats" in finding.advice
 
 

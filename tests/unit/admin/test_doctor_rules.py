@@ -112,9 +112,9 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "dead letters of a projection": (
         postgres(projection_letters=[OpenLetterCount("revenue", 2, 5)], leaving=LeavingFacts()),
         WARNING,
-        "Projection revenue failed for 2 events, and 5 wait behind them",
+        "2 events could not be applied to projection revenue, and 5 wait behind them",
     ),
-    "conflicts": (leaving(conflicts=3), WARNING, "Conflicts: 3; of two events with one id"),
+    "conflicts": (leaving(conflicts=3), WARNING, "Conflicts: 3. In a conflict, two different events"),
     "unused retired generation": (
         projected(LIVE, replace(RETIRED, idle_days=9.2)),
         WARNING,
@@ -134,7 +134,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         "can never be sent: 3, the first is order.0 7. Kafka",
     ),
     "refused records": (leaving(refused_records=3), WARNING, "refuses: 3"),
-    "uncertain calls": (leaving(uncertain_calls=2), WARNING, "which were perhaps made: 2"),
+    "uncertain calls": (leaving(uncertain_calls=2), WARNING, "which may have been made: 2"),
     "failed calls": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
     "halted topic": (
         postgres(undeclared=[Undeclared(Declaration.TOPIC, "orders", 660)]),

@@ -49,7 +49,7 @@ def test_a_line_becomes_a_record(line: bytes, record: Outgoing) -> None:
         (b'{"key": "u", "value": 1} {}', "trailing"),
         (b'{"key": "\xff", "value": 1}', "utf-8"),
         (b'{"key": null, "value": null}', "a tombstone needs a `key`"),
-        (b'{"key": "u", "value": 1, "topic": "nope"}', "no topic nope; there are: orders, users"),
+        (b'{"key": "u", "value": 1, "topic": "nope"}', "no topic nope; it has: orders, users"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number_and_reason(line: bytes, reason: str) -> None:
