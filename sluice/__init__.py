@@ -1,6 +1,6 @@
-"""Kafka events to Postgres state, effectively once, with Celery workers doing the work.
+"""Applies Kafka events to Postgres, effectively once. Celery workers do the work.
 
-Everything that handlers and their tests need is imported from here; see README.md for a first handler.
+Handlers and their tests import everything that they need from here. README.md shows a first handler.
 """
 
 from importlib import import_module
@@ -73,9 +73,11 @@ _TABLES = frozenset({"TableRefused", "entity_table", "projection_table"})
 
 
 def __getattr__(name: str) -> object:
-    """Loads the names above when they are first used: SQLAlchemy takes a third of a second to import.
+    """Loads the names above when they are first used, because the import of SQLAlchemy takes a
+    third of a second.
 
-    Programs that only need the package itself, as every run of pytest beside it, start without.
+    Programs that do not use these names start faster. An example is a run of pytest in a project
+    that has the plugin.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

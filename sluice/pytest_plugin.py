@@ -1,6 +1,7 @@
-"""The pytest plugin: fixtures for tests of handlers. It imports nothing heavy before a test asks for one.
+"""The pytest plugin: fixtures for tests of handlers. It imports the slow modules only when a test
+uses a fixture.
 
-It is no part of `sluice.testing`, whose import loads SQLAlchemy.
+It is not in `sluice.testing`, because the import of `sluice.testing` loads SQLAlchemy.
 """
 
 import os
@@ -35,7 +36,7 @@ def sluice_world(pytestconfig: pytest.Config) -> "World":
 
 @pytest.fixture
 def sluice_stack(pytestconfig: pytest.Config, sluice_servers: "Servers") -> "Iterator[PostgresWorld]":
-    """A world over a real Postgres, with a database of its own: it plays constraints and triggers."""
+    """A world with its own database in a real Postgres, which enforces constraints and triggers."""
     from sluice.testing.servers.postgres_world import postgres_world
 
     with sluice_servers.database() as url, postgres_world(url, *handler_modules(pytestconfig)) as world:
@@ -44,7 +45,9 @@ def sluice_stack(pytestconfig: pytest.Config, sluice_servers: "Servers") -> "Ite
 
 @pytest.fixture(scope="session")
 def sluice_servers(pytestconfig: pytest.Config) -> "Iterator[Servers]":
-    """The servers of this run: those that the environment names, else its own. They start when needed."""
+    """The servers of this run. They start when needed, unless the environment has the addresses of
+    servers.
+    """
     from sluice.testing.servers.servers import own_servers
 
     with own_servers(pytestconfig.rootpath) as servers:
@@ -52,12 +55,15 @@ def sluice_servers(pytestconfig: pytest.Config) -> "Iterator[Servers]":
 
 
 def handler_modules(config: pytest.Config) -> list[str]:
-    """Returns the modules of the option, else those of SLUICE_HANDLERS. Raises UsageError without any."""
+    """Returns the modules of the option, else the modules of SLUICE_HANDLERS. Raises UsageError if
+    there are none.
+    """
     names = config.getini(HANDLERS) or os.environ.get("SLUICE_HANDLERS", "")
     found = [name for name in re.split(r"[\s,]+", names) if name]
     if not found:
         raise pytest.UsageError(
-            "the fixtures of Sluice do not know your handlers: set sluice_handlers in the pytest section of"
+            "no modules with handlers are set for the fixtures of Sluice: set sluice_handlers in the"
+            " pytest section of"
             " pyproject.toml to the names of their modules, or set SLUICE_HANDLERS"
         )
     return found

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 ENDING = ".tmpl"
-DOT = "dot-"  # instead of the dot of a hidden file, since package data leave out hidden files
-VENDORED = "@vendored@"  # marks the end of a line that only a project with the wheel has
-# Folders of the project, and the name of Sluice's own package.
+DOT = "dot-"  # replaces the dot of a hidden file, because package data leave out hidden files
+VENDORED = "@vendored@"  # marks a line that only a project with the wheel has; at the end of the line
+# Names that the user's package cannot have: folders of the project, and Sluice's own package.
 TAKEN = frozenset({"sluice", "tests", "vendor", "test"})
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 MAX_NAME_CHARACTERS = 40
@@ -62,7 +62,7 @@ def create_project(folder: Path, names: Names, *, version: str, make_wheel: Make
     try:
         with tempfile.TemporaryDirectory() as temporary:
             _fill(Path(temporary), names, version=version, make_wheel=make_wheel)
-            # The folder may be the current one, so it is filled, not replaced.
+            # The folder is filled and not replaced, because it may be the current folder.
             folder.mkdir(parents=True, exist_ok=True)
             for made in Path(temporary).iterdir():
                 shutil.move(made, folder)
@@ -95,7 +95,9 @@ def _fill(folder: Path, names: Names, *, version: str, make_wheel: MakeWheel | N
 
 
 def render(text: str, values: dict[str, str], *, is_vendored: bool) -> str:
-    """Returns the text with the value of each `@name@`, and without the lines that do not apply. Pure."""
+    """Returns the text with the value of each `@name@`, and without the lines for a wheel if the
+    project has none. Pure.
+    """
     lines = [
         line.replace(VENDORED, "").rstrip() + "\n" if VENDORED in line else line
         for line in text.splitlines(keepends=True)

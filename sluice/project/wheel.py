@@ -13,10 +13,10 @@ from pathlib import Path
 from sluice.project.new_project import ProjectRefused
 
 DISTRIBUTION = "sluice-kafka"
-# Files that the installer wrote, which are only about this installation.
+# Files that the installer wrote. They describe only this installation.
 _OF_THE_INSTALLER = frozenset({"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"})
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # time of every file, so that the same files make the same wheel
-# What pyproject.toml needs for a build; the four folders are linked into `sluice`.
+# Files and folders that a build needs. Four of the folders are linked into `sluice`.
 _FILES = ("LICENSE", "NOTICE", "README.md", "pyproject.toml")
 _FOLDERS = ("bridge", "db", "sluice", "tasks", "worker")
 
@@ -28,13 +28,15 @@ def make_wheel(folder: Path) -> Path:
     except metadata.PackageNotFoundError:
         return build_wheel(Path(__file__).resolve().parents[2], folder)
     if not any(str(path) == "sluice/__init__.py" for path in installed.files or ()):
-        # An editable installation contains a link to the clone.
+        # An editable installation contains only a link to the clone.
         return build_wheel(Path(__file__).resolve().parents[2], folder)
     return pack_wheel(installed, folder)
 
 
 def pack_wheel(installed: metadata.Distribution, folder: Path) -> Path:
-    """Packs an installed distribution as its wheel. Raises ProjectRefused if a file was changed since."""
+    """Packs an installed distribution as its wheel. Raises ProjectRefused if a file was changed
+    after the installation.
+    """
     about = installed.read_text("WHEEL") or ""
     tag = next(line.partition(": ")[2] for line in about.splitlines() if line.startswith("Tag: "))
     stem = f"{DISTRIBUTION.replace('-', '_')}-{installed.version}"
@@ -67,7 +69,7 @@ def build_wheel(clone: Path, folder: Path) -> Path:
             " --from-index"
         )
     with tempfile.TemporaryDirectory() as temporary:
-        # Built in a copy, since a build leaves files beside the code.
+        # Built in a copy, because a build leaves files beside the code.
         source = Path(temporary)
         for name in _FILES:
             shutil.copy(clone / name, source)

@@ -24,13 +24,15 @@ from sluice.testing.written_test import incoming_code
 
 Module: TypeAlias = str | ModuleType
 Values: TypeAlias = dict[str, Any]
-PARTITION = 0  # of all records: it decides nothing but their order
+PARTITION = 0  # all records of a topic are in this partition, so their order is fixed
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An event that was not applied, or not to one projection: it failed, conflicts, or waits."""
+    """An event that was not applied, or not applied to one projection, because it failed,
+    conflicts or waits.
+    """
 
     topic: str
     key: str | None
@@ -40,14 +42,16 @@ class DeadLetter:
     error: str
     """The class of the error and its text."""
     projection: str | None = None
-    """The projection that did not take the event; the rest of the event is applied."""
+    """The projection to which the event was not applied; the other effects of the event are applied."""
     traceback: str = field(default="", compare=False)
     """The file, line and code of the handler that raised; empty if no handler did."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The visible results of a world. Outgoing events and calls are sorted, whatever the arrival."""
+    """The visible results of a world. Outgoing events and calls are sorted, so the order of
+    arrival does not matter.
+    """
 
     rows: Mapping[str, Mapping[str, Values]]
     """Table → key → values."""
@@ -63,14 +67,14 @@ class AnyWorld(ABC):
         self._sent: list[tuple[str, Record]] = []
         self._next_offsets = dict.fromkeys(registry.topics, 0)
         self.script: list[str] = []
-        """What was done to the world so far, as code of a test."""
+        """The actions on the world so far, as code of a test."""
 
     @abstractmethod
     def given(self, table: Table | str, key: str, values: Columns, version: Version | None = None) -> None:
         """Puts a row into a table, as if an Upsert of this version had written it.
 
-        Columns that are not in `values` get their default. Raises ValueError for a value that its column
-        cannot hold.
+        Columns that are not in `values` get their default. Raises ValueError for a value that its
+        column cannot store.
         """
 
     @abstractmethod
@@ -85,7 +89,7 @@ class AnyWorld(ABC):
     @property
     @abstractmethod
     def calls(self) -> list[Call]:
-        """The side effects to be made, in the order of their events. The effect is its name."""
+        """The calls of side effects, in the order of their events. Each call has its effect by name."""
 
     @property
     @abstractmethod
@@ -95,7 +99,9 @@ class AnyWorld(ABC):
     @property
     @abstractmethod
     def dead_letters(self) -> list[DeadLetter]:
-        """The events that are dead, conflict or wait, oldest first; also those of one projection."""
+        """The events that are dead, conflict or wait, oldest first. Includes events that were not
+        applied only to a projection.
+        """
 
     @abstractmethod
     def redrive(self) -> None:
@@ -105,8 +111,9 @@ class AnyWorld(ABC):
     def run_calls(self, provider: Providers = None) -> list[CallResult]:
         """Makes one attempt at each pending call that is not blocked. Returns the attempts.
 
-        `provider` makes the calls: one function for all, or a dict by effect. Without it the declared effect
-        functions make them. It raises `NotSent`, `Refused` or another error as they do; an AssertionError
+        `provider` makes the calls: one function for all effects, or a dict from effect to
+        function. Without `provider`, the declared effect functions make the calls. A provider
+        raises `NotSent`, `Refused` or another error, as an effect function does; an AssertionError
         fails the test.
         """
 
@@ -143,7 +150,7 @@ class AnyWorld(ABC):
         )
 
     def send_event(self, event: Incoming) -> Outcome | None:
-        """Like `send`, for an event that exists already."""
+        """Like `send`, but takes an `Incoming`."""
         topic = self.topic(event.topic)
         raw = raw_record(topic, event.with_id(f"event-{len(self._sent) + 1}", topic))
         self.script.append(f"send_event({incoming_code(event)})")
@@ -156,7 +163,7 @@ class AnyWorld(ABC):
         value: str | bytes | None,
         headers: HeaderValues = (),
     ) -> Outcome | None:
-        """Sends a record as it is: any bytes, any headers."""
+        """Sends a record unchanged, with any bytes and any headers."""
         raw = RawRecord(raw_bytes("key", key), raw_bytes("value", value), raw_headers(headers))
         self.script.append(f"send_raw({topic!r}, {raw.key!r}, {raw.value!r}, {raw.headers!r})")
         return self._append(self.topic(topic), raw)
@@ -164,8 +171,8 @@ class AnyWorld(ABC):
     def redeliver(self) -> None:
         """Sends every event again, in the order of sending.
 
-        An event with an id is sent as a new record, as a producer repeats it. An event without an id is
-        delivered from the same offset, as a broker repeats it. Neither may change the result.
+        An event with an id is sent as a new record, like a repeat by a producer. An event without
+        an id is delivered from the same offset, like a repeat by a broker. Neither may change the result.
         """
         self.script.append("redeliver()")
         for name, record in list(self._sent):
@@ -184,7 +191,7 @@ class AnyWorld(ABC):
 
     @property
     def sent_events(self) -> int:
-        """The number of sent events, without repeats."""
+        """Returns the number of sent events, without repeats."""
         return len(self._sent)
 
     def _append(self, topic: Topic, raw: RawRecord) -> Outcome | None:

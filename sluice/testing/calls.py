@@ -22,9 +22,9 @@ from sluice.tasks.fold.registry import Registry
 
 Provider: TypeAlias = Callable[[EffectCall], JsonObject | None]
 Providers: TypeAlias = Provider | Mapping[str, Provider] | None
-"""Makes all calls, or those of the effect that it is named for. None: the effects' own functions do."""
+"""Makes all calls, or, in a dict, the calls of one effect each. None means the effects' own functions."""
 _NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
-"""Every moment of a world: a call is due at once, and its provider has not forgotten its key."""
+"""The time of all actions in a world. So each call is due at once, and no provider has forgotten its key."""
 _FORGOTTEN = "the provider may have forgotten the key of an attempt whose outcome is unknown"
 
 

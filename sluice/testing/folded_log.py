@@ -1,4 +1,5 @@
-"""A log folded in memory, record by record, to the state that Postgres has after all outcomes. Pure.
+"""Folds a log in memory, record by record. The result is the state that Postgres has when all
+records have outcomes. Pure.
 
 It uses the code of the workers: `decode`, `plan_event`, `fold` and the rules of versioned rows.
 """
@@ -25,7 +26,9 @@ from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
 
 @dataclass(frozen=True)
 class Entry:
-    """One record of the log and its outcome. `repeats`: the same event had arrived in an earlier record."""
+    """One record of the log and its outcome. `repeats` is True if the same event arrived in an
+    earlier record.
+    """
 
     topic: str
     topic_id: str
@@ -37,7 +40,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Letter:
-    """The failure of an event, or of one projection at it. `entry` is its index in the log's entries.
+    """The failure of an event, or of one projection of the event. `entry` is the event's index in
+    the log's entries.
 
     A letter keeps its number when its event fails again, so numbers order the letters of an entity.
     """
@@ -134,9 +138,9 @@ class FoldedLog:
         )
 
     def add_letters(self, entry: int, result: EventResult, again: Letter | None = None) -> None:
-        """Stores the letters of a settled event: the letter of the whole event, and letters of projections.
+        """Stores the letters of a settled event: the letter of the whole event, or letters of projections.
 
-        `again`: the letter that was redriven. It stays if the event fails again.
+        `again` is the letter that was redriven. The letter stays if the event fails again.
         """
         decoded, outcome = result.planned.decoded, result.outcome
         entity = self.registry.topics[decoded.topic].entity.name
@@ -163,9 +167,9 @@ def _copied(held: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def no_row(_table: Table, _key: str) -> Row:
-    """Loads a row that is not in memory. Always None."""
+    """Returns None: no row exists outside of this memory."""
     return ABSENT
 
 
 def no_call(_effect_key: str) -> None:
-    """Loads the call of a key that is not in memory. Always None."""
+    """Returns None: no call exists outside of this memory."""

@@ -12,7 +12,9 @@ _REPLACED = (bool, int, float, str, bytes, tuple, frozenset, type(None))
 
 
 class HandlerMemory:
-    """The global variables with plain values, and the caches, of handler modules at one moment."""
+    """A copy of the global variables (with plain values) and of the caches of handler modules at
+    one moment.
+    """
 
     def __init__(self, registry: Registry) -> None:
         entries = [*registry.handlers.values(), *registry.projections.values()]

@@ -25,7 +25,7 @@ class Incoming:
     """A dict or a msgspec Struct; None counts as `{}`."""
     version: Version | None = field(default=None, kw_only=True)
     id: str | None = field(default=None, kw_only=True)
-    """None: the world gives each event its own id, except for tombstones and topics without ids."""
+    """If this is None, the world gives the event an id, except for tombstones and topics without ids."""
     time: datetime | None = field(default=None, kw_only=True)
     headers: Mapping[str, str | bytes | None] = field(default_factory=dict, kw_only=True)
 

@@ -27,7 +27,7 @@ def undeclared_topics(emitted: Iterable[str], declared: Collection[str]) -> list
 def _rules(table: Table) -> Iterator[str]:
     for constraint in (*table.constraints, *(one for column in table.columns for one in column.constraints)):
         match constraint:
-            # A CHECK that SQLAlchemy adds for the values of a type: the world checks these.
+            # SQLAlchemy adds such a CHECK for the values of a type. The world checks these values itself.
             case CheckConstraint() if not getattr(constraint, "_type_bound", False):
                 yield f"CHECK ({constraint.sqltext})"
             case UniqueConstraint():

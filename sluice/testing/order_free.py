@@ -12,7 +12,9 @@ from sluice.testing.world import World
 from sluice.testing.written_test import incoming_code, order_test
 
 ALL_ORDERS_UP_TO = 6
-"""Up to this number of events every order is played (720 orders); above it, a sample."""
+"""Up to this number of events, every order is tried (720 orders). For more events, a sample of
+orders is tried.
+"""
 SAMPLED_ORDERS = 300
 
 Order: TypeAlias = tuple[int, ...]
@@ -23,9 +25,9 @@ Play: TypeAlias = Callable[[Order], State]
 def assert_order_free(world: World, events: Sequence[Incoming], *, seed: int = 0) -> None:
     """Fails if rows, outgoing events or calls depend on the order in which the events arrive.
 
-    Tries every order of up to 6 events, else a random sample by `seed`. Each order repeats some events, and
-    starts with a copy of `world`, which is not changed. The failure shows the smallest pair of orders that
-    differ, as a test to paste.
+    Tries every order of up to 6 events, else a random sample by `seed`. Each order repeats some
+    events. Each order starts with a copy of `world`, so `world` is not changed. The failure shows
+    the smallest pair of orders with different results, as code of a test that you can paste.
     """
     given = [
         event.with_id(f"order-free-{number}", world.topic(event.topic))
@@ -54,7 +56,9 @@ def orders(count: int, seed: int) -> Iterator[Order]:
 
 
 def smallest_difference(play: Play, whole: Order, order: Order) -> tuple[Order, Order]:
-    """Returns two orders, of few events, with different results, given that `whole` and `order` differ."""
+    """Returns two orders of as few events as possible with different results. The results of
+    `whole` and `order` must differ.
+    """
     for pair in itertools.combinations(whole, 2):
         if play(pair) != play(pair[::-1]):
             return pair, pair[::-1]
@@ -65,7 +69,9 @@ def smallest_difference(play: Play, whole: Order, order: Order) -> tuple[Order, 
 
 
 def _differing_swap(play: Play, whole: Order, order: Order) -> tuple[Order, Order]:
-    """Returns two orders between the given ones that differ only by a swap of two neighbours."""
+    """Returns two orders with different results that differ only by a swap of two neighbours.
+    Searches on the way from one given order to the other.
+    """
     current, expected = list(whole), play(whole)
     for place, wanted in enumerate(order):
         for at in range(current.index(wanted), place, -1):
@@ -73,7 +79,9 @@ def _differing_swap(play: Play, whole: Order, order: Order) -> tuple[Order, Orde
             current[at - 1], current[at] = current[at], current[at - 1]
             if play(tuple(current)) != expected:
                 return before, tuple(current)
-    raise AssertionError("the first and the last order differ, so some swap of neighbours must")
+    raise AssertionError(
+        "the first and the last order have different results, so one of the swaps changes the result"
+    )
 
 
 def _without_rest(play: Play, one: Order, other: Order) -> tuple[Order, Order]:

@@ -62,7 +62,7 @@ def _redrive_events(log: FoldedLog) -> None:
     keyless = [letter for letter in others if letter.key is None]
     behind = _by_entity([letter for letter in others if letter.key is not None])
     blocked: set[tuple[str, str | None]] = set()
-    # No event waits for a conflict or for an event without an entity.
+    # No event waits behind a conflict or behind an event without an entity.
     for letter in (*behind, *keyless, *conflicts):
         if letter.outcome is not Outcome.CONFLICT and (letter.entity, letter.key) in blocked:
             continue
@@ -81,7 +81,9 @@ def _redrive_events(log: FoldedLog) -> None:
 
 
 def _by_entity(letters: Sequence[Letter]) -> list[Letter]:
-    """Sorts letters as commands redrive them: entity by entity, first the entity with the oldest letter."""
+    """Sorts letters in the order in which commands redrive them: entity by entity, first the
+    entity with the oldest letter.
+    """
     first: dict[object, int] = {}
     for letter in letters:
         first.setdefault(_entity_of(letter), letter.number)
@@ -95,7 +97,7 @@ def _entity_of(letter: Letter) -> tuple[object, ...]:
 
 
 def _apply_again(log: FoldedLog, entity: str, decoded: Decoded) -> EventResult:
-    """Applies an event although it has an outcome already and its entity is blocked."""
+    """Applies an event even if it already has an outcome and its entity is blocked."""
     known = log.identities.get(decoded.identity)
     if known is not None and known[1:] == (decoded.topic_id, decoded.partition, decoded.record.offset):
         # The log has the event as dead or waiting. The redrive changes this outcome.
@@ -121,7 +123,9 @@ def _redrive_projections(log: FoldedLog) -> None:
 
 
 def _project(log: FoldedLog, table: Table, decoded: Decoded, memory: FoldState) -> EventResult:
-    """Folds one event into one projection. An event that fails as a whole is a letter of the projection."""
+    """Folds one event into one projection. An event that fails as a whole becomes a letter of the
+    projection.
+    """
     [result] = fold([plan_projection(log.registry, table, decoded)], memory).settled
     if result.error is None or result.outcome is None:
         return result

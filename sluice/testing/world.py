@@ -32,14 +32,14 @@ from sluice.testing.written_test import given_code, module_names
 
 
 class World(AnyWorld):
-    """Decodes, plans and folds events like the workers, with rows, outgoing events and calls in memory.
+    """Applies events with the code of the workers, with rows, outgoing events and calls in memory.
 
     Does not enforce CHECK, UNIQUE, foreign keys and triggers, and accepts an Emit to any topic;
     `not_played` lists these rules and topics.
     """
 
     def __init__(self, *modules: Module) -> None:
-        """`modules`: names as in SLUICE_HANDLERS, or the modules themselves. Raises HandlersRefused."""
+        """`modules` are names, as in SLUICE_HANDLERS, or the modules themselves. Raises HandlersRefused."""
         super().__init__(collect(modules))
         self.script.append(f"World({module_names(modules)})")
         self._log = FoldedLog(self._registry)
@@ -129,9 +129,9 @@ class World(AnyWorld):
         return not_played(registry.tables.values()) + topics
 
     def restart(self, *modules: Module) -> None:
-        """Simulates the start of a new worker: resets the variables of handlers. With modules, deploys them.
-
-        Rows, letters and calls stay. Tables of new modules take over the rows of tables with the same names.
+        """Simulates the start of a new worker: resets the variables of handlers. If `modules` are
+        given, deploys these modules. Rows, letters and calls stay. Tables of the new modules get
+        the rows of the former tables with the same names.
         Raises ValueError if the new modules lack a topic that has records.
         """
         self.script.append(f"restart({module_names(modules)})")

@@ -34,7 +34,7 @@ def incoming_code(event: Incoming) -> str:
 
 
 def given_code(table: Table, key: str, values: Mapping[str, Any], version: Version | None) -> str:
-    """Returns the call of `given` that puts this row into a table."""
+    """Returns the code of a call of `given` that puts this row into a table."""
     more = {} if version is None else {"version": version}
     return f"given({arguments(table.name, key, dict(values), **more)})"
 

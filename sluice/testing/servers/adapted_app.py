@@ -1,4 +1,6 @@
-"""A user's handlers on real servers: with topics for one run, and effects that only note their calls."""
+"""A user's handlers on real servers, with separate topics for one run. Their effects only record
+their calls.
+"""
 
 import os
 from collections.abc import Callable, Iterable
@@ -22,7 +24,7 @@ def adapted(modules: Iterable[str], *, suffix: str, journal: str) -> dict[str, A
     """Returns the names of a module with the handlers of these modules.
 
     Its topics end with the suffix and are read from their beginning. Its effects append the key of each call
-    to the file `journal` and do nothing else. The modules themselves stay as they are.
+    to the file `journal` and do nothing else. The modules themselves are not changed.
     """
     names: dict[str, Any] = {"topics": [], "outgoing_topics": set()}
     for number, module in enumerate(map(import_module, modules)):
@@ -57,7 +59,7 @@ def _adapted_function(function: FunctionType, suffix: str, journal: str) -> Call
         function.__defaults__,
         function.__closure__,
     )
-    # Names and annotations as well: the name gives outgoing events their ids.
+    # Also copies names and annotations: the ids of outgoing events are computed from the name.
     copied.__dict__.update(function.__dict__)
     copied.__module__, copied.__qualname__ = function.__module__, function.__qualname__
     copied.__annotations__ = function.__annotations__
@@ -74,7 +76,7 @@ def _narrowed(declaration: Handles | Projects, suffix: str) -> Handles | Project
 
 def _noting(journal: str) -> Callable[[EffectCall], JsonObject]:
     def note_call(call: EffectCall) -> JsonObject:
-        # One write of a line is not interleaved with those of other processes.
+        # A line is one write, so it is not interleaved with the writes of other processes.
         file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(file, f"{call.key}\n".encode())

@@ -1,4 +1,6 @@
-"""Kills the processes of a deployment at named points, one after the other, and compares the results."""
+"""Kills the processes of a deployment at named points, one after the other, and compares the
+results with the log.
+"""
 
 import os
 import sys
@@ -42,15 +44,17 @@ CRASH_POINTS = (
     "effect.answered",
     "effect.stored",
 )
-"""The fault points on the way of an event, in its order. Other points belong to commands."""
+"""The fault points that an event passes, in this order. The other fault points are in commands."""
 JOURNAL = "calls"
 PARTITIONS = 2
 KILLED = -9
 POLL_SECONDS = 0.1
 ROUNDS = 3
-"""How often the events are sent, as long as there are points that no process has reached."""
-ROUND_SECONDS = 60.0  # until a round is settled, restarts of processes included, on an idle machine
-SHOWN = 20  # of the differences
+"""The maximum number of times that the events are sent, while there are points that no process has
+reached.
+"""
+ROUND_SECONDS = 60.0  # maximum for a round on an idle machine, including restarts of processes
+SHOWN = 20  # maximum number of differences in the message
 
 _numbers = count(1)
 
@@ -71,15 +75,16 @@ def assert_crash_safe(
     servers: Servers | None = None,
     start: Start = start_new,
 ) -> CrashReport:
-    """Fails if the kill of a process at one of the points loses or repeats an event, a row or a call.
+    """Kills processes at the points; fails if this loses or repeats an event, a row or a call.
 
     Runs a bridge, a worker, a relay, a beat and a worker for effects on real servers, kills each at its
-    points, one after the other, and starts it again. Afterwards each record has one outcome, the rows are
-    those that the fold of the log gives, each outgoing event was sent, and each call was made once. Effects
-    do not run: their calls are noted.
+    points, one after the other, and starts it again. Afterwards each record must have one outcome,
+    the rows must be the result of applying the log in memory, each outgoing event must have been
+    sent, and each call must have been made once. Effects do not run; their calls are only recorded.
 
-    `handlers`: the modules, as in SLUICE_HANDLERS. `servers`: by default the servers that the environment
-    names, else a stack that this call starts and ends. Raises AssertionError with the differences.
+    `handlers`: the modules, as in SLUICE_HANDLERS. `servers`: by default the servers whose
+    addresses are in the environment, else a stack that this call starts and ends. Raises
+    AssertionError with the differences.
     """
     for point in points:
         if point not in CRASH_POINTS:
@@ -122,7 +127,7 @@ class _CrashRun:
             "bridge": lambda faults: run.start_bridge(faults=faults),
             "apply": lambda faults: run.start_worker(queues, faults=faults),
             "relay": lambda faults: run.start_relay(faults=faults),
-            # With this pool a fault ends the whole process.
+            # In this pool, a fault ends the whole process.
             "effect": lambda faults: run.start_effects(pool="solo", faults=faults),
         }
         self.roles = [
@@ -136,7 +141,9 @@ class _CrashRun:
         return [point for point in self.points if point not in self.killed]
 
     def play(self, records: Sequence[tuple[str, RawRecord]]) -> None:
-        """Sends the events and waits until all have outcomes; repeats both while points are left."""
+        """Sends the events and waits until all have outcomes. Repeats this while there are points
+        that were not reached.
+        """
         self.deployment.run.start_beat()
         for role in self.roles:
             self._start(role)
@@ -154,7 +161,9 @@ class _CrashRun:
         self._settle(self.deployment.log_ends())
 
     def complaints(self) -> list[str]:
-        """Returns every difference to the fold of the log, and calls that were made twice."""
+        """Returns every difference from the result of the log in memory, and the calls that were
+        made twice.
+        """
         deployment = self.deployment
         policies = {name: one.declaration.on_unknown for name, one in deployment.registry.effects.items()}
         calls = [(row.effect_key, policies[row.effect]) for row in read_ledger_rows(deployment.session)]
@@ -197,7 +206,8 @@ class _CrashRun:
                     f"{role.process.name} ended with exit code {code}:\n{role.process.tail()}"
                 )
             self.killed.append(role.left.pop(0))
-            # Otherwise its call is retried, or becomes uncertain, only 30 s after the time-out of the call.
+            # Without this, its call would be retried or become uncertain only 30 s after the
+            # time-out of the call.
             end_claims(self.deployment.session)
             self._start(role)
         return not ended
@@ -207,10 +217,11 @@ class _CrashRun:
 
 
 def call_complaints(calls: Iterable[tuple[str, str]], made: Iterable[str]) -> list[str]:
-    """Returns the errors in the calls that were made, by their keys. Pure.
+    """Returns the errors in the calls. `made` has the keys of the calls that were made. Pure.
 
-    `calls`: those of the ledger, with `on_unknown` of their effects. A call of "retry" is made at least once,
-    since the provider knows a repeat by its key. A call of "ask" is made at most once.
+    `calls` are the calls of the ledger, with `on_unknown` of their effects. A call with "retry"
+    must be made at least once, because the provider detects a repeat by its key. A call with "ask"
+    must be made at most once.
     """
     times = Counter(made)
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Databases for tests: each a copy of a migrated template, and dropped afterwards."""
+"""Databases for tests. Each database is a copy of a migrated template, and is dropped after the test."""
 
 import itertools
 import os
@@ -19,9 +19,8 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str]:
-    """Yields the URL of a migrated database of its own. `server_url` names any other database of the server.
-
-    Makes the template first if it is missing.
+    """Yields the URL of a new, migrated database. `server_url` is the URL of any other database of
+    the server. Makes the template first if the template is missing.
     """
     name = f"sluice_test_{os.getpid()}_{next(_numbers)}"
     _make_template(server_url, template)
@@ -29,7 +28,7 @@ def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str
     try:
         yield database_url(server_url, name)
     finally:
-        # A test may leave its own Postgres stopped, whose data folder is removed later.
+        # A test may leave its own Postgres stopped. The data folder of this Postgres is removed later.
         with suppress(psycopg2.OperationalError):
             drop_database(server_url, name)
 
@@ -45,7 +44,9 @@ def database_url(server_url: str, name: str) -> str:
 
 
 def _make_template(server_url: str, template: str) -> None:
-    """Makes the database to copy, to which no process may be connected. Idempotent, also at the same time."""
+    """Makes the template database. No process may be connected to it. Idempotent, even if several
+    processes call this at once.
+    """
     part = f"{template}_part"
     with _connected(server_url) as cursor:
         # Held until the connection ends: other pytest workers wait for the worker that makes the template.

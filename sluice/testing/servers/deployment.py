@@ -1,4 +1,6 @@
-"""One deployment under test: produce events, wait until all have their outcome, compare with the oracle."""
+"""A deployment under test. It produces events, waits until all have outcomes, and compares the
+results with the oracle.
+"""
 
 import json
 import time
@@ -64,7 +66,9 @@ class NotSettled(Exception):
 
 @dataclass
 class Deployment:
-    """Handlers, services and processes of one deployment. Close it, because it holds connections."""
+    """Handlers, services and processes of one deployment. It holds connections, so the caller must
+    close it.
+    """
 
     urls: StackUrls
     registry: Registry
@@ -86,7 +90,7 @@ class Deployment:
 
     @cached_property
     def redis(self) -> "PrefixedRedis":
-        """The broker's Redis, with the prefix of the installation."""
+        """The Redis of the Celery broker, with the prefix of the installation."""
         return build_redis(self.urls.redis_url, self.installation.redis_prefix)
 
     def wipe_redis(self) -> None:
@@ -97,7 +101,7 @@ class Deployment:
     @cached_property
     def producer(self) -> "KafkaProducer":
         """A producer that partitions by murmur2 of the key, like every Java producer."""
-        # Compressed, so that a value over every limit but the broker's can be produced.
+        # Compressed, so that a value can be produced that is over all limits except the broker's limit.
         return build_kafka_python_producer(
             KafkaAccess(self.urls.kafka_bootstrap_servers),
             acks="all",
@@ -107,7 +111,7 @@ class Deployment:
         )
 
     def close(self) -> None:
-        """Closes the connections. The LocalRun ends the processes."""
+        """Closes the connections. `LocalRun` ends the processes."""
         for name, end in (("session", "close"), ("redis", "close"), ("producer", "close")):
             if name in self.__dict__:
                 getattr(self.__dict__.pop(name), end)()
@@ -126,14 +130,14 @@ class Deployment:
         return len(futures)
 
     def queues(self, *entities: str) -> list[str]:
-        """Returns the queues of these entity types; of all types without a name."""
+        """Returns the queues of these entity types; without names, the queues of all entity types."""
         chosen = [e for e in self.registry.entities.values() if not entities or e.name in entities]
         return [f"{entity.name}.{shard}" for entity in chosen for shard in range(entity.shards)]
 
     def wait_until(self, condition: Callable[[], bool], *, timeout_seconds: float, what: str) -> None:
         """Polls until the condition holds. Raises NotSettled with the ends of all logs.
 
-        The deadline is for an idle machine, and is extended by the load of this one.
+        The deadline is for an idle machine; the load of this machine extends it.
         """
         began = time.monotonic()
         while not condition():
@@ -176,7 +180,7 @@ class Deployment:
     def sent(self) -> list[tuple[str, str | None, UUID]]:
         """Returns (topic, key, event id) of events that the relay published, by first appearance."""
         servers = self.urls.kafka_bootstrap_servers
-        # The second is the source of events that a test's own transaction wrote, without a setting.
+        # The second source is that of events which a test wrote in its own transaction, without a setting.
         sources = (self.run.source, self.installation.group)
         return read_sent(servers, sorted(self.registry.outgoing_topics), sources)
 

@@ -22,7 +22,7 @@ from sluice.testing.servers.processes import Child, Start, start_new
 
 TERM_PATIENCE_SECONDS = 30.0
 CELERY = ("-A", "sluice.runtime.app")
-COMMAND_SECONDS = 120.0  # for a command that ends by itself
+COMMAND_SECONDS = 120.0  # time limit of a command that ends by itself
 
 
 @dataclass
@@ -33,16 +33,16 @@ class RunningProcess:
     popen: Child
     log: Path
     metrics_port: int = 0
-    """Where it serves its metrics; 0: nowhere."""
+    """The port of its metrics; 0 means that it has no metrics."""
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Returns the process id."""
         return self.popen.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; −9 after kill -9."""
+        """Returns the exit code: None while the process runs, −9 after kill -9."""
         return self.popen.poll()
 
     def kill(self) -> None:
@@ -66,26 +66,26 @@ class RunningProcess:
         return self.popen.wait()
 
     def tail(self, lines: int = 20) -> str:
-        """The end of its output."""
+        """Returns the end of the output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 @dataclass
 class LocalRun:
-    """Processes that share one deployment; all are ended on leaving the `with` block."""
+    """Processes that share one deployment. The end of the `with` block ends all of them."""
 
     urls: StackUrls
     folder: Path
     handlers: str
     source: str = "sluice"
-    """The CloudEvents source of what this run emits."""
+    """The CloudEvents source of the events that this run emits."""
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: Path | None = None
     with_metrics: bool = False
-    """Whether processes started from now on serve their metrics."""
+    """True if the processes that are started from now on serve metrics."""
     processes: list[RunningProcess] = field(default_factory=list)
     start: Start = start_new
-    """How a process starts: as a new interpreter, or forked."""
+    """The function that starts a process: as a new interpreter, or by a fork."""
 
     def __enter__(self) -> "LocalRun":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class LocalRun:
         self.stop_all()
 
     def environ(self, faults: str = "") -> dict[str, str]:
-        """The environment of the processes: that of this process, without its SLUICE_ variables."""
+        """The environment of the processes: the environment of this process without its SLUICE_ variables."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         first = [] if self.python_path is None else [str(self.python_path)]
         path = os.pathsep.join([*first, *_own_folders()])
@@ -111,7 +111,7 @@ class LocalRun:
         )
 
     def start_bridge(self, *, name: str = "bridge", faults: str = "") -> RunningProcess:
-        """A bridge."""
+        """Starts a bridge."""
         return self._start(name, "sluice.bridge", [], faults)
 
     def start_worker(
@@ -122,7 +122,7 @@ class LocalRun:
         pool: str = "solo",
         faults: str = "",
     ) -> RunningProcess:
-        """A Celery worker: with its share of the queues, or on exactly these."""
+        """Starts a Celery worker with a share of all queues, or with exactly these queues."""
         options = ["-P", pool, "-n", f"{name}@%h"]
         if queues is not None:
             options += ["-Q", ",".join(queues)]
@@ -135,31 +135,35 @@ class LocalRun:
         return self._start(name, "sluice.cli.main", [command, "--name", name, *words], faults)
 
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
-        """A worker for the relay and maintenance. It needs a beat, or a test that starts its tasks."""
+        """Starts a worker for the relay and maintenance. The worker needs a beat, or a test that
+        starts its tasks.
+        """
         return self.start_worker((RELAY_QUEUE, MAINTENANCE_QUEUE), name=name, faults=faults)
 
     def start_effects(
         self, *, name: str = "effects", pool: str = "prefork", faults: str = ""
     ) -> RunningProcess:
-        """A worker that makes calls. With the pool "solo" a fault ends the whole worker."""
+        """Starts a worker that makes calls. With the pool "solo" a fault ends the whole worker."""
         return self.start_worker((EFFECTS_QUEUE,), name=name, pool=pool, faults=faults)
 
     def start_rebuilds(self, *, name: str = "rebuild", faults: str = "") -> RunningProcess:
-        """A worker that rebuilds. It needs a beat and a worker for maintenance, which start its tasks."""
+        """Starts a worker that rebuilds. It needs a beat and a worker for maintenance, which start
+        its tasks.
+        """
         return self.start_worker((REBUILD_QUEUE,), name=name, faults=faults)
 
     def start_beat(self, *, name: str = "beat") -> RunningProcess:
-        """A beat. If several run, one of them schedules."""
+        """Starts a beat. If several beats run, only one of them schedules."""
         return self._start(name, "celery", [*CELERY, "beat"])
 
     def start_flower(self, port: int, *, environ: Mapping[str, str] | None = None) -> RunningProcess:
-        """Flower on a port of the loopback; its API answers without a login."""
+        """Starts Flower on a port of the loopback. The API of Flower answers without a login."""
         options = [f"--port={port}", "--address=127.0.0.1"]
         extra = {"FLOWER_UNAUTHENTICATED_API": "true", **(environ or {})}
         return self._start("flower", "celery", [*CELERY, "flower", *options], extra=extra)
 
     def start_celery(self, *words: str) -> RunningProcess:
-        """`celery …` of this application, for a command that ends by itself."""
+        """Starts `celery …` of this application, for a command that ends by itself."""
         return self._start(f"celery {words[0]}", "celery", [*CELERY, *words])
 
     def run_sluice(self, *words: str) -> str:
@@ -197,7 +201,7 @@ class LocalRun:
             return subprocess.CompletedProcess(command, code, output.read(), errors.read())
 
     def stop_all(self) -> None:
-        """Ends the processes that still run: signals all of them first, then waits for each."""
+        """Ends the processes that still run: sends a signal to all of them, then waits for each process."""
         for process in self.processes:
             if process.exit_code is None:
                 process.popen.send_signal(signal.SIGCONT)
@@ -237,7 +241,9 @@ class LocalRun:
 
 
 def _own_folders() -> list[str]:
-    """Returns where this process finds modules that are not installed: the processes find them, too."""
+    """Returns the folders in which this process finds modules that are not installed, so that the
+    processes find these modules.
+    """
     installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     found = (os.path.abspath(folder) for folder in sys.path)
     return [one for one in dict.fromkeys(found) if os.path.isdir(one) and not one.startswith(installed)]
@@ -245,7 +251,7 @@ def _own_folders() -> list[str]:
 
 @contextmanager
 def _given(data: bytes | None) -> Iterator[int]:
-    """Yields a descriptor to read the data from: a pipe, as from another command."""
+    """Yields the descriptor of a pipe from which the data can be read, as from another command."""
     if data is None:
         with open(os.devnull, "rb") as nothing:
             yield nothing.fileno()
@@ -253,7 +259,7 @@ def _given(data: bytes | None) -> Iterator[int]:
     read, write = os.pipe()
 
     def feed() -> None:
-        # A command that refuses its input ends before it has read all.
+        # A command that refuses its input ends before it has read all data.
         with suppress(BrokenPipeError), open(write, "wb") as pipe:
             pipe.write(data)
 

@@ -1,4 +1,6 @@
-"""The oracle: folds the log in memory by the same pure code, and compares the result with Postgres."""
+"""The oracle: applies the log in memory with the pure code of the workers, and compares the result
+with Postgres.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ POLL_MS = 500
 
 @dataclass
 class Expectation:
-    """The expected state after every record has its outcome."""
+    """The expected state when every record has its outcome."""
 
     rows: Mapping[tuple[Table, str], Row]
     outcomes: Counter[str]
@@ -32,7 +34,7 @@ class Expectation:
     folded: FoldedLog = field(repr=False)
 
     def tables(self) -> set[Table]:
-        """Tables that any event touched."""
+        """Tables to which any event wrote."""
         return {table for table, _ in self.rows}
 
 
@@ -70,7 +72,9 @@ def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, i
 def expect(
     registry: Registry, log: Mapping[tuple[str, int], Sequence[Record]], topic_ids: Mapping[str, str]
 ) -> Expectation:
-    """Folds the log. The order between partitions does not matter, because no entity is on two of them."""
+    """Applies the log in memory. The order between partitions does not matter, because no entity
+    is in two partitions.
+    """
     folded = FoldedLog(registry)
     for (name, number), records in sorted(log.items(), key=lambda pair: _by_entity(registry, pair[0])):
         for record in records:
@@ -84,7 +88,7 @@ def _by_entity(registry: Registry, place: tuple[str, int]) -> tuple[str, str, in
 
 
 def differences(session: Session, expectation: Expectation, tables: Iterable[Table]) -> list[str]:
-    """Returns the differences between the users' tables and the oracle; [] if there are none."""
+    """Returns the differences between the users' tables and the oracle; an empty list if there are none."""
     found: list[str] = []
     for table in tables:
         actual = dict(read_all_rows(session, RowStatements(table)))
@@ -130,14 +134,14 @@ def outgoing_differences(
         found[topic, key].setdefault(event_id)
     places = sorted(wanted.keys() | found.keys(), key=str)
     complaints = [
-        f"outgoing {topic} {key}: expected {len(wanted[topic, key])} events, found {len(found[topic, key])}"
-        " or different events, or another order"
+        f"outgoing {topic} {key}: expected {len(wanted[topic, key])} events, found"
+        f" {len(found[topic, key])} events, or different events, or another order"
         for topic, key in places
         if wanted[topic, key] != list(found[topic, key])
     ]
     calls = {call.effect_key for call in expectation.folded.calls}
     return complaints + [
-        f"call {key}: only in Postgres or only in the fold"
+        f"call {key}: exists only in Postgres or only in the oracle"
         for key in sorted(calls ^ read_effect_keys(session))
     ]
 

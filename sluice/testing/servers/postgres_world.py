@@ -1,4 +1,4 @@
-"""A world whose rows are in Postgres, which enforces each CHECK, UNIQUE, foreign key and trigger."""
+"""A world with its rows in Postgres. Postgres enforces each CHECK, UNIQUE, foreign key and trigger."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -45,21 +45,21 @@ from sluice.testing.given_rows import given_row
 
 INSTALLATION = "sluice"
 FIRST_EPOCH, FIRST_GENERATION = 1, 1
-# A queue halts when many of its events fail. A test may send only events that fail.
+# A queue normally halts when many of its events fail, but a test may send only events that fail.
 ACCEPTED_DEATHS = 1_000_000
 MOST_LETTERS = 100_000
 _CLOSED = (LetterState.DONE, LetterState.DROPPED)
 
 
 class NotSettled(Exception):
-    """An event has no outcome, and the event itself is not the cause."""
+    """An event has no outcome, and the cause is not the event itself."""
 
 
 class PostgresWorld(AnyWorld):
     """Like `World`, but runs the transactions of a worker on a real Postgres, without Kafka and Redis."""
 
     def __init__(self, registry: Registry, session: Session, batches: Session) -> None:
-        """`session` reads; `batches` applies, with the plans that suit batches."""
+        """`session` is for reading. `batches` is for applying events, with query plans that suit batches."""
         super().__init__(registry)
         self._session = session
         self._batches = batches
@@ -144,7 +144,7 @@ class PostgresWorld(AnyWorld):
         done = self._applier.apply(queue, [piece])
         if done is None:
             halted = {one.queue: one.halted_reason for one in read_queues(self._session)}
-            why = halted.get(queue) or "the log names the error"
+            why = halted.get(queue) or "see the error in the log"
             raise NotSettled(f"record {record.offset} of {topic} was not applied: {why}")
         self._lanes[topic, queue] = max(applied, record.offset)
         for outcome in done.outcomes:

@@ -59,5 +59,5 @@ def start_new(
 
 
 def _end_with_parent() -> None:
-    # So that no process is left running even after kill -9 of the demo or of pytest.
+    # Ends the process even after kill -9 of the demo or of pytest.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

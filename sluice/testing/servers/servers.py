@@ -1,4 +1,6 @@
-"""The servers of one test run: those named by the environment, else its own, started when needed."""
+"""The servers of one test run: the servers whose addresses are in the environment, else new
+servers, started when needed.
+"""
 
 import os
 import shutil
@@ -19,10 +21,12 @@ FOLDER = Path(".sluice") / "pytest"
 
 
 class Servers:
-    """A Postgres, and all three servers for tests that start processes."""
+    """Provides a Postgres, and, for tests that start processes, all three servers."""
 
     def __init__(self, stack: Stack, environ: Mapping[str, str], *, template: str = TEMPLATE) -> None:
-        """`stack`: used for servers that the environment does not name. `template`: the database to copy."""
+        """`stack` is used if the environment has no addresses of servers. `template` is the
+        database to copy.
+        """
         self._stack = stack
         self._environ = environ
         self._template = template
@@ -43,7 +47,7 @@ class Servers:
         return StackUrls(database_url, named.redis_url, named.kafka_bootstrap_servers)
 
     def drop_template(self) -> None:
-        """Drops what this run left on servers that it did not start."""
+        """Drops the template database if it is on a Postgres server that this run did not start."""
         if self._environ.get(DATABASE_URL):
             with suppress(psycopg2.OperationalError):
                 drop_database(self._server_url, self._template)
@@ -59,7 +63,7 @@ class Servers:
 
 @contextmanager
 def own_servers(folder: Path) -> Iterator[Servers]:
-    """Yields the servers of this process. Deletes its own ones and their data afterwards."""
+    """Yields the servers of this process. Afterwards deletes the servers that it started, and their data."""
     end_orphans(folder / FOLDER)
     stack = Stack(folder / FOLDER / str(os.getpid()))
     servers = Servers(stack, os.environ, template=f"{TEMPLATE}_{os.getpid()}")

@@ -80,6 +80,6 @@ def test_a_view_that_does_more_than_select_the_columns_is_refused(definition: st
 
 def test_a_view_that_belongs_to_another_role_is_refused() -> None:
     view = TableFacts("view", "dba", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, is_owned=False)
-    assert "belongs to dba, and the role of this command is not a member" in next(
+    assert "belongs to the role dba, and the role of this command is not a member" in next(
         view_refusals("t", 3, COLUMNS, view)
     )
