@@ -27,7 +27,9 @@ def main(
     events: Annotated[int, typer.Option(help="Events per drain.")] = 300_000,
     rounds: Annotated[int, typer.Option(help="Rounds of the drains, rates and costs.")] = 3,
     seconds: Annotated[int, typer.Option(help="Duration of the measurement at each rate, in seconds.")] = 20,
-    waiting: Annotated[int, typer.Option(help="Waiting events when memory is measured.")] = 1_000_000,
+    waiting: Annotated[
+        int, typer.Option(help="Number of waiting events while memory is measured.")
+    ] = 1_000_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
     only: Annotated[
         list[str] | None, typer.Option(help="Drain only contenders whose name contains this text.")
@@ -38,7 +40,8 @@ def main(
 ) -> None:
     """Measure Sluice and its peers. The exit code is 1 if results in Postgres or Kafka are wrong.
 
-    Figures that miss their floor are printed, but do not change the exit code: the machine may be busy.
+    Figures that miss their limit are printed, but do not change the exit code, because the machine
+    may be busy.
     """
     chosen = parts or list(PARTS)
     if unknown := set(chosen) - PARTS.keys():

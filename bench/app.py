@@ -21,7 +21,7 @@ bench_accounts = entity_table(
     "bench_accounts",
     metadata,
     Column("key", String(64), primary_key=True),
-    # The event that `bench.faults` sends as poison violates this constraint.
+    # The poison event of `bench.faults` violates this constraint.
     Column(
         "amount_cents",
         BigInteger,

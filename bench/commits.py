@@ -1,7 +1,9 @@
 """Reads the commit times of a run from Postgres after the run, and verifies the results.
 
-Postgres stores the time of each commit just before the flush. It uses the same clock as the senders. So no
-process that would cost CPU has to observe the commits. The times exclude the flush.
+Postgres stores the time of each commit just before it flushes the commit to disk, so the times do
+not include the flush.
+
+Postgres uses the same clock as the senders. So no process has to observe the commits, which would cost CPU.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ class Verified:
 def count_begun(session: Session, layout: Layout) -> int:
     """Returns the number of outbox ids drawn so far, which is cheap to read.
 
-    It is ahead of the commits by at most one batch per worker.
+    This number is ahead of the commits by at most one batch per worker.
     """
     statement = Statement("begun", f"SELECT last_value, is_called FROM {layout.sequence}")
     ((last, is_called),) = session.run(statement)

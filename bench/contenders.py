@@ -39,7 +39,7 @@ class Contender:
     layout: Layout = Layout()
     schema: str | None = None
     workers: int = 0
-    """The number of Sluice's workers, which share the queues. A bridge also runs unless `peers` are given."""
+    """The number of Sluice's workers that share the queues. A bridge also runs, unless there are `peers`."""
     queues: tuple[str, ...] | None = None
     """The queues of each worker, if the workers do not share the queues."""
     peers: tuple[tuple[str, ...], ...] = ()

@@ -19,7 +19,9 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Drain:
-    """The drain by one contender in one round. `seconds` is from the visible log to the last commit."""
+    """The drain by one contender in one round. `seconds` is the time from the moment at which the
+    log becomes visible to the last commit.
+    """
 
     contender: str
     guarantee: str

@@ -11,7 +11,7 @@ KEYS = 10_000
 NOTE_CHARACTERS = 255  # makes a value of about 430 bytes
 SMALL_NOTE_CHARACTERS = 8
 POISON_AMOUNT_CENTS = -1
-POISON_KEY = "poison"  # a separate account, so that every other event is a neighbour
+POISON_KEY = "poison"  # the account of the poison event; no other event is for this account
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 

@@ -1,4 +1,4 @@
-"""Causes faults in the middle of a drain, and measures the time without commits that follows."""
+"""Causes faults in the middle of a drain, and measures how long no commit follows each fault."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from sluice.db.connection import Statement
 from sluice.db.delivery.leases import read_workers
 from sluice.testing.servers.local_run import RunningProcess
 
-HARM_AT_SHARE = 0.25  # share of events begun before the fault: the start is over, and enough events remain
+HARM_AT_SHARE = 0.25  # share of events begun before the fault: the start is over, enough events remain
 START_SECONDS = 60.0
 POISON_EVENTS = 2_400
 POISON_RATE = 1_000.0
@@ -47,7 +47,7 @@ class Fault:
 
 
 class Harmed(NamedTuple):
-    """A site during a drain, and the figures and complaints that the fault adds to."""
+    """A site during a drain. The fault adds its figures and complaints to this."""
 
     site: Site
     figures: dict[str, float]
@@ -104,7 +104,7 @@ def _first_worker(site: Site) -> tuple[RunningProcess, list[str]]:
 
 
 def _note_resumed(harmed: Harmed, queues: list[str], since: float, events: int) -> None:
-    """Adds the longest time without a commit of one of the queues to the figures."""
+    """Adds to the figures the longest time during which one of these queues had no commit."""
     _wait_drained(harmed.site, events)
     session = harmed.site.session
     resumed = [largest_gap(read_queue_commit_times(session, (queue,)), since).seconds for queue in queues]

@@ -41,7 +41,9 @@ class Gap:
 
 
 def largest_gap(commits: Sequence[float], since: float) -> Gap:
-    """Returns the longest gap after `since`, which counts as a commit. Without commits, the gap has 0 s."""
+    """Returns the longest gap after `since`. The time `since` counts as a commit. Without commits,
+    the gap has 0 s.
+    """
     times = [since, *sorted(at for at in commits if at > since)]
     gaps = [Gap(a, b) for a, b in pairwise(times)] or [Gap(since, since)]
     return max(gaps, key=lambda gap: gap.seconds)

@@ -40,7 +40,9 @@ class Floor:
 
 
 def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Yields the speed divided by the naive contender and by the same fold without Celery, and a minimum."""
+    """Yields limits for the speed: divided by the speed of the naive contender, divided by the
+    speed of the same fold without Celery, and as an absolute minimum.
+    """
     for name in TWO_WORKERS:
         rates = [drain.per_second for drain in drains if drain.contender == name]
         if not rates:
@@ -51,7 +53,7 @@ def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
 
 
 def scaling_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Yields the speed of two workers divided by that of one worker."""
+    """Yields the limit for the speed of two workers divided by the speed of one worker."""
     yield from _ratio_floor(drains, SLUICE_2.name, SLUICE_1.name, 1.5)
 
 
@@ -62,7 +64,9 @@ def _ratio_floor(drains: Sequence[Drain], name: str, base: str, floor: float) ->
 
 
 def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
-    """Returns the ratio of the speeds of two contenders in each round, because a slow round slows both."""
+    """Returns the ratio of the speeds of two contenders for each round. A ratio is used because a
+    slow round slows both.
+    """
     rates = {(drain.contender, drain.turn): drain.per_second for drain in drains}
     return [
         rate / rates[base, turn]
@@ -93,7 +97,9 @@ FAULT_FLOORS = {
 
 
 def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Yields the speed from log to log, divided by that of the handwritten contender with fold and relay."""
+    """Yields the limit for the speed from log to log, divided by the speed of the handwritten
+    contender with fold and relay.
+    """
     for name in (SLUICE_2_RELAYED.name, SLUICE_2_KAFKA_PYTHON_RELAYED.name):
         yield from _ratio_floor(drains, name, FOLD_RELAYED.name, 0.6)
 
@@ -115,7 +121,9 @@ def rate_floors(rates: Sequence[RelayRate]) -> Iterator[Floor]:
 
 
 def rebuild_floors(rebuilt: Rebuilt) -> Iterator[Floor]:
-    """Yields the speed divided by the live drain of the same log in the same run, and the live latency."""
+    """Yields limits for the speed of a rebuild, divided by the speed of the live drain of the same
+    log, and for the live latency.
+    """
     yield at_least("rebuild ÷ live drain", 1.5, rebuilt.rebuild_per_second / rebuilt.drain_per_second)
     what = "live p99 at 1,000/s while a generation is rebuilt, ms"
     yield at_most(what, REBUILD_LIVE_P99_MS, rebuilt.loaded_p99_ms)

@@ -65,7 +65,7 @@ class Ground:
             times = {"message.timestamp.type": "LogAppendTime"}
             recreate_topic(urls.kafka_bootstrap_servers, EMITTED_TOPIC, **times)
         self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
-        # After a checkpoint, this contender does not wait for writes of the previous contender.
+        # Without this checkpoint, this contender would wait for writes of the previous contender.
         self._administer("CHECKPOINT")
         with closing(Session(urls.database_url, application_name="bench")) as session:
             create_installation(session, "sluice")

@@ -15,7 +15,7 @@ RATES = (1_000, 5_000)
 CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD)
 WARM_UP_SECONDS = 3  # excluded from the figures, because connections and plans are new and tables empty
 SERVERS_RATE, SERVERS_SECONDS = 5_000, 25  # a cold JVM uses twice the CPU for the same requests
-HEAD_START_SECONDS = 3.0  # for the sender to generate its events
+HEAD_START_SECONDS = 3.0  # time for the sender to generate its events
 PATIENCE_SECONDS = 120.0
 
 

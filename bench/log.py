@@ -60,7 +60,9 @@ def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) ->
 
 
 def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
-    """Returns True if the group has this number of members, which share all partitions, each at least one."""
+    """Returns True if the group has this number of members, all partitions are assigned, and each
+    member has at least one.
+    """
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     try:
         found = admin.describe_consumer_groups([group])[group].result(ANSWER_SECONDS)
@@ -73,7 +75,10 @@ def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
 
 @contextmanager
 def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator[Callable[[], float]]:
-    """Produces the events. Yields a function that makes them visible and returns the time when it began."""
+    """Produces the events. Yields a function that makes these events visible.
+
+    The function returns the time at which it began.
+    """
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,

@@ -64,7 +64,9 @@ class RelayRate:
 
 
 def middle_of_rounds(latencies: Iterable[VisibleLatency]) -> list[VisibleLatency]:
-    """Returns the median of each figure per contender and rate: a stall of the machine spoils one round."""
+    """Returns the median of each figure per contender and rate: a stall of the machine affects
+    only one round.
+    """
     rounds: dict[tuple[str, int], list[VisibleLatency]] = {}
     for one in latencies:
         rounds.setdefault((one.contender, one.rate), []).append(one)

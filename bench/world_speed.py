@@ -20,7 +20,7 @@ class WorldSpeed:
 
 
 def measure_world() -> WorldSpeed:
-    """Measures sends of the shop's payments, and changes of a user of the shop in every order."""
+    """Measures the time to send the shop's payments, and to try every order of the changes of one user."""
     world = World("examples.shop.handlers")
     began = time.perf_counter()
     for number in range(SENDS):

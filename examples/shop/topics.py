@@ -10,7 +10,8 @@ user = Entity("user")
 
 topics = (
     Topic("payments", entity=payment),
-    # Its entity is also the payment, so that a payment and its capture share a queue and are applied in turn.
+    # The entity of this topic is also the payment, so that a payment and its capture are in one
+    # queue and are applied one after the other.
     Topic("captures", entity=payment),
     Topic("balances", entity=balance),
     Topic("stock-updates", entity=stock),

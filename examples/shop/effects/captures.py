@@ -19,8 +19,10 @@ capture. 429, like 503: the request was rejected, but no standard guarantees tha
 proxy may have forwarded it. An unknown outcome does no harm here, because the key makes a retry safe."""
 
 TURNED_AWAY = frozenset((429, 503))
-"""With a Retry-After in seconds, this provider guarantees more than the standards: it rejected the request
-before it read the key. So the request was not processed, and Sluice retries the call at that time."""
+"""If the answer has a Retry-After in seconds, this provider guarantees more than the standards: it
+rejected the request before it read the key. So the request was not processed, and Sluice retries
+the call at that time.
+"""
 
 
 class CaptureArgs(msgspec.Struct, frozen=True):
@@ -35,7 +37,7 @@ class NotAnswered(Exception):
 
 
 def find_capture(call: EffectCall) -> JsonObject | None:
-    """Returns the capture with this call's key; None if no such capture was made or is in process.
+    """Returns the capture with this call's key; None if no such capture was made and none is in process.
 
     Raises an error if the provider cannot answer this now. Only reads. The provider also finds captures whose
     key it has forgotten.

@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 2.5  # for the connection and for each reply; the effect's tim
 HOSTNAME = "shop.example.org"  # fixed, because smtplib would query a name server without a timeout
 SENDER = "shop@example.org"
 SUBJECTS = {"order-confirmation": "Your order"}
-UNFOLDED = SMTP.clone(max_line_length=998)  # the maximum of RFC 5322; with the default 78, keys are folded
+UNFOLDED = SMTP.clone(max_line_length=998)  # the maximum of RFC 5322; the default of 78 splits long keys
 
 
 class EmailArgs(msgspec.Struct, frozen=True):
@@ -34,7 +34,8 @@ class NotAcknowledged(Exception):
 
 
 def find_email(call: EffectCall) -> JsonObject | None:
-    """Returns the message with this call's key from the mail log; None if none was accepted or is in process.
+    """Returns the message with this call's key from the mail log; None if no such message was
+    accepted and none is in process.
 
     Raises an error if the mail log cannot answer this now. Only reads.
     """
@@ -69,7 +70,9 @@ def send_email(call: EffectCall) -> JsonObject:
 
 
 def message_id(key: str) -> str:
-    """Returns the Message-ID, equal for all attempts of a call: a hash, as a key may have any character."""
+    """Returns the Message-ID, which is the same for all attempts of a call. It is a hash, because
+    a key may contain any character.
+    """
     return f"<{blake2b(key.encode(), digest_size=16).hexdigest()}@{HOSTNAME}>"
 
 

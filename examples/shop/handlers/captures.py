@@ -16,7 +16,9 @@ class PaymentApproved(msgspec.Struct, frozen=True):
 
 @handles("payment.approved")
 def capture_approved(event: Event[PaymentApproved]) -> Iterator[Effect]:
-    """Writes the decision to capture, and the call, once per payment. Another approval has no effect."""
+    """Writes the decision to capture, and the call, once per payment. A later approval of the same
+    payment has no effect.
+    """
     amount_cents = event.data.amount_cents
     yield Insert(captures, event.key, {"amount_cents": amount_cents})
     yield Call("capture_payment", once=event.key, args={"reference": event.key, "amount_cents": amount_cents})

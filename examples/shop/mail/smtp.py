@@ -11,7 +11,9 @@ from examples.shop.mail.messages import Mailbag, header
 from examples.shop.outside.faults import Fault, FaultPlan, Moment
 
 MOMENTS: frozenset[Moment] = frozenset(("before", "after"))
-"""Before and after the message is stored. An error after it is stored is a false reply, as requested."""
+"""The moments of a fault: before and after the message is stored. An error status after the
+message is stored is a false reply, which the fault requests.
+"""
 
 REFUSED_DOMAIN = "@refused.example"  # recipients in this domain are refused, for tests
 HOSTNAME = "mail.example.org"  # fixed, because the library would query a name server at every connection
@@ -35,7 +37,9 @@ class MailHandler:
         return "250 2.1.5 OK"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
-        """Replies 250 when the message is on disk. A client that disconnects before does not cancel this."""
+        """Replies 250 when the message is on disk. If the client disconnects before that, the
+        message is still stored.
+        """
         task = asyncio.create_task(self._decide(envelope))
         self._deciding.add(task)  # asyncio itself holds only weak references to tasks
         task.add_done_callback(self._deciding.discard)

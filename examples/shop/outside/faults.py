@@ -6,14 +6,20 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 Moment: TypeAlias = Literal["before", "during", "after"]
-"""Before the server reads the request; after it accepted the request, before it acts; after it acted."""
+"""The moment: before the server reads the request; after it accepts the request and before it
+acts; after it acts.
+"""
 
 Harm: TypeAlias = Literal["delay", "error", "drop"]
-"""Wait `seconds` and continue; answer with `status`; close the connection without an answer."""
+"""The action: wait `seconds` and continue; answer with `status`; or close the connection without
+an answer.
+"""
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """One harm for the next `times` requests. `matching` limits it to requests with exactly this subject."""
+    """One fault for the next `times` requests. `matching` limits the fault to requests with
+    exactly this subject.
+    """
 
     moment: Moment
     harm: Harm

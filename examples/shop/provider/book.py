@@ -76,7 +76,8 @@ class Book:
     def restore(self, lines: Iterable[Line]) -> None:
         """Restores the state from the lines of the journal.
 
-        A capture whose request has no line was not answered; its answer is the capture.
+        If the journal has a capture but no line of its request, the request was not answered; its
+        answer is then the capture.
         """
         for line in lines:
             match line:

@@ -91,10 +91,10 @@ VIEW = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), ("report
     ("table", "view", "message"),
     [
         (TABLE, VIEW, None),
-        (replace(TABLE, kind=None), VIEW, "totals_g3 is not a table"),
+        (replace(TABLE, kind=None), VIEW, "totals_g3, which must have the rows"),
         (TABLE, replace(VIEW, kind=None), "totals is missing"),
         (TABLE, replace(VIEW, kind="table"), "totals is no longer a view"),
-        (replace(TABLE, columns={"id": "text", "version": "text"}), VIEW, "column amount is declared and"),
+        (replace(TABLE, columns={"id": "text", "version": "text"}), VIEW, "column amount is declared but"),
         (replace(TABLE, columns={**TABLE.columns, "old": "text"}), VIEW, "column old of totals_g3 is"),
         (TABLE, replace(VIEW, columns={"id": "text"}), "the view totals shows id, the code declares"),
         (replace(TABLE, triggers=("t",)), VIEW, "has the trigger t"),
@@ -118,7 +118,7 @@ def test_an_unexpected_table_or_view_refuses_the_rebuild(
         (Source("a", 0, 5, 10, 9, first=5), None),
         (Source("a", 0, 7, 10, 9, first=5), "start from a checkpoint that covers them"),
         (Source("a", 0, 5, 5, -1), None),
-        (Source("a", 0, None, None, 9), "topic a is not in Kafka any more"),
+        (Source("a", 0, None, None, 9), "topic a no longer exists in Kafka"),
     ],
 )
 def test_missing_records_in_kafka_refuse_the_rebuild(source: Source, message: str | None) -> None:
@@ -129,7 +129,7 @@ def test_missing_records_in_kafka_refuse_the_rebuild(source: Source, message: st
 
 def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
     [refusal] = source_refusals([], ["a"], ["a", "b"])
-    assert "topic b was applied and is declared by no module of SLUICE_HANDLERS: declare it" in refusal
+    assert "records of topic b were applied, but no module of SLUICE_HANDLERS: declare it" in refusal
     assert (
         "in development you can begin with an empty database instead: `sluice stack down --wipe`" in refusal
     )
