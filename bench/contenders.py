@@ -1,4 +1,4 @@
-"""The contenders: the processes and the tables of each one."""
+"""The contenders, with the processes and the tables of each contender."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

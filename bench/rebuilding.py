@@ -138,4 +138,4 @@ def _complaints(site: Site, generation: int) -> list[str]:
     session = site.session
     live = read_all_rows(session, RowStatements(bench_balances))
     new = read_all_rows(session, RowStatements(bench_balances, generation_name(NAME, generation)))
-    return [] if live == new else [f"generation {generation} differs from the live one"]
+    return [] if live == new else [f"generation {generation} differs from the live generation"]

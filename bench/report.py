@@ -152,7 +152,7 @@ def rebuild_table(rebuilt: Rebuilt) -> Table:
             "live p50/p99/max during the rebuild, ms",
             f"{rebuilt.loaded_p50_ms:.0f}/{rebuilt.loaded_p99_ms:.0f}/{rebuilt.loaded_most_ms:.0f}",
         ),
-        ("new generations compared with the live one", "; ".join(rebuilt.complaints) or "equal"),
+        ("new generations compared with the live generation", "; ".join(rebuilt.complaints) or "equal"),
     ):
         table.add_row(what, figure)
     return table

@@ -38,8 +38,9 @@ def connected(
 ) -> Iterator[Session]:
     """Yields a session with the application name `name`, on a database of the installation SLUICE_NAME.
 
-    Raises InstallationRefused for any other database, and SettingsError. Commands that only read pass
-    `report_refusal`: it receives the refusal, and the session cannot write. They also work on a standby.
+    Raises InstallationRefused for any other database, and SettingsError. Commands that only read
+    pass `report_refusal`. This function receives the refusal, and the session cannot write. Such
+    commands also work on a standby.
     """
     settings = read_settings()
     url = read_addresses(settings).database_url

@@ -46,7 +46,7 @@ ADVICE = (
     " are made while a worker on effects runs (`sluice effects ls`)"
 )
 NOT_SEARCHED = (
-    "records in Kafka, also those that Sluice sent: a topic keeps them until its retention ends, a"
+    "records in Kafka, including the records that Sluice sent: a topic keeps them until its retention ends, a"
     " tombstone compacts them, or `kafka-delete-records` removes them",
     "messages in Redis: they contain records that are not applied yet, and each message is removed when"
     " a worker reads it",
@@ -58,7 +58,7 @@ NOT_SEARCHED = (
 
 @dataclass
 class Erased:
-    """What was erased, or in a dry run would be erased, without the key."""
+    """The result of an erasure, or of its dry run. Does not contain the key."""
 
     entity: str
     erased: str
@@ -107,7 +107,8 @@ def erase(
 ) -> Erased:
     """Erases one entity: first, in one transaction, all rows that may still change; then the settled rows.
 
-    Can be killed anywhere and repeated; rows erased before then count as 0. `tables` are further tables
+    Can be killed anywhere and repeated; rows that an earlier run erased are not counted again.
+    `tables` are further tables
     with rows of the key. Waits for outgoing events and calls. Raises OperationRefused; then nothing was
     erased.
     """
@@ -123,7 +124,7 @@ def erase(
 
 
 class _Erasure:
-    """One erasure, retried until no event of the entity is unsent and no call is running."""
+    """One erasure. It is retried until all events of the entity are sent and no call is running."""
 
     def __init__(
         self,

@@ -27,9 +27,10 @@ class ErasedTables:
 def choose_tables(
     session: Session, registry: Registry, entity: str, key: str, further: Sequence[str]
 ) -> ErasedTables:
-    """Returns the tables that events of the entity type write only by their own keys, and `further` ones.
+    """Returns the tables to which events of the entity type write only the rows with their own
+    keys, and the `further` tables.
 
-    Each batch stores which tables it wrote, because these cannot be found in the code of handlers. Raises
+    Each batch stores which tables it wrote, because the code of the handlers is not analysed. Raises
     OperationRefused for a further table that no module declares.
     """
     for name in further:

@@ -67,7 +67,7 @@ def parse_lines(
     known_topics: Set[str],
     find_flaw: Callable[[Outgoing], str | None] = lambda _: None,
 ) -> Iterator[Outgoing]:
-    """Yields the records of all lines that are not blank. Raises LineRefused at the first bad one.
+    """Yields the records of all lines that are not blank. Raises LineRefused at the first bad line.
 
     `topic` is for lines that name no topic. `find_flaw` returns why a record must not be sent.
     """
@@ -89,7 +89,7 @@ def _parse(number: int, line: bytes, topic: str | None, known_topics: Set[str]) 
         raise LineRefused(number, str(error)) from error
     chosen = read.topic or topic
     if chosen is None:
-        raise LineRefused(number, "it has no `topic`; add one, or pass --topic")
+        raise LineRefused(number, "the line has no `topic`; add a topic, or pass --topic")
     if chosen not in known_topics:
         raise LineRefused(number, str(TopicUnknown(chosen, known_topics)))
     text = bytes(read.value).strip()

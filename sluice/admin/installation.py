@@ -107,7 +107,7 @@ def note_move(session: Session, name: str, decision: Decision) -> Changed:
 def add_key(session: Session, name: str, decision: Decision) -> Changed:
     """Creates a key with which all processes sign within seconds. Not idempotent.
 
-    The former key is removed when every running process has read this one. Raises InstallationRefused.
+    The former key is removed when every running process has read the new key. Raises InstallationRefused.
     """
     database = read_database(session)
     with session.transaction():

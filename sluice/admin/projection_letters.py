@@ -22,7 +22,9 @@ from sluice.tasks.projection_redrive import HeldEntity, ProjectionRedriver
 
 @dataclass
 class LettersRedriven:
-    """The outcomes of an entity's letters in one generation. `blocked_by`: why a letter failed again."""
+    """The outcomes of an entity's letters in one generation. `blocked_by` is the reason why a
+    letter failed again, if one did.
+    """
 
     held: HeldLetters
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -67,7 +69,9 @@ def redrive_projection(
 def redrive_rest(
     redriver: ProjectionRedriver, held: HeldLetters, *, tried: Callable[[int], object] = lambda _: None
 ) -> LettersRedriven:
-    """Redrives one entity like `redrive_projection`, without a row in `audit`: the caller has written it."""
+    """Redrives one entity like `redrive_projection`, but writes no row in `audit`, because the
+    caller has written it.
+    """
     redriven = LettersRedriven(held)
     entity = HeldEntity(held.projection, held.generation, held.entity, held.entity_key)
     while True:

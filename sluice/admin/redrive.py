@@ -112,7 +112,8 @@ class RedrivePlan(NamedTuple):
 def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
     """Returns what would be redriven: all letters of each entity with a chosen letter.
 
-    Without ids and state these are the entities with a dead letter. An entity with only waiting letters was
+    If neither ids nor a state were chosen, these are the entities with a dead letter. An entity
+    with only waiting letters was
     paused by an operator, or left waiting by `drop --no-redrive`.
     """
     if chosen.ids is None and chosen.state is None:
@@ -167,7 +168,9 @@ def redrive_entity(
 def redrive_rest(
     redriver: Redriver, entity: str, key: str, *, tried: Callable[[int], object] = lambda _: None
 ) -> EntityRedriven:
-    """Redrives an entity like `redrive_entity`, without a row in `audit`: the caller has written it."""
+    """Redrives an entity like `redrive_entity`, but writes no row in `audit`, because the caller
+    has written it.
+    """
     redriven = EntityRedriven(entity, key)
     while True:
         with refused_if_broken(redriven.name):
@@ -261,7 +264,7 @@ def drop_and_redrive(
 
 
 def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: Decision) -> set[int]:
-    """Marks conflicts as seen. Returns the ids of those that were open. Idempotent."""
+    """Marks conflicts as seen. Returns the ids of the conflicts that were open. Idempotent."""
     with session.transaction():
         resolved = resolve_conflicts(session, [letter.id for letter in letters])
         insert_audits(

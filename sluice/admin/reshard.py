@@ -44,7 +44,8 @@ def require_other_shards(entity: str, before: int | None, shards: int) -> int:
     """Returns the current shard count. Raises OperationRefused if there is none, or if it equals `shards`."""
     if before is None:
         raise OperationRefused(
-            f"there is no entity type {entity}: `sluice init` creates those that the handlers declare"
+            f"there is no entity type {entity}: `sluice init` creates the entity types that the handlers"
+            " declare"
         )
     if before == shards:
         raise OperationRefused(f"entity type {entity} has {counted(shards, 'shard')} already")
@@ -97,7 +98,7 @@ def advice(found: Unsettled) -> str:
             " (`sluice status` shows why)"
         )
     elif found.lanes:
-        said.append("lanes settle while a bridge runs and every queue has a worker")
+        said.append("records in flight become settled while a bridge runs and every queue has a worker")
     if found.refused:
         said.append(
             f"{counted(found.refused, 'outgoing event is', 'outgoing events are')} refused"
@@ -141,7 +142,8 @@ def reshard(
     waiting: Callable[[str], object] = lambda _: None,
     warn: Callable[[str], object] = lambda _: None,
 ) -> Resharded:
-    """Pauses the topics of the entity type, waits until all is settled, re-routes, resumes the topics.
+    """Pauses the topics of the entity type, waits until all records and events are settled,
+    re-routes, and resumes the topics.
 
     Passes to `waiting` what is not settled. Passes to `warn` which topics stay paused if resuming fails.
     Raises OperationRefused after `patience_seconds`; then nothing was changed.

@@ -56,7 +56,7 @@ class PartitionStatus:
     watermark: int | None
     lag: int | None
     behind_transaction: int | None = None
-    """Offsets between `log_end` and the end of the log, which an open transaction holds back."""
+    """The number of offsets above `log_end` that an open transaction holds back."""
     unread_reason: str | None = None
     """Why no bridge reads it, or why a bridge stopped reading it."""
     unread_seconds: float | None = None
@@ -212,7 +212,7 @@ def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
         _sum(part.log_end for part in partitions),
         _sum(part.watermark for part in partitions),
         _sum(part.lag for part in partitions),
-        # The clock of a producer may be ahead of this one.
+        # The clock of a producer may be ahead of the clock of this machine.
         max(0.0, *ages) if ages else None,
         _counters(progress, topic=topic),
         partitions,

@@ -193,7 +193,7 @@ def _alter(name: str, column: str) -> str:
 
 
 def _mend(table: StoredTable, column: Column[Any], difference: Difference) -> str:
-    """Returns the statements that change the column to the declared one."""
+    """Returns the statements that change the column to the declared column."""
     stored = table.columns[column.name]
     if difference.missing_labels:
         labels = [label.replace("'", "''") for label in difference.missing_labels]

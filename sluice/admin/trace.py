@@ -58,7 +58,7 @@ class Trace:
 
 
 class RecordPlace(NamedTuple):
-    """The place of a record in Kafka: declared topic, partition and offset."""
+    """The position of a record in Kafka: declared topic, partition and offset."""
 
     topic: Topic
     partition: int
@@ -66,7 +66,7 @@ class RecordPlace(NamedTuple):
 
 
 def parse_place(registry: Registry, text: str) -> RecordPlace:
-    """Returns the place that TOPIC:PARTITION:OFFSET names. Raises OperationRefused."""
+    """Returns the position that the text TOPIC:PARTITION:OFFSET names. Raises OperationRefused."""
     name, *place = text.rsplit(":", 2)
     if len(place) != 2 or not all(part.isdigit() for part in place):
         raise OperationRefused("pass a record as TOPIC:PARTITION:OFFSET, or pass TOPIC, KEY and EVENT_ID")

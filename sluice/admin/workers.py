@@ -69,7 +69,7 @@ def in_order(queues: Iterable[str]) -> list[str]:
 
 
 def _split(queue: str) -> tuple[str, int]:
-    # So that payment.2 comes before payment.10.
+    # Sorts payment.2 before payment.10.
     entity, _, number = queue.rpartition(".")
     return entity, int(number)
 

@@ -31,7 +31,7 @@ def ls(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     as_json_: AsJson = False,
 ) -> None:
-    """Show decisions, newest first; with --json also their details."""
+    """Show decisions, newest first. With --json, also show their details."""
     with connected("sluice audit", report_refusal=print_refusal) as session:
         found = read_audits(session, verb=verb, subject=subject, limit=limit)
     if as_json_:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# Fields with a fixed place in the line, or known from the prefix.
+# Fields that have a fixed position in the line, or that the prefix already shows.
 OWN_PLACES = ("event", "level", "timestamp", "process", "logger", "exception", "stack")
 # Events that a process logs at intervals. Shown only if a figure differs from 0.
 INTERVAL_EVENTS = frozenset({"self-check", "purged"})

@@ -1,4 +1,4 @@
-"""`sluice erase`: the command, and what it prints before the question and afterwards."""
+"""`sluice erase`: the command, and the texts that it prints before its question and at its end."""
 
 from functools import partial
 from typing import Annotated
@@ -33,7 +33,7 @@ def erase(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Erase all data that Sluice holds of one entity. You cannot undo this.
+    """Erase all data that Sluice stores about one entity. You cannot undo this.
 
     Deletes the rows of KEY in each table to which events of ENTITY write only the rows with their
     own keys. For a projection, also deletes the rows in all generations and checkpoints (copies of
@@ -73,7 +73,7 @@ def erase(
 
 
 def erased_lines(found: Erased, *, dry_run: bool) -> list[str]:
-    """Returns the erased rows by table, and what is not searched."""
+    """Returns the number of erased rows per table, and the places that are not searched."""
     rows = [f"  {table}: {count}" for table, count in sorted(found.rows.items()) if count]
     name = found.entity if dry_run else f"{found.entity} {found.erased}"
     said = "would be erased" if dry_run else "is erased"

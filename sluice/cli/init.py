@@ -177,7 +177,9 @@ def _projection_line(name: str, *, has_events: bool) -> str:
 
 
 def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
-    """Returns what was created, as lines, and each shard count that differs from the one in Postgres."""
+    """Returns lines with the created objects, and with each declared shard count that differs from
+    the count in Postgres.
+    """
     return [
         f"installation: {made.installation}",
         f"tables made: {', '.join(made.tables) or 'none were missing'}",

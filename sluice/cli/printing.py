@@ -44,7 +44,9 @@ def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
 
 
 def equal_lines(reasons: Iterable[tuple[str, str]], *, most: int = MOST_NAMES) -> list[str]:
-    """Returns (name, reason) pairs as lines; more than `most` names with one reason share a line."""
+    """Returns (name, reason) pairs as lines. If more than `most` names have the same reason, they
+    share a line.
+    """
     names: dict[str, list[str]] = {}
     for name, reason in reasons:
         names.setdefault(reason, []).append(name)

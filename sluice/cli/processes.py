@@ -1,4 +1,4 @@
-"""`sluice bridge`, `sluice beat` and `sluice flower`: each becomes one process of the installation."""
+"""`sluice bridge`, `sluice beat` and `sluice flower`: each command runs one process of the installation."""
 
 import importlib.util
 import os
@@ -18,8 +18,8 @@ def bridge() -> None:
     Run several for more throughput or as spares: bridges share the
     partitions of the topics.
 
-    SIGTERM and SIGINT end the bridge. Exit codes: 2 if it cannot start,
-    3 if errors stopped the reading of all topics, or if another database
+    SIGTERM and SIGINT end the bridge. Exit codes: 2 if the bridge cannot start, 3 if errors
+    stopped the reading of all topics, or if another database
     is the original of this installation. The log has the reason.
 
     Example: sluice bridge

@@ -73,7 +73,7 @@ def diff(
     patience: Patience = DEFAULT_PATIENCE_SECONDS,
     as_json_: AsJson = False,
 ) -> None:
-    """Compare a generation with the live one, row by row, and store the report.
+    """Compare a generation with the live generation, row by row, and store the report.
 
     Reads both as of one moment at which both had applied the same events.
     Live traffic continues. You may repeat the comparison; the last report counts.

@@ -1,4 +1,4 @@
-"""`sluice rebuild start|cancel|swap|drop|checkpoint`: what changes generations."""
+"""`sluice rebuild start|cancel|swap|drop|checkpoint`: the commands that change generations."""
 
 import time
 from typing import Annotated

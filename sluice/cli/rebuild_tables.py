@@ -52,7 +52,7 @@ def plan_lines(found: Plan) -> list[Any]:
 def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoint]) -> list[Any]:
     """Returns the generations and checkpoints as tables, with failure reasons and dead letters."""
     if not found:
-        return ["there is no projection: `sluice init` creates those that the code declares"]
+        return ["there is no projection: `sluice init` creates the projections that the code declares"]
     headings = (
         "projection",
         "generation",

@@ -160,8 +160,8 @@ def _reshard_lines(done: Resharded, unsettled: Unsettled, *, dry_run: bool) -> l
     if done.new_queues:
         new = ",".join(done.new_queues)
         lines.append(
-            f"workers without --queues serve the new queues; if all of yours have --queues, start one with"
-            f" --queues {new}"
+            "workers without --queues serve the new queues; if all of your workers have --queues, start"
+            f" a worker with --queues {new}"
         )
     if done.unused_queues:
         lines.append(f"no longer used, kept for their counters: {', '.join(done.unused_queues)}")

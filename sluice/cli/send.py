@@ -185,7 +185,7 @@ def _acknowledged(
     per_second: float | None = None,
     sent_one: Callable[[], object] = lambda: None,
 ) -> Sender:
-    """Sends the records and returns the closed sender, which holds what Kafka acknowledged."""
+    """Sends the records. Returns the closed sender, which has the numbers of acknowledged records."""
     sender = Sender(servers, sent_one=sent_one)
     try:
         sender.send_all(records, per_second=per_second)

@@ -1,4 +1,4 @@
-"""`sluice skip`: the command, and what it prints before the question."""
+"""`sluice skip`: the command, and the text that it prints before its question."""
 
 from typing import Annotated
 

@@ -27,7 +27,7 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     """Show the progress of each topic and queue, and the outcomes of the events.
 
     Watermark: every record below it has an outcome.
-    Lag: records between it and the end of the log.
+    Lag: records between the watermark and the end of the log.
 
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored, erased.
     Call conflict: a call that was not made, because an earlier call with the same

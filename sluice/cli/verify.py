@@ -1,4 +1,4 @@
-"""`sluice verify`: the command, and what it prints. It only reads."""
+"""`sluice verify`: the command and its output. The command only reads."""
 
 from collections.abc import Sequence
 from typing import Any

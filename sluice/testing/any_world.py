@@ -234,7 +234,7 @@ def topic_id(topic: str) -> str:
 
 
 def emit_of(row: OutboxRow) -> Emit:
-    """Returns an outgoing event as its handler yielded it, without what Sluice adds to its headers."""
+    """Returns an outgoing event as its handler yielded it, without the headers that Sluice adds."""
     headers = msgspec.json.decode(row.headers, type=dict[str, str])
     version = row.version
     return Emit(

@@ -1,4 +1,4 @@
-"""Calls of side effects in a test: one attempt at each, and the state after it. Pure but for the provider."""
+"""Makes calls of side effects in a test: one attempt at each call. Pure, except for the provider."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

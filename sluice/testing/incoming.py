@@ -30,7 +30,7 @@ class Incoming:
     headers: Mapping[str, str | bytes | None] = field(default_factory=dict, kw_only=True)
 
     def with_id(self, id: str, topic: Topic) -> "Incoming":
-        """Returns the event with this id if it needs one and has none."""
+        """Returns the event. If it needs an id and has none, the returned event has this id."""
         if self.id is not None or self.type is None or topic.dedup == "position":
             return self
         return replace(self, id=id)

@@ -43,7 +43,7 @@ def _rules(table: Table) -> Iterator[str]:
         if index.unique:
             yield f"UNIQUE INDEX {index.name}"
     if table.dispatch.after_create:
-        yield "DDL that runs after the table is created, which may make triggers"
+        yield "DDL that runs after the table is created, and that may make triggers"
 
 
 def _names(columns: Iterable[Column[object]]) -> str:

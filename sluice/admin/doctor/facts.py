@@ -73,7 +73,9 @@ class LeavingFacts:
 
 @dataclass(frozen=True)
 class GenerationFacts:
-    """One generation of a projection. `idle_days` are the days since it was started or was last live."""
+    """One generation of a projection. `idle_days` are the days since the generation was started or
+    was last live.
+    """
 
     projection: str
     generation: int
@@ -96,7 +98,7 @@ class SharingFacts:
 
     workers: int = 0
     leased: frozenset[str] = frozenset()
-    """The queues with a lease of such a worker."""
+    """The queues for which one of these workers has a lease."""
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def _log(
         if known is not None and known != topic.topic_id:
             yield graded(
                 name in declared.topics,
-                f"Topic {name} is not the one that was read so far: its id is {topic.topic_id} in Kafka and"
+                f"Topic {name} is not the topic that was read so far: its id is {topic.topic_id} in Kafka and"
                 f" {known} in Postgres.",
                 "Check if it was created again or if this is another cluster; it is not read until"
                 f' `sluice accept {name} --reason "…"`.',

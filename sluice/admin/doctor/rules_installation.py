@@ -82,8 +82,9 @@ def clock_problems(postgres: PostgresFacts) -> Iterator[Finding]:
             f"{name} {abs(by):.1f} s {'ahead' if by > 0 else 'behind'}" for name, by in wrong.items()
         )
         yield warning(
-            f"Clocks differ from that of Postgres: {shown}.",
-            "Synchronise the clocks of these machines by NTP, and that of Postgres if all differ equally."
+            f"Clocks differ from the clock of Postgres: {shown}.",
+            "Synchronise the clocks of these machines by NTP. If all clocks differ by the same time,"
+            " synchronise the clock of Postgres."
             " Times in logs are wrong by the same amount; delivery does not depend on these clocks.",
         )
 

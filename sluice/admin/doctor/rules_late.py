@@ -69,6 +69,7 @@ def death_problems(deaths: Sequence[EventDeath]) -> Iterator[Finding]:
         yield warning(
             f"Event {first.topic}:{first.partition}:{first.offset}{others} ended its worker {times}:"
             f" {first.how}; the last time {say_duration(first.seconds)} ago.",
-            "Correct its handler and restart the workers; if none runs, start one. After the third time the"
+            "Correct the handler of the event and restart the workers; if no worker runs, start one."
+            " After the third time the"
             " event becomes a dead letter.",
         )

@@ -37,7 +37,7 @@ _KINDS = {
     RetryKind.TIMED_OUT.value: "the event takes longer than the time limit of a statement",
     RetryKind.UNAVAILABLE.value: "the server refuses the event for a temporary reason",
 }
-_LIST = "`sluice dlq ls --state retrying` lists such events; they are retried by themselves."
+_LIST = "`sluice dlq ls --state retrying` lists such events; Sluice retries them."
 _ADVICE = {
     RetryKind.ROW_HELD.value: "If an event remains in the list, look for open transactions in"
     " pg_stat_activity.",

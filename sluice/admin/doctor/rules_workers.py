@@ -60,7 +60,7 @@ def worker_problems(facts: Facts) -> Iterator[Finding]:
     served = facts.postgres.served_queues | (facts.redis.consumed or frozenset())
     lonely = sorted(used - served)
     if lonely and not served & used and facts.redis.consumed is None:
-        yield warning("No worker answered.", "Start one without --queues: it serves all free queues.")
+        yield warning("No worker answered.", "Start a worker without --queues: it serves all free queues.")
         return
     yield from stuck_problems([one for one in facts.stuck if one.queue not in lonely])
     if lonely:

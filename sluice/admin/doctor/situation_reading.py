@@ -87,7 +87,7 @@ def _with_tables(session: Session, facts: PostgresFacts, declared: DeclaredFacts
 
 
 def read_generation_facts(session: Session) -> list[GenerationFacts]:
-    """Returns all generations, and marks those that lag."""
+    """Returns all generations, and marks the generations that lag."""
     lagging = {(projection, number) for projection, number, _, _ in read_lagging(session)}
     return [
         _generation(one, (one.projection, one.generation) in lagging) for one in read_generations(session)

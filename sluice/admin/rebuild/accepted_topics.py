@@ -125,7 +125,7 @@ def read_accepted(session: Session, topics: Iterable[str]) -> list[AcceptedTopic
 def displaced_refusals(
     session: Session, topics: Mapping[str, Topic], accepted: Iterable[AcceptedTopic]
 ) -> Iterator[str]:
-    """Yields why topics are refused whose offsets no longer show which events were applied."""
+    """Yields the reasons to refuse topics whose offsets no longer show which events were applied."""
     for found in accepted:
         if found.displaced_at is None or found.topic not in topics:
             continue

@@ -249,10 +249,11 @@ def swap(
     decision: Decision,
     snapshots: SnapshotWait | None = None,
 ) -> int:
-    """Makes this generation live. Returns the previous one, which is kept in sync from now on.
+    """Makes this generation live. Returns the previous generation, which is kept in sync from now on.
 
     Runs one short transaction under the locks of all queues. Raises Behind, OlderSnapshots or Held; then
-    nothing has changed. Can be killed anywhere and repeated. `snapshots`: the waits of earlier attempts.
+    nothing has changed. Can be killed anywhere and repeated. `snapshots` has the transactions for
+    which earlier attempts waited.
     """
     faults.reach("swap.before")
     projection = generation.projection

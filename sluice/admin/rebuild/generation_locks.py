@@ -44,7 +44,9 @@ class Held(NotYet, OperationRefused):
 def require_generation(
     session: Session, projection: str, generation: int | None, states: tuple[str, ...], what: str
 ) -> Generation:
-    """Returns the generation, by default the only one in one of these states. Raises OperationRefused."""
+    """Returns the generation with this number; without a number, the only generation in one of
+    these states. Raises OperationRefused.
+    """
     found = generations.read_generations(session, projection)
     if not found:
         raise OperationRefused(

@@ -27,7 +27,7 @@ class OlderSnapshots(NotYet):
 
 @dataclass
 class OlderHolders:
-    """The transactions that may hold a snapshot from before a moment. Pure.
+    """The transactions that may have a snapshot that is older than a given transaction. Pure.
 
     During a long write transaction, new snapshots have the same xmin as old snapshots. So two
     kinds of transactions count. The first kind: the transactions that the first check found, each

@@ -126,7 +126,8 @@ def checkpoint_refusals(
     if rerouted:
         yield (
             f"entity type {', '.join(rerouted)} was re-routed, or a topic of it accepted, since checkpoint"
-            f" {checkpoint.checkpoint}: its lanes do not match the current ones; make a new checkpoint"
+            f" {checkpoint.checkpoint}: the lanes of the checkpoint do not match the current lanes; make"
+            " a new checkpoint"
         )
     if list(table.columns) != list(columns):
         yield (
@@ -145,12 +146,15 @@ def swap_refusals(
     approved: bool,
     deaths: int,
 ) -> Iterator[str]:
-    """Yields why a generation that was never live cannot be swapped in. `differing`: None if not compared."""
+    """Yields why a generation that was never live cannot be swapped in. `differing` is None if the
+    generation was never compared.
+    """
     if differing is None:
         yield f"it was never compared with the live one: run `sluice rebuild diff {projection}`"
     elif against != live:
         yield (
-            f"it was compared with generation {against}, but {live} is live: repeat `sluice rebuild diff"
+            f"it was compared with generation {against}, but generation {live} is live now: repeat"
+            " `sluice rebuild diff"
             f" {projection}`"
         )
     elif differing and not approved:

@@ -194,7 +194,7 @@ class _CrashRun:
             time.sleep(POLL_SECONDS)
 
     def _restart_killed(self) -> bool:
-        """Returns True if all processes run. Raises AssertionError if one ended by itself."""
+        """Returns True if all processes run. Raises AssertionError if a process ended by itself."""
         ended = [
             role for role in self.roles if role.process is not None and role.process.exit_code is not None
         ]

@@ -49,7 +49,8 @@ def _make_template(server_url: str, template: str) -> None:
     """
     part = f"{template}_part"
     with _connected(server_url) as cursor:
-        # Held until the connection ends: other pytest workers wait for the worker that makes the template.
+        # The lock is held until the connection ends. Other pytest workers wait for the worker that
+        # makes the template.
         cursor.execute("SELECT pg_advisory_lock(hashtext(%s))", (template,))
         cursor.execute("SELECT FROM pg_database WHERE datname = %s", (template,))
         if cursor.fetchone() is not None:

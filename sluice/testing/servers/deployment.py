@@ -173,7 +173,7 @@ class Deployment:
         return is_read and count_retrying(self.session) == 0
 
     def expectation(self) -> Expectation:
-        """Returns the fold of the log."""
+        """Returns the state that the oracle computes from the log."""
         log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
         return expect(self.registry, log, read_topic_ids(self.session))
 

@@ -38,6 +38,6 @@ def test_events_are_applied_if_one_clock_is_ahead_and_the_others_behind(
     assert_events_are_applied(deployment, seed=1)
     assert_beat_works(deployment, number=1)
     shown = " ".join(deployment.run.sluice("doctor").stdout.decode().split())
-    assert "Clocks differ from that of Postgres" in shown
+    assert "Clocks differ from the clock of Postgres" in shown
     assert "3600.0 s ahead" in shown
     assert "3600.0 s behind" in shown

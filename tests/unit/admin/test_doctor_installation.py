@@ -65,12 +65,13 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
             BRIDGE._replace(clock_offset=-3_600.0), OTHER._replace(kind=ProcessKind.BEAT, clock_offset=2.0)
         ),
         Severity.WARNING,
-        "Clocks differ from that of Postgres: beat two (22) 2.0 s ahead, bridge one (11) 3600.0 s behind.",
+        "Clocks differ from the clock of Postgres: beat two (22) 2.0 s ahead, bridge one (11) 3600.0 s"
+        " behind.",
     ),
     "the clock of this command": (
         replace(HEALTHY, postgres=replace(POSTGRES, installation=INSTALLATION, clock_offset=9.0)),
         Severity.WARNING,
-        "Clocks differ from that of Postgres: this command 9.0 s ahead.",
+        "Clocks differ from the clock of Postgres: this command 9.0 s ahead.",
     ),
 }
 HEALTHY_TOO: Mapping[str, Facts] = {

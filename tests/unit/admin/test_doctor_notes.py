@@ -44,7 +44,7 @@ NOT_OURS: Mapping[str, tuple[Facts, list[str]]] = {
         [
             "Kafka does not describe topic more",
             "Partitions without a leader: users[1]",
-            "Topic users is not the one that was read",
+            "Topic users is not the topic that was read",
             "Topic users has 4 partitions",
         ],
     ),

@@ -149,7 +149,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "events without id": (
         postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 3)]),
         WARNING,
-        "orders has 3 dead letters without event id, of 9 such events",
+        "orders has 3 dead letters without event id; so far it had 9 events",
     ),
     "a queue with reduced batches": (
         postgres(

@@ -27,7 +27,7 @@ def test_indexes_and_triggers_are_listed_but_not_checks_of_types() -> None:
     )
     event.listen(ruled, "after_create", DDL("CREATE TRIGGER …"))  # type: ignore[no-untyped-call]
     assert not_played([ruled, plain]) == [
-        "ruled: DDL that runs after the table is created, which may make triggers",
+        "ruled: DDL that runs after the table is created, and that may make triggers",
         "ruled: EXCLUDE no_two",
         "ruled: UNIQUE INDEX one_n",
     ]
