@@ -67,7 +67,7 @@ def test_resharding_prints_the_next_steps(session: Session, run: Run) -> None:
     assert "now: everything is settled" in tried
     assert "pass --yes" in run("reshard", "order", "4", exit_code=2)
     done = run("reshard", "order", "4", "--yes")
-    assert "if all of yours have --queues, start one with --queues order.2,order.3" in done
+    assert "if all of your workers have --queues, start a worker with --queues order.2,order.3" in done
     assert "declare shards=4 in code" in done
     assert "has 4 shards already" in run("reshard", "order", "4", "--yes", exit_code=2)
     assert "no longer used, kept for their counters: order.1, order.2" in run(

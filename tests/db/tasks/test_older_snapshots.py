@@ -82,7 +82,7 @@ def test_the_wait_of_a_swap_ends_by_timeout_or_ctrl_c(
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     reader = open_reader(f"{RR}; SELECT 1")
     fixed, number = fill(bench, opened)
-    with pytest.raises(OperationRefused, match=r"nothing was changed\. Wait until they end, or end them"):
+    with pytest.raises(OperationRefused, match=r"nothing was changed\. Wait until these transactions end"):
         until_possible(lambda: fixed.swap(number), 0.0)
     with pytest.raises(KeyboardInterrupt):
         until_possible(lambda: fixed.swap(number), 60.0, sleep=interrupted)

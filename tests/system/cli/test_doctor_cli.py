@@ -52,7 +52,7 @@ def test_doctor_finds_no_problem_and_then_each_caused_problem(make_deployment: M
 
     session.command(f"UPDATE sluice.topics SET topic_id = 'another' WHERE topic = '{users}'")
     [problem] = errors(deployment)
-    assert f"{users} is not the one" in problem
+    assert f"{users} is not the topic" in problem
     assert "another" in problem
 
 

@@ -130,7 +130,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         server(deaths=[EventDeath("order.1", "orders", 0, 12, 2, "signal 11", 4.0)]),
         WARNING,
         "Event orders:0:12 ended its worker 2 times: signal 11; the last time 4 s ago.",
-        "Correct its handler",
+        "Correct the handler of the event",
     ),
     "read-only Postgres": (
         but(server=replace(POSTGRES.server, read_only="it is a standby")),
