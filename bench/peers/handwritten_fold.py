@@ -1,8 +1,8 @@
 """A peer with the handwritten consumer and Sluice's own decoding, handlers, fold and tables.
 
 (The fold computes the rows that a batch writes.) The peer lacks the safe transport of events: the
-guard, queues, workers, and the retry event by event. So the
-difference between the peer and Sluice is the cost of that transport.
+guard, queues, workers, and the retry event by event. So the difference between the peer and Sluice
+is the cost of that transport.
 """
 
 import os

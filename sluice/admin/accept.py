@@ -32,7 +32,8 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class PartitionChange:
-    """One partition. Numbers of records are upper bounds, because offsets have gaps.
+    """The effects of accepting a topic on one partition. Numbers of records are upper bounds,
+    because offsets have gaps.
 
     `before` is None for a new partition, `after` is None for a missing partition. `lost` is None
     if the number cannot be known, because the log of the old topic no longer exists.
@@ -46,7 +47,7 @@ class PartitionChange:
     again: int
     """Records that were perhaps applied, and are read again."""
     log_end: int | None
-    """Where the log ends; None for a missing partition."""
+    """The end of the log; None for a missing partition."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def accept_topic(
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
         lower_log_ends(session, wanted.topic_id, {number: log.end for number, log in logs.items()})
-        # Their offsets belong to the old log, and have no meaning in the new log.
+        # The offsets of generations belong to the old log, and have no meaning in the new log.
         ended = detach_generations(
             session, f"topic {topic} was accepted: it is read from its log's beginning"
         )

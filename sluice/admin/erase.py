@@ -107,10 +107,9 @@ def erase(
 ) -> Erased:
     """Erases one entity: first, in one transaction, all rows that may still change; then the settled rows.
 
-    Can be killed anywhere and repeated; rows that an earlier run erased are not counted again.
-    `tables` are further tables
-    with rows of the key. Waits for outgoing events and calls. Raises OperationRefused; then nothing was
-    erased.
+    Can be killed anywhere and repeated; rows that an earlier run erased are not counted again. `tables`
+    are further tables with rows of the key. Waits for outgoing events and calls. If it raises
+    OperationRefused, nothing was erased.
     """
     require_entity(session, registry, entity, key)
     erasure = _Erasure(session, registry, read_ends, entity, key, decision, tables, dry_run=dry_run)

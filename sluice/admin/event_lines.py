@@ -105,8 +105,8 @@ def letter_line(letter: WholeLetter) -> str:
 
     A record that does not fit the format of `sluice send` is {"topic", "key_base64", "value_base64",
     "headers_base64"}, with null for absent parts. `sluice send` refuses such a line, and so cannot
-    send a changed record. A record that is not stored
-    whole also has "flaw", and no value if the value is not stored.
+    send a changed record. A record that is not stored whole also has "flaw", and no value if the
+    value is not stored.
     """
     key, value = (None if part is None else bytes(part) for part in (letter.key, letter.value))
     headers = [(name, None if hexed is None else bytes.fromhex(hexed)) for name, hexed in letter.headers]

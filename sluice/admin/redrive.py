@@ -113,8 +113,7 @@ def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
     """Returns what would be redriven: all letters of each entity with a chosen letter.
 
     If neither ids nor a state were chosen, these are the entities with a dead letter. An entity
-    with only waiting letters was
-    paused by an operator, or left waiting by `drop --no-redrive`.
+    with only waiting letters was paused by an operator, or left waiting by `drop --no-redrive`.
     """
     if chosen.ids is None and chosen.state is None:
         chosen = chosen._replace(state=LetterState.DEAD)

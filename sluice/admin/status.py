@@ -100,11 +100,10 @@ class QueueStatus:
 class Status:
     """The whole status. `unreachable` has one sentence per service or partition that did not answer.
 
-    `effects_paused` is why all calls are paused, if they are. `parked_entities` is the number of
-    entities whose events wait, None if not known; `retrying_events` is the number of events that
-    were set aside
-    for retries. `paused_topics` is topic → why it is paused. `queues_without_worker` are the queues without
-    a lease, None if not known. `installation` is `<name>-<short id>`, which is also the consumer group.
+    `effects_paused` is why all calls are paused, if they are. `parked_entities` is the number of entities
+    whose events wait, None if not known; `retrying_events` is the number of events that were set aside for
+    retries. `paused_topics` is topic → why it is paused. `queues_without_worker` are the queues without a
+    lease, None if not known. `installation` is `<name>-<short id>`, which is also the consumer group.
     `refusal` is why no process works with this database. `halted_effects` is effect → why its calls wait,
     for effects that no running worker declares. `unread` are the partitions that no bridge reads, or that a
     bridge stopped reading. `problems` are the sentences of `sluice doctor` about servers and processes,

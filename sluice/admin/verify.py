@@ -48,10 +48,9 @@ def verify(
 ) -> Verified:
     """Reads each partition from its start and judges its counters. Changes nothing.
 
-    `max_record_bytes` must be the limit that the bridges use, because they choose the queue by a
-    key of at most this size.
-    Passes to `counted` how many offsets were read, and their total. Raises LogsUnavailable if no broker
-    answers.
+    `max_record_bytes` must be the limit that the bridges use, because they choose the queue by a key of
+    at most this size. Passes to `counted` how many offsets were read, and their total. Raises
+    LogsUnavailable if no broker answers.
     """
     # The totals are read before the log, so every record that they count is already in the log.
     totals = read_partition_totals(session)

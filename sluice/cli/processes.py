@@ -19,8 +19,8 @@ def bridge() -> None:
     partitions of the topics.
 
     SIGTERM and SIGINT end the bridge. Exit codes: 2 if the bridge cannot start, 3 if errors
-    stopped the reading of all topics, or if another database
-    is the original of this installation. The log has the reason.
+    stopped the reading of all topics, or if another database is the original of this
+    installation. The log has the reason.
 
     Example: sluice bridge
     """

@@ -26,17 +26,15 @@ UNKNOWN = "?"  # of a service that did not answer
 def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
     """Show the progress of each topic and queue, and the outcomes of the events.
 
-    Watermark: every record below it has an outcome.
-    Lag: records between the watermark and the end of the log.
+    Watermark: every record below it has an outcome. Lag: records
+    between the watermark and the end of the log.
 
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored, erased.
     Call conflict: a call that was not made, because an earlier call with the same
-    key had other arguments.
-    Worker: the worker that holds the lease of the queue. A worker with --queues
-    holds no lease.
-    Tables leave out columns of zeros, --json does not.
-    Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
-    Events that failed: `sluice dlq ls`.
+    key had other arguments. Worker: the worker that holds the lease of the queue.
+    A worker with --queues holds no lease. Tables leave out columns of zeros,
+    --json does not. Outgoing events and calls: `sluice outbox ls`, `sluice
+    effects ls`. Events that failed: `sluice dlq ls`.
 
     Installation: its name and short id, such as shop-1a2b3c4d. The consumer
     group in Kafka has the same name.

@@ -77,7 +77,7 @@ class FoldedLog:
     parked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Entity type → keys of parked entities."""
     held: defaultdict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(dict))
-    """Entity type → projection → keys of entities whose events wait for it."""
+    """Entity type → projection → keys of entities whose events wait in this projection."""
 
     def copy(self) -> "FoldedLog":
         """Returns an independent copy of the state."""

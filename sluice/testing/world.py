@@ -131,8 +131,8 @@ class World(AnyWorld):
     def restart(self, *modules: Module) -> None:
         """Simulates the start of a new worker: resets the variables of handlers. If `modules` are
         given, deploys these modules. Rows, letters and calls stay. Tables of the new modules get
-        the rows of the former tables with the same names.
-        Raises ValueError if the new modules lack a topic that has records.
+        the rows of the former tables with the same names. Raises ValueError if the new modules lack
+        a topic that has records.
         """
         self.script.append(f"restart({module_names(modules)})")
         if modules:

@@ -20,9 +20,8 @@ from sluice.tasks.installation.claim_reader import ClaimReader
 def read_foreign_claims(settings: Settings, installation: Installation) -> list[ForeignClaim]:
     """Returns the newest claim of each writer that is not in this database.
 
-    Returns nothing if the role may not read the key. Also returns nothing on a standby, because
-    the claims are not there.
-    Raises RedisError and psycopg2.Error.
+    Returns nothing if the role may not read the key. Also returns nothing on a standby, because the
+    claims are not there. Raises RedisError and psycopg2.Error.
     """
     claims = ClaimReader(settings, installation, may_be_read_only=True)
     with closing(claims) as reader, suppress(InsufficientPrivilege, FeatureNotSupported):

@@ -21,7 +21,7 @@ from sluice.kafka_io.partition_reader import (
 from sluice.runtime.place import Place
 from sluice.tasks.api import Topic
 
-MOST_ACCEPTS = 1_000  # per topic
+MOST_ACCEPTS = 1_000  # maximum number read per topic
 READ_SECONDS = 1.0
 
 
@@ -33,7 +33,7 @@ class AcceptedTopic:
     topic_id: str
     watermarks: Mapping[int, int]
     accepts: tuple[AuditRow, ...]
-    """Newest first."""
+    """The rows of `accept` in the audit, newest first."""
 
     @property
     def displaced_at(self) -> datetime | None:
