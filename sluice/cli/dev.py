@@ -104,12 +104,12 @@ class Terminal:
         """True if nothing can be printed any more: the terminal or the reader of the pipe is closed."""
 
     def show(self, name: str, raw: str) -> None:
-        """Shows what a process printed."""
+        """Shows a line that a process printed."""
         for line in read_lines(raw):
             self._print(name, line.text, line.colour)
 
     def report(self, text: str) -> None:
-        """Shows what `sluice dev` itself does."""
+        """Shows a message of `sluice dev` itself."""
         for line in text.splitlines():
             self._print(OWN_NAME, line, None)
 

@@ -70,7 +70,8 @@ def ls(
 ) -> None:
     """Show failed events: first their number per topic, error and state, then a row per event, newest first.
 
-    A reason that several events share is printed once, with its number of events.
+    A reason that several events share is printed once, with its number of
+    events.
 
     Behind: the number of later events of the same entity. They wait until this
     event is applied or dropped. No event waits behind a conflict. A second list
@@ -140,10 +141,10 @@ def export(
 ) -> None:
     """Print failed events as JSON lines, oldest first, in the format of `sluice send`.
 
-    A record that is not JSON, or whose key or headers do not fit the format,
-    has key_base64, value_base64 and headers_base64 instead. `sluice send`
-    refuses such a line. A record that is not stored whole also has these fields, and a field
-    `flaw`, which names the missing part.
+    A record that is not JSON, or whose key or headers do not fit the
+    format, has key_base64, value_base64 and headers_base64 instead. `sluice
+    send` refuses such a line. A record that is not stored whole also has
+    these fields, and a field `flaw`, which names the missing part.
 
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """

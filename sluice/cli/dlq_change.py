@@ -77,11 +77,12 @@ def redrive(
 ) -> None:
     """Apply failed events, and events that wait behind them, with the current code.
 
-    The selected letters choose the entities. All letters of these entities are
-    redriven in order, until one fails again. Other entities continue meanwhile.
-    --all selects entities with a dead letter, and conflicts. With --state waiting
-    it also selects entities that an operator paused. --projection selects letters
-    of that projection: they are applied only to one of its generations.
+    The selected letters choose the entities. All letters of these entities
+    are redriven in order, until one fails again. Other entities continue
+    meanwhile. --all selects entities with a dead letter, and conflicts.
+    With --state waiting it also selects entities that an operator paused.
+    --projection selects letters of that projection: they are applied only
+    to one of its generations.
 
     Exit code 1 if an entity stays blocked. You may interrupt the command at any
     time and run it again.
@@ -169,10 +170,10 @@ def drop(
 ) -> None:
     """Drop the first failed event of an entity, and redrive the events behind it.
 
-    The dropped event will never be applied, and rebuilds leave it out. To redrive an event means
-    to apply it again with the current code. Dropping a letter of a
-    projection affects only its generation. Exit code 1 if an event behind it
-    fails.
+    The dropped event will never be applied, and rebuilds leave it out. To
+    redrive an event means to apply it again with the current code. Dropping
+    a letter of a projection affects only its generation. Exit code 1 if an
+    event behind it fails.
     """
     done: list[EntityRedriven] = []
     with connected("sluice dlq") as session, redriving() as redrivers:
@@ -202,10 +203,11 @@ def drop(
 
 
 def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Mark conflicts as seen. A conflict is an event with the same identity or version as an
-    earlier event but other content. The earlier event counts.
+    """Mark conflicts as seen.
 
-    Accepts only conflicts. Exit code 1 if a letter was not changed.
+    A conflict is an event with the same identity or version as an earlier
+    event, but with other content. Only the earlier event counts. Accepts
+    only conflicts. Exit code 1 if a letter was not changed.
     """
     if not ids:
         raise OperationRefused("pass the IDs of the conflicts, as `sluice dlq ls` shows them")

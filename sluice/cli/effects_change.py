@@ -98,9 +98,9 @@ def retry(
 ) -> None:
     """Make failed or uncertain calls again, with a fresh count of attempts.
 
-    An uncertain call may have been made already. The provider then receives the call twice, and
-    acts twice unless it deduplicates calls by key. Run `sluice effects
-    reconcile` first.
+    An uncertain call may have been made already. The provider then receives
+    the call twice, and acts twice unless it deduplicates calls by key. Run
+    `sluice effects reconcile` first.
 
     Exit code 1 if a call was not changed.
     """

@@ -58,11 +58,11 @@ def ls(
 ) -> None:
     """Show the waiting records per queue with their age, and each record that the broker refused.
 
-    A refused record holds back only later records of its queue with the same
-    topic and key. The newest record comes first. An error that several records
-    share is printed once, with its number of records. Events for a topic that
-    does not exist wait until it exists; the list shows the topic, the first
-    event and the reason.
+    A refused record holds back only later records of its queue with the
+    same topic and key. The newest record comes first. An error that several
+    records share is printed once, with its number of records. Events for a
+    topic that does not exist wait until the topic exists; the list shows
+    the topic, the first event and the reason.
     """
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)

@@ -42,8 +42,8 @@ def pause(
     """Stop reading a topic, or stop applying one entity, until `resume`. Nothing is lost.
 
     For a topic: records that bridges have read already are still applied.
-    For an entity: its events are stored as waiting; events of other entities are
-    applied.
+    For an entity: its events are stored as waiting; events of other
+    entities are applied.
     """
     name = _named(topic, entity, key)
     decision = decide("pause", reason)

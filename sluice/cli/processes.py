@@ -18,9 +18,9 @@ def bridge() -> None:
     Run several for more throughput or as spares: bridges share the
     partitions of the topics.
 
-    SIGTERM and SIGINT end the bridge. Exit codes: 2 if the bridge cannot start, 3 if errors
-    stopped the reading of all topics, or if another database is the original of this
-    installation. The log has the reason.
+    SIGTERM and SIGINT end the bridge. Exit codes: 2 if the bridge cannot
+    start, 3 if errors stopped the reading of all topics, or if another
+    database is the original of this installation. The log has the reason.
 
     Example: sluice bridge
     """

@@ -55,9 +55,10 @@ def resume(
 ) -> None:
     """Resume a queue that halted because too many events failed.
 
-    If the deployment is broken, repair the deployment: the queue then resumes without this
-    command. If you resume the queue before the repair, the queue halts again. If the events
-    themselves are bad, pass --accept-deaths: these events then become dead letters.
+    If the deployment is broken, repair the deployment: the queue then
+    resumes without this command. If you resume the queue before the repair,
+    the queue halts again. If the events themselves are bad, pass
+    --accept-deaths: these events then become dead letters.
     """
     if accept_deaths and not dry_run:
         require_confirmation(

@@ -76,7 +76,8 @@ def diff(
     """Compare a generation with the live generation, row by row, and store the report.
 
     Reads both as of one moment at which both had applied the same events.
-    Live traffic continues. You may repeat the comparison; the last report counts.
+    Live traffic continues. You may repeat the comparison; the last report
+    counts.
     """
     registry = read_environment().registry
     with connected("sluice rebuild") as session:

@@ -45,7 +45,8 @@ def plan_lines(found: Plan) -> list[Any]:
             " generations would be a fault"
         )
     if found.compacted_topics:
-        lines.append(f"compacted, so no Increment may result from them: {', '.join(found.compacted_topics)}")
+        topics = ", ".join(found.compacted_topics)
+        lines.append(f"compaction deletes earlier events, so no event may yield an Increment in: {topics}")
     return lines + found.notes + [f"refused: {why}" for why in found.refusals]
 
 

@@ -41,9 +41,9 @@ redis_app = typer.Typer(
 def ls(as_json_: AsJson = False) -> None:
     """Show each installation's prefix in this Redis database: its keys, their size, and the last use.
 
-    Keys without the prefix of an installation are on a separate line: they belong
-    to other programs or to an earlier version of Sluice (unacked, unacked_index,
-    _kombu.binding.*, sluice:*, and lists named like queues).
+    Keys without the prefix of an installation are on a separate line: they
+    belong to other programs or to an earlier version of Sluice (unacked,
+    unacked_index, _kombu.binding.*, sluice:*, and lists named like queues).
 
     Last use: "-" if the server does not record it (maxmemory-policy *lfu).
     """

@@ -33,9 +33,10 @@ def accept(
 ) -> None:
     """Accept that a topic was re-created or lost records, and read its log from the beginning.
 
-    Use this command for a topic that was re-created, or that lost records before they were
-    applied. Records that are no longer in the log will never be applied.
-    For any other topic the command changes nothing without --force.
+    Use this command for a topic that was re-created, or that lost records
+    before they were applied. Records that are no longer in the log will
+    never be applied. For any other topic the command changes nothing
+    without --force.
 
     --dry-run prints the effect per partition.
     """

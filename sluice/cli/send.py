@@ -67,12 +67,13 @@ def send(
 
     {"key": "u-1", "value": {…}, "headers": {"ce_id": "1"}, "topic": "users"}
 
-    key: a string, or null. value: any JSON value. An object is an event. null is a tombstone.
-    headers: an object of strings. headers and topic may be left out.
+    key: a string, or null. value: any JSON value. An object is an event.
+    null is a tombstone. headers: an object of strings. headers and topic
+    may be left out.
 
-    If SLUICE_HANDLERS is set, each event is checked against the
-    handlers of its topic. If a file has a bad line, nothing is sent. If a pipe has a bad line,
-    only the lines before it are sent.
+    If SLUICE_HANDLERS is set, each event is checked against the handlers of
+    its topic. If a file has a bad line, nothing is sent. If a pipe has a
+    bad line, only the lines before it are sent.
     """
     settings = read_settings()
     servers = read_addresses(settings).kafka_bootstrap_servers

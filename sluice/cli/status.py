@@ -29,12 +29,13 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     Watermark: every record below it has an outcome. Lag: records
     between the watermark and the end of the log.
 
-    Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored, erased.
-    Call conflict: a call that was not made, because an earlier call with the same
-    key had other arguments. Worker: the worker that holds the lease of the queue.
-    A worker with --queues holds no lease. Tables leave out columns of zeros,
-    --json does not. Outgoing events and calls: `sluice outbox ls`, `sluice
-    effects ls`. Events that failed: `sluice dlq ls`.
+    Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored,
+    erased. Call conflict: a call that was not made, because an earlier call
+    with the same key had other arguments. Worker: the worker that holds the
+    lease of the queue. A worker with --queues holds no lease. Tables leave
+    out columns of zeros, --json does not. Outgoing events and calls:
+    `sluice outbox ls`, `sluice effects ls`. Events that failed: `sluice dlq
+    ls`.
 
     Installation: its name and short id, such as shop-1a2b3c4d. The consumer
     group in Kafka has the same name.
@@ -43,10 +44,10 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     whose records wait behind an open transaction of a producer. Also reports
     problems of servers and processes; `sluice doctor` adds advice.
 
-    Exit code 1 if a service or the leader of a partition did not answer, or if
-    processes refuse this database because it is a copy or belongs to another
-    installation. The other facts are still shown. A sum without the numbers of some partitions is
-    marked with +?.
+    Exit code 1 if a service or the leader of a partition did not answer, or
+    if processes refuse this database because it is a copy or belongs to
+    another installation. The other facts are still shown. A sum without the
+    numbers of some partitions is marked with +?.
     """
     settings, registry, urls = read_environment()
     found = judge_status(read_status(settings, urls, registry, patience_seconds=patience), now=time.time())

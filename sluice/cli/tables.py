@@ -13,9 +13,7 @@ from rich.cells import cell_len
 from sluice.runtime.terminal_text import UTF_8, shown
 
 GAP = "  "
-LEAST_FOLDED = (
-    24  # minimum width of a column of sentences; with less space, each row becomes a block of lines
-)
+LEAST_FOLDED = 24  # minimum width of a column of sentences; else rows become blocks of lines
 MOST_CHARACTERS = 300  # maximum length of a value in a table
 
 
@@ -65,7 +63,7 @@ def _cut(text: str, encoding: str) -> str:
 
 
 def _in_columns(table: Table, rows: Sequence[Sequence[str]], width: int | None) -> list[str] | None:
-    """Returns None if the columns need more than the width."""
+    """Returns the lines of the table; None if the columns need more than the width."""
     folded = [heading in table.folded for heading in table.headings]
     columns = list(zip(table.headings, *rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
