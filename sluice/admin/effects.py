@@ -66,7 +66,7 @@ def require_one_choice(keys: Sequence[str] | None, *, every: bool) -> None:
 
 def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
     """Returns the calls with these keys, or all chosen calls. Raises OperationRefused for an
-    unknown key, and for both.
+    unknown key, and unless exactly one of `keys` and `chosen` is given.
     """
     require_one_choice(keys, every=chosen is not None)
     if chosen is not None:
@@ -140,7 +140,7 @@ def reconcile_call(
         answer = entry.declaration.reconcile(EffectCall(call.effect_key, call.args or {}, call.attempt))
     # Any exception of the user's function means that the result is not known.
     except Exception as error:
-        return _left(call, f"not known: {type(error).__name__}: {error}")
+        return _left(call, f"the result is not known: {type(error).__name__}: {error}")
     if answer is None:
         said = "it was certainly not made: it is due now"
         if dry_run or _release(session, [call], decision):

@@ -28,7 +28,7 @@ METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: usually below a s
 
 @dataclass
 class Initialised:
-    """What was missing and was created."""
+    """The result of `sluice init`: the created objects, and the findings."""
 
     installation: str = ""
     """`<name>-<short id>`."""

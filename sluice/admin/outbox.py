@@ -48,7 +48,7 @@ def find_unsendable(
 ) -> list[UnsendableTopic]:
     """Returns the topics that do not exist and for which events wait.
 
-    `find_missing` returns those of the given topics that Kafka does not have. `find_missing` is
+    `find_missing` returns the given topics that Kafka does not have. `find_missing` is
     called only for topics whose events wait longer than usual. Its exceptions are not caught.
     """
     flaws = {one.topic: topic_name_flaw(one.topic) for one in waiting}

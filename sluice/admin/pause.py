@@ -118,7 +118,9 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
 
 
 def resume_entity(session: Session, redriver: Redriver, entity: str, key: str, decision: Decision) -> Resumed:
-    """Applies waiting events in order until one fails. Raises OperationRefused if it is not parked."""
+    """Applies waiting events in order until one fails. Raises OperationRefused if the entity is
+    not parked.
+    """
     if not load_parked(session, entity, [key]):
         raise OperationRefused(f"{entity} {key} is not paused")
     with session.transaction():

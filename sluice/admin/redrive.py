@@ -176,7 +176,8 @@ def redrive_rest(
             once = redriver.redrive_once(entity, key)
         redriven.add(once)
         tried(once.outcomes.total())
-        # An entity that was not parked is never reported as unparked; it ends when no letter is left.
+        # An entity that was not parked is never reported as unparked. Its redrive ends when no
+        # letter is left.
         if once.blocked_by or once.unparked or not once.outcomes:
             return redriven
 
@@ -230,7 +231,7 @@ def require_droppable(session: Session, letter: WholeLetter) -> None:
 
 
 def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision) -> None:
-    """Drops the letter for good. Raises OperationRefused if it is no longer the first of its entity."""
+    """Drops the letter permanently. Raises OperationRefused if it is no longer the first of its entity."""
     subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
     if letter.entity_key is None:
         # A retry also locks the queue and then the letter, so the transaction that is first wins.

@@ -77,7 +77,7 @@ def plan_skip(
     # decode the batch.
     found = find_unopened(headers, max(begin, unreadable), log_end=log.log_end or log.end)
     if found is None:
-        raise OperationRefused(f"Kafka has no batch of records from {_name(place, offset)} on")
+        raise OperationRefused(f"Kafka has no batch of records at or after {_name(place, offset)}")
     return SkipPlan(place, assignment, found, problem)
 
 

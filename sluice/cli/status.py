@@ -20,7 +20,7 @@ from sluice.db.delivery.unread_partitions import describe_unread, group_unread
 from sluice.db.records import Outcome
 from sluice.runtime.terminal_text import counted
 
-UNKNOWN = "?"  # of a service that did not answer
+UNKNOWN = "?"  # shown for a value of a service that did not answer
 
 
 def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
@@ -72,7 +72,7 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
 
 
 def say_what_waits(found: Status) -> Iterator[str]:
-    """Yields a sentence for everything that holds up topics, partitions, effects or entities."""
+    """Yields a sentence for each problem that holds up topics, partitions, effects or entities."""
     for topic, reason in sorted(found.paused_topics.items()):
         yield f"topic {topic} is paused: {reason}"
     for group in group_unread(found.unread):
@@ -87,7 +87,7 @@ def say_what_waits(found: Status) -> Iterator[str]:
             yield (
                 f"topic {one.topic}: up to"
                 f" {counted(one.behind_transaction, 'record waits', 'records wait')} behind an open"
-                f" transaction of a producer ({held}); they are read when it commits, aborts or times out"
+                f" transaction of a producer ({held}); they are read when this transaction commits, aborts or times out"
             )
     if found.effects_paused is not None:
         yield f"all calls are paused: {found.effects_paused}"
@@ -134,7 +134,9 @@ def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
 
 
 def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
-    """Returns the counters that are not zero in every row, because columns of zeros would hide the others."""
+    """Returns `applied` and each counter that is above zero in a row. Columns of zeros would hide
+    the others.
+    """
     known = [row for row in rows if row is not None]
     return [name for name in COUNTERS if name == Outcome.APPLIED or any(row[name] for row in known)]
 

@@ -60,11 +60,11 @@ class LeavingFacts:
     effects_paused: str | None = None
     """Why all calls are paused, if they are."""
     open_calls: Mapping[str, int] = field(default_factory=dict)
-    """Effect → calls that have not succeeded."""
+    """Effect → number of calls that have not succeeded."""
     parked_entities: int = 0
     conflicts: int = 0
     outgoing: Sequence[WaitingTopic] = ()
-    """The topics of outgoing events that are not sent yet."""
+    """The topics for which outgoing events wait to be sent."""
     due_calls: DueCalls = NO_CALLS
     """Calls of declared effects that a worker could make now."""
     holding_calls: Sequence[HoldingCall] = ()
@@ -111,7 +111,7 @@ class WorkingFacts:
     horizons: Sequence[Horizon] = ()
     """Transactions, slots and standbys that prevent vacuum from cleaning, the oldest first."""
     deaths: Sequence[EventDeath] = ()
-    """Events during whose handlers a worker ended."""
+    """Events whose handlers were running when their worker ended."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ class StuckQueue:
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """`registered` and `leaving` are None if migrations are missing, so that tables cannot be read."""
+    """`registered` and `leaving` are None if migrations are missing, because the tables cannot be
+    read then.
+    """
 
     server: ServerSettings
     revision: str | None
@@ -145,7 +147,7 @@ class PostgresFacts:
     living: Sequence[Process] = ()
     """The bridges, workers and beats that are alive."""
     clock_offset: float = 0.0
-    """Seconds that the clock of this machine is ahead of Postgres', negative if behind."""
+    """The clock of this machine minus the clock of Postgres, in seconds."""
     unread: Sequence[UnreadPartition] = ()
     """The partitions that no bridge reads, or that a bridge stopped reading."""
     tables: Mapping[str, StoredTable] = field(default_factory=dict)
@@ -153,15 +155,15 @@ class PostgresFacts:
     without_id: Sequence[EventsWithoutId] = ()
     """The topics that had events without id."""
     retrying: Sequence[RetryingEvent] = ()
-    """The events that were set aside, oldest first."""
+    """The events that were set aside for later retries, oldest first."""
     narrowed: Sequence[NarrowedQueue] = ()
-    """The queues whose batches fail for a reason that concerns no event."""
+    """The queues whose batches fail for a reason that no single event causes."""
     misplaced: Sequence[str] = ()
-    """Declared tables that have a namesake in Sluice's own schema."""
+    """Declared tables for which Sluice's own schema has a table with the same name."""
     projection_letters: Sequence[OpenLetterCount] = ()
     """The projections to which events could not be applied."""
     stopped_places: Sequence[StoppedPlace] = ()
-    """The partitions of which stopped generations lack events."""
+    """The partitions from which stopped generations have not applied all events."""
     working: WorkingFacts | None = None
 
     @property
@@ -241,7 +243,7 @@ class Facts:
     """Service → reason."""
     foreign_claims: Sequence[ForeignClaim] = ()
     log_starts: Mapping[Place, int] = field(default_factory=dict)
-    """The log starts of the partitions of which stopped generations lack events."""
+    """The log starts of the partitions from which stopped generations have not applied all events."""
     members: Sequence[str | None] | None = None
     """The static names of the members of the consumer group; None if they could not be read."""
     stuck: Sequence[StuckQueue] = ()
@@ -288,11 +290,14 @@ def note(problem: str, advice: str) -> Finding:
 
 
 def graded(is_ours: bool, problem: str, advice: str) -> Finding:
-    """Returns an error, or a note if the handlers of this command do not declare its subject."""
+    """Returns an error, or a note if the handlers of this command do not declare the subject of
+    the finding.
+    """
     if is_ours:
         return error(problem, advice)
     return note(
-        problem, f"{advice} Run this with the handlers that declare it; the handlers of this command do not."
+        problem,
+        f"{advice} Do this in a deployment whose handlers declare it; the handlers of this command do not.",
     )
 
 

@@ -109,7 +109,7 @@ def _unreachable(facts: Facts) -> Iterator[Finding]:
     for service, reason in facts.unreachable.items():
         yield error(
             f"{service} was not reached: {reason}.",
-            f"Start it, or correct {SETTING_OF[service]}.",
+            f"Start {service}, or correct {SETTING_OF[service]}.",
         )
 
 
@@ -117,7 +117,8 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
     if declared.faults:
         yield error(
             f"SLUICE_FAULTS arms faults: {declared.faults}.",
-            "Unset it and SLUICE_ALLOW_FAULTS, and restart the processes: armed faults kill them.",
+            "Unset SLUICE_FAULTS and SLUICE_ALLOW_FAULTS, and restart the processes: armed faults kill"
+            " processes.",
         )
 
 
@@ -127,13 +128,13 @@ def _server(postgres: PostgresFacts) -> Iterator[Finding]:
         yield error(f"Postgres {server.version} is too old.", f"Use {TESTED_POSTGRES} or newer.")
     elif server.version < TESTED_POSTGRES:
         yield warning(
-            f"Postgres {server.version} is older than any that Sluice is tested with.",
+            f"Postgres {server.version} is older than any version that Sluice is tested with.",
             f"Plan to move to {TESTED_POSTGRES} or newer.",
         )
     if server.fsync == "off":
         yield error(
             "Postgres runs with fsync off: a crash can destroy the data.",
-            "Set fsync = on and restart it.",
+            "Set fsync = on and restart Postgres.",
         )
     if server.synchronous_commit == "off":
         yield warning(
@@ -220,7 +221,7 @@ def _topics(kafka: KafkaFacts, declared: DeclaredFacts) -> Iterator[Finding]:
             yield warning(
                 f"Topic {name} keeps records for {topic.retention_ms / 3_600_000:.1f} hours: a longer outage"
                 " loses records that are not applied yet.",
-                "Raise its retention.ms above a day, and above the age of your oldest backup.",
+                "Raise retention.ms of the topic above a day, and above the age of your oldest backup.",
             )
 
 
@@ -234,7 +235,8 @@ def _log(
                 name in declared.topics,
                 f"Topic {name} is not the topic that was read so far: its id is {topic.topic_id} in Kafka and"
                 f" {known} in Postgres.",
-                "Check if it was created again or if this is another cluster; it is not read until"
+                "Check if the topic was created again or if this is another cluster; the topic is not"
+                " read until"
                 f' `sluice accept {name} --reason "…"`.',
             )
         if topic.partitions < registered.partitions.get(name, 0):

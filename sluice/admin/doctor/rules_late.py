@@ -61,7 +61,7 @@ def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
 
 
 def death_problems(deaths: Sequence[EventDeath]) -> Iterator[Finding]:
-    """Yields events during whose handlers a worker process ended."""
+    """Yields events whose handlers were running when their worker process ended."""
     if deaths:
         first = deaths[0]
         others = f" (and {counted(len(deaths) - 1, 'other event')})" if len(deaths) > 1 else ""

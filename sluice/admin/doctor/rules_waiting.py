@@ -53,7 +53,7 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
         )
     if leaving.failed_calls:
         yield warning(
-            f"Calls that failed for good: {leaving.failed_calls}.",
+            f"Calls that failed permanently: {leaving.failed_calls}.",
             "List them by `sluice effects ls --state failed`, then run `sluice effects retry --all --state"
             ' failed --reason "…"`.',
         )

@@ -59,7 +59,7 @@ class Moved:
     reached: Reached
     events_per_second: float
     unfilled: str | None = None
-    """Why no worker fills the generation; reported once a minute while it makes no progress."""
+    """Why no worker fills the generation; reported once a minute while the generation makes no progress."""
 
 
 def follow(

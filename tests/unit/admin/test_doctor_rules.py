@@ -135,7 +135,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "refused records": (leaving(refused_records=3), WARNING, "refuses: 3"),
     "uncertain calls": (leaving(uncertain_calls=2), WARNING, "which may have been made: 2"),
-    "failed calls": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
+    "failed calls": (leaving(failed_calls=4), WARNING, "failed permanently: 4"),
     "halted topic": (
         postgres(undeclared=[Undeclared(Declaration.TOPIC, "orders", 660)]),
         ERROR,
