@@ -213,7 +213,7 @@ def test_waiting_records_and_missing_topics_are_named() -> None:
         "topic users is paused: a test",
         "orders[0], orders[1] are not read for 61 s: no leader",
         "topic orders: up to 7 records wait behind an open transaction of a producer (orders[0] 7); they are"
-        " read when it commits, aborts or times out",
+        " read when this transaction commits, aborts or times out",
         "Kafka has no topic users.",
     ]
     [first, second] = topic(of).partitions
