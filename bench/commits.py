@@ -3,7 +3,8 @@
 Postgres stores the time of each commit just before it flushes the commit to disk, so the times do
 not include the flush.
 
-Postgres uses the same clock as the senders. So no process has to observe the commits, which would cost CPU.
+Postgres uses the same clock as the senders. So no process has to observe the commits: an observer
+would cost CPU.
 """
 
 from dataclasses import dataclass

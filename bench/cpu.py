@@ -31,7 +31,7 @@ def read_times() -> dict[int, ProcessTimes]:
             try:
                 found[int(name)] = parse_stat(Path(f"/proc/{name}/stat").read_text())
             except (FileNotFoundError, ProcessLookupError):
-                continue  # The process ended after the listing; its parent includes its ticks.
+                continue  # The process ended after the listing. The ticks of its parent include its ticks.
     return found
 
 

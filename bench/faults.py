@@ -47,7 +47,9 @@ class Fault:
 
 
 class Harmed(NamedTuple):
-    """A site during a drain. The fault adds its figures and complaints to this."""
+    """A contender in its environment during a drain. A fault adds its figures and complaints to
+    this object.
+    """
 
     site: Site
     figures: dict[str, float]
@@ -97,7 +99,7 @@ def stop_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def _first_worker(site: Site) -> tuple[RunningProcess, list[str]]:
-    """Returns a worker and the queues that it holds."""
+    """Returns a worker and the queues that it serves."""
     process = next(p for p in site.run.processes if p.name == "worker-1")
     workers = read_workers(site.session).workers
     return process, next(list(w.leases) for w in workers if w.process_id == process.pid)
@@ -134,7 +136,7 @@ def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def send_poison(ground: Ground, name: str, _events: int, seed: int) -> Fault:
-    """Sends many events, one of which Postgres refuses when its row is written."""
+    """Sends many events. Postgres refuses the row of one of them; the other events are its neighbours."""
     poison_at = POISON_EVENTS // 2
     with ground.site(SLUICE_2) as site:
         site.start()

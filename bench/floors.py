@@ -76,7 +76,7 @@ def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
 
 
 def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
-    """Yields limits from scheduled send to commit, for Sluice with each client."""
+    """Yields limits for the time from scheduled send to commit, for Sluice with each Kafka client."""
     wanted = {1_000: (80, 150), 5_000: (120, 400)}
     for one in latencies:
         if one.contender in TWO_WORKERS:
@@ -105,7 +105,7 @@ def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
 
 
 def visible_floors(latencies: Iterable[VisibleLatency]) -> Iterator[Floor]:
-    """Yields limits from commit to record, and from event to record."""
+    """Yields limits for the times from commit to Kafka, and from event to Kafka."""
     wanted = {1_000: (80, 150), 5_000: (120, 400)}
     for one in latencies:
         p50, p99 = wanted[one.rate]
@@ -137,7 +137,9 @@ def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:
 
 
 def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
-    """Yields limits for Postgres' CPU per event, and for the ratio of large batches to small batches."""
+    """Yields limits for Postgres' CPU per event, and for the ratio of its values for large and
+    small batches.
+    """
     by_size = {
         size: median(cost.postgres_us for cost in costs if cost.batch_events == size)
         for size in sorted({cost.batch_events for cost in costs})
@@ -160,7 +162,7 @@ def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
 
 
 def world_floors(speed: WorldSpeed) -> Iterator[Floor]:
-    """Yields the limit for the time of sends to a World, which runs in memory."""
+    """Yields the limit for the time of sends to a `World`, which is in memory."""
     yield at_most(f"world: ms for {speed.sends:,} sends", 1_000, speed.sends_ms)
 
 

@@ -48,7 +48,9 @@ class Rebuilt:
 
 
 def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Rebuilt:
-    """Drains, rebuilds without other load, sends at a rate, then rebuilds and sends at once."""
+    """Drains the log; rebuilds without other load; sends at a rate; then rebuilds and sends at the
+    same time.
+    """
     contender = SLUICE_2
     registry = collect_handlers(HANDLERS)
     with (

@@ -107,7 +107,7 @@ def assert_crash_safe(
 
 @dataclass
 class _Role:
-    """A process, and the points at which it is still to be killed."""
+    """A process, and the points at which it must still be killed."""
 
     begin: Callable[[str], RunningProcess]
     left: list[str]

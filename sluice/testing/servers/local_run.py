@@ -51,7 +51,7 @@ class RunningProcess:
         self.popen.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """SIGSTOP, SIGCONT, …"""
+        """Sends a signal, such as SIGSTOP or SIGCONT."""
         self.popen.send_signal(number)
 
     def stop(self) -> int:
