@@ -31,7 +31,7 @@ class PrefixUse:
     idle_seconds: int | None = None
 
     def with_key(self, size: int | None, idle_seconds: int | None) -> "PrefixUse":
-        """Returns the use including one more key. `size` is None for a key that was deleted meanwhile."""
+        """Returns these keys and one more key. `size` is None for a key that was deleted meanwhile."""
         if size is None:
             return self
         known = [idle for idle in (self.idle_seconds, idle_seconds) if idle is not None]

@@ -41,7 +41,9 @@ class Resharded:
 
 
 def require_other_shards(entity: str, before: int | None, shards: int) -> int:
-    """Returns the current shard count. Raises OperationRefused if there is none, or if it equals `shards`."""
+    """Returns the current shard count. Raises OperationRefused if the entity type is unknown, or
+    already has `shards` shards.
+    """
     if before is None:
         raise OperationRefused(
             f"there is no entity type {entity}: `sluice init` creates the entity types that the handlers"
@@ -94,7 +96,7 @@ def advice(found: Unsettled) -> str:
     said = []
     if found.halted:
         said.append(
-            f"{found.halted} of its queues {plural(found.halted, 'is', 'are')} halted"
+            f"{found.halted} queues of the entity type {plural(found.halted, 'is', 'are')} halted"
             " (`sluice status` shows why)"
         )
     elif found.lanes:
@@ -117,7 +119,9 @@ class ReshardPlan(NamedTuple):
 
 
 def read_reshard_plan(session: Session, entity: str, shards: int) -> ReshardPlan:
-    """Reads Postgres. Raises OperationRefused if the entity type is unknown or has that many shards."""
+    """Reads Postgres. Raises OperationRefused if the entity type is unknown or already has this
+    number of shards.
+    """
     routing = read_routing(session, entity)
     before = require_other_shards(entity, routing[0] if routing else None, shards)
     moved = len(parked_moves(read_parked_of(session, entity), entity, shards))

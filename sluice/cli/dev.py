@@ -43,9 +43,9 @@ def dev(
 ) -> None:
     """Run the local servers and all processes in this terminal, for development.
 
-    It starts Kafka, Postgres and Redis (or uses those that the
-    environment names), runs `sluice init`, and starts every process.
-    Each line of their logs begins with the name of the process.
+    It starts Kafka, Postgres and Redis (or uses the servers whose addresses
+    are in the environment), runs `sluice init`, and starts every process.
+    Each line of the logs begins with the name of the process.
 
     When a file of your handlers changes, the processes restart. If
     the file cannot be imported, the error is printed, and the running

@@ -131,7 +131,7 @@ def settle(
         str | None, typer.Argument(metavar="KEY", help="Key of a call, from `sluice effects ls`.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Select all uncertain calls; only with --as failed.")
+        bool, typer.Option("--all", help="Select all uncertain calls; valid only with --as failed.")
     ] = False,
     effect: Effect = None,
     response: Annotated[
@@ -141,7 +141,9 @@ def settle(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Record how an uncertain call ended, as the provider reported it. Sluice does not make it again."""
+    """Record how an uncertain call ended, as the provider reported it.
+    Sluice does not make the call again.
+    """
     if response is not None and state is EndState.FAILED:
         raise OperationRefused("--response is valid only with --as succeeded")
     if (every and state is not EndState.FAILED) or (effect is not None and not every):

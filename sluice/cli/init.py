@@ -141,7 +141,7 @@ def change_lines(changed: Changed) -> list[str]:
         return [f"{changed.after}: key {changed.key_number} is made; processes use it within 10 s"]
     return [
         f"this database is a new installation: {changed.after} (before: {changed.before})",
-        'all calls are paused; run `sluice effects resume --reason "…"` when they may be made',
+        'all calls are paused; run `sluice effects resume --reason "…"` when the calls may be made',
         f"outgoing events held: {changed.held_events}; `sluice outbox ls` lists them, `sluice outbox retry"
         ' --all --reason "…"` releases them, `sluice outbox drop --all --reason "…"` drops them',
         f"calls held: {changed.held_calls}; `sluice effects ls --state uncertain` lists them, `sluice effects"

@@ -24,7 +24,10 @@ COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
-ADVICE = "Do workers of its revision run, on the entity types' queues and on `rebuild`?"
+ADVICE = (
+    "Check that workers with the revision of the generation run on the queues of the entity types and on"
+    " `rebuild`"
+)
 
 
 class Behind(NotYet):

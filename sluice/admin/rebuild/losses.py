@@ -23,7 +23,7 @@ def read_plan_refusals(session: Session, projection: str, live: int, columns: Se
     """Returns why the live generation's table, or the view over it, prevents a rebuild."""
     name = generation_name(projection, live)
     table, view = read_table(session, name), read_table(session, projection)
-    # The refusals of the table report triggers.
+    # Triggers are left out here, because the refusals of the table report them.
     traits = [one for one in read_traits(session, name) if one.kind != "trigger"]
     return [
         *table_refusals(projection, live, columns, table, view),

@@ -54,7 +54,10 @@ def table_refusals(
         )
     left = [column for column in table.columns if column not in columns]
     if left:
-        yield f"column {', '.join(left)} of {name} is no longer declared: drop it there, or declare it"
+        yield (
+            f"column {', '.join(left)} of {name} is no longer declared: drop the column in {name}, or"
+            " declare it"
+        )
     shown = list(view.columns)
     if not missing and not left and shown != list(columns):
         yield (
