@@ -50,7 +50,7 @@ NOT_SEARCHED = (
     " tombstone compacts them, or `kafka-delete-records` removes them",
     "messages in Redis: they contain records that are not applied yet, and each message is removed when"
     " a worker reads it",
-    "rows, letters, calls and outgoing events of other entities that mention this one",
+    "rows, letters, calls and outgoing events of other entities that mention this entity",
     "tables that Sluice does not write, logs of processes, backups and the write-ahead log of Postgres",
     "hashes of events, of their data and of calls: they stay, so that Sluice detects repeats",
 )

@@ -51,8 +51,9 @@ class Changed:
 def make_new_installation(session: Session, name: str, decision: Decision) -> Changed:
     """Makes the database a separate installation, with a new id and a new key.
 
-    Holds its outgoing work: calls are paused, waiting outgoing events become refused, and unfinished calls
-    uncertain. Raises OperationRefused while processes work for the former installation.
+    Stops the outgoing work that was copied: calls are paused, waiting outgoing events become
+    refused, and unfinished calls become uncertain. Raises OperationRefused while processes work
+    for the former installation.
     """
     database = read_database(session)
     with session.transaction():

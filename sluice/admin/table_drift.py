@@ -136,13 +136,13 @@ def _table_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
     if not stored.is_writable:
         yield error(
             f"Table {table.name} is a {stored.kind} in Postgres, which cannot be written like a table.",
-            "Rename it, or rename the table in code; then `sluice init` creates the table.",
+            "Rename it in Postgres, or rename the table in code; then `sluice init` creates the table.",
         )
         return
     if not stored.is_logged:
         yield error(
-            f"Table {name} is UNLOGGED: a crash of Postgres empties it, and its events are not applied"
-            " again.",
+            f"Table {name} is UNLOGGED: a crash of Postgres empties the table, and its events are not"
+            " applied again.",
             f"Run `ALTER TABLE {qualified(name)} SET LOGGED;`.",
         )
     key = shape_of(table).key
@@ -157,7 +157,8 @@ def _table_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
             yield error(
                 f"Column {name}.{other} is not declared, has no default and is NOT NULL in Postgres: no row"
                 " can be added.",
-                f"Run `{_alter(name, other)} DROP NOT NULL;`, give it a default, or declare it.",
+                f"Run `{_alter(name, other)} DROP NOT NULL;`, give the column a default, or declare the"
+                " column.",
             )
 
 

@@ -51,7 +51,7 @@ class Trace:
     """The earlier record that this record repeats, or conflicts with."""
     error: str | None
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """The current rows that its handlers write: table, key and version."""
+    """The current rows that the handlers of the event write: table, key and version."""
     emitted: list[dict[str, Any]] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
     letter: TracedLetter | None = None
@@ -108,7 +108,9 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
     topic, partition, offset = place
     assignment = read_assignments(session, [(topic.name, partition)]).get((topic.name, partition))
     if assignment is None:
-        raise OperationRefused(f"no bridge has read topic {topic.name} yet: no record of it was applied")
+        raise OperationRefused(
+            f"no bridge has read topic {topic.name} yet: no record of this topic was applied"
+        )
     skipped = read_skipped_ranges(session).get((topic.name, partition), [])
     if next_unskipped(skipped, offset) > offset:
         raise OperationRefused(

@@ -1,4 +1,4 @@
-"""`sluice pause|resume`: for one topic or one entity."""
+"""`sluice pause|resume`: pauses and resumes one topic or one entity."""
 
 from dataclasses import asdict
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`sluice queue ls|resume`."""
+"""`sluice queue ls|resume`: lists queues, and resumes a halted queue."""
 
 from typing import Annotated
 

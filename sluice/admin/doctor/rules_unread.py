@@ -6,7 +6,8 @@ from sluice.admin.doctor.facts import DeclaredFacts, Finding, KafkaFacts, Postgr
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition, describe_unread, group_unread
 
 _ADVICE = {
-    UnreadKind.NO_LEADER: "Start the brokers that hold its replicas, or check the cluster's controller.",
+    UnreadKind.NO_LEADER: "Start the brokers that hold the replicas of these partitions, or check the"
+    " cluster's controller.",
     UnreadKind.NOT_AUTHORIZED: "Grant the right to the role that the bridges use.",
     UnreadKind.KAFKA_ERROR: "Read the logs of the brokers and the bridges.",
     UnreadKind.UNREADABLE_RECORD: (
@@ -36,7 +37,7 @@ def kafka_problems(
         yield graded(
             topic in declared.topics,
             f"Kafka does not describe topic {topic}: {reason}.",
-            "Grant the right to describe and read it, or read the logs of the brokers.",
+            "Grant the right to describe and read the topic, or read the logs of the brokers.",
         )
     unknown = sorted(
         name

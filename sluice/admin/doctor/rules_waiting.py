@@ -135,6 +135,6 @@ def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts
         yield warning(
             f"SLUICE_KEEP_IDENTITIES_DAYS is {declared.keep_identities_days}, but topics keep records for"
             f" longer (days, retention.ms and segment.ms together: {named}): Sluice uses the longer time.",
-            "Raise the setting if this is intended, or lower retention.ms or segment.ms: identities of events"
-            " take space until then.",
+            "Raise the setting if the retention is intended. Otherwise lower retention.ms or segment.ms,"
+            " because the identities of events take space for this time.",
         )

@@ -32,7 +32,7 @@ def redis_problems(redis: RedisFacts) -> Iterator[Finding]:
     if redis.eviction_policy != "noeviction":
         yield error(
             f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
-            "Run CONFIG SET maxmemory-policy noeviction, and change its configuration file as well.",
+            "Run CONFIG SET maxmemory-policy noeviction, and also change the configuration file of Redis.",
         )
     memory = f"{redis.used_bytes // MIB} of {redis.max_bytes // MIB} MiB"
     advice = (
@@ -76,5 +76,5 @@ def idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Find
     if sharing.workers > max(1, queues):
         yield warning(
             f"{sharing.workers} workers share {counted(queues, 'queue')}: some of them are idle.",
-            'Stop some, or give an entity type more queues by `sluice reshard ENTITY N --reason "…"`.',
+            'Stop some workers, or give an entity type more queues by `sluice reshard ENTITY N --reason "…"`.',
         )

@@ -18,7 +18,7 @@ __all__ = ["session"]
 TABLES = {
     "unlogged": (
         f"CREATE UNLOGGED TABLE public.unlogged ({KEY})",
-        "is UNLOGGED: a crash of Postgres empties it",
+        "is UNLOGGED: a crash of Postgres empties the table",
     ),
     "no_key": ("CREATE TABLE public.no_key (id varchar(64) NOT NULL)", "no unique index on its key id"),
     "partial": (

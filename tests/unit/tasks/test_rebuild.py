@@ -142,7 +142,7 @@ def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
         (5, 1, True, 0, None),
         (None, None, False, 0, "never compared"),
         (5, 1, False, 0, "differs in 5 rows and is not approved: run `sluice rebuild approve sums --reason"),
-        (0, 2, True, 0, "compared with generation 2, but 1 is live"),
+        (0, 2, True, 0, "compared with generation 2, but generation 1 is live"),
         (0, 1, False, 3, "3 events of the live generation failed in it or had to wait"),
     ],
 )
