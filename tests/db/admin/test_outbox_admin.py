@@ -250,7 +250,7 @@ def test_a_drop_is_refused_after_its_lock_timeout(
     event = require_event(session, "order.0", 1)
     with relay.transaction():
         lock_relay(relay, "order.0")
-        with pytest.raises(OperationRefused, match=r"holds queue order\.0 for too long"):
+        with pytest.raises(OperationRefused, match=r"has locked queue order\.0 for too long"):
             drop_event(session, event, DECISION, even_if_waiting=False)
     drop_event(session, event, DECISION, even_if_waiting=False)
 

@@ -61,7 +61,7 @@ def test_trace_reports_a_record_that_it_cannot_find(make_deployment: MakeDeploym
     deployment.produce([order("e-1", "order-1")])
     topic = f"orders{deployment.topic_suffix}"
     for words, sentence in (
-        ((topic, "order-1", "e-1"), "no event e-1 of key order-1 is known"),
+        ((topic, "order-1", "e-1"), "no event e-1 with key order-1 of topic"),
         ((topic,), "pass a record as TOPIC:PARTITION:OFFSET"),
         (("nowhere:0:0",), "topic nowhere is declared by no module"),
     ):
