@@ -39,7 +39,7 @@ class FaultPlan:
     """The remaining faults, in the given order. Thread-safe."""
 
     def __init__(self, moments: frozenset[Moment]) -> None:
-        """Accepts only faults at these moments, which the server supports."""
+        """`moments` are the moments that the server supports; a fault at another moment is refused."""
         self._moments = moments
         self._left: list[Fault] = []
         self._lock = threading.Lock()

@@ -15,7 +15,9 @@ class Journal(Generic[L]):
     """An append-only file of lines of type `L`, a struct or a union of tagged structs. Thread-safe."""
 
     def __init__(self, path: Path, line_type: Any) -> None:
-        """Opens or creates the file, and removes an incomplete last line: its request was never answered."""
+        """Opens or creates the file, and removes an incomplete last line, because the server never
+        answered the request of this line.
+        """
         self._path = path
         self._decoder: msgspec.json.Decoder[L] = msgspec.json.Decoder(line_type)
         self._lock = threading.Lock()

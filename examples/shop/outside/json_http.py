@@ -23,7 +23,7 @@ class JsonServer(ThreadingHTTPServer):
     faults: FaultPlan
 
     def server_bind(self) -> None:
-        """Binds without the name server query of the base class, which can take seconds."""
+        """Binds without the name server query of the base class, because this query can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
