@@ -40,12 +40,12 @@ def column_differences(column: Column[Any], stored: StoredColumn, *, is_view: bo
         yield difference
     elif column.primary_key and not stored.is_distinct:
         yield Difference(
-            True, "its collation treats different texts as equal: two different keys would be the same key"
+            True, "its collation treats different texts as equal, and so two keys would be one key"
         )
     if stored.generated is not None:
         yield Difference(
             True,
-            "Postgres computes its value and refuses any other value: no row can be added",
+            "Postgres computes its value and refuses any other value, so no row can be added",
             f"DROP {stored.generated}",
         )
     if is_view or column.primary_key:
