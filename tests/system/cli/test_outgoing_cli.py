@@ -113,7 +113,7 @@ def test_a_call_stays_uncertain_without_the_provider_until_an_operator_decides(
     providers.mail.process.kill()
     away = sluice(deployment, "effects", "reconcile", "--all", *WHY)
     assert away.returncode == 1
-    assert away.stdout.decode().count("uncertain, not changed: not known: ") == 2
+    assert away.stdout.decode().count("uncertain, not changed: the result is not known: ") == 2
     providers.mail.start()
 
     for words in (("retry", keys["order-1"]), ("settle", keys["order-1"], "--as", "succeeded")):
