@@ -96,7 +96,7 @@ def advice(found: Unsettled) -> str:
     said = []
     if found.halted:
         said.append(
-            f"{found.halted} queues of the entity type {plural(found.halted, 'is', 'are')} halted"
+            f"{counted(found.halted, 'queue')} of the entity type {plural(found.halted, 'is', 'are')} halted"
             " (`sluice status` shows why)"
         )
     elif found.lanes:

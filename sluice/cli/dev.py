@@ -60,7 +60,9 @@ def dev(
     """
     left_out = set(without or ())
     if unknown := left_out - set(NAMES):
-        raise typer.BadParameter(f"--without {min(unknown)}: no such process; there are {', '.join(NAMES)}")
+        raise typer.BadParameter(
+            f"--without {min(unknown)}: there is no such process; the processes are {', '.join(NAMES)}"
+        )
     terminal, last_line = Terminal(), "everything has ended"
     with one_per_folder(HOME):
         children = Children(terminal.show)

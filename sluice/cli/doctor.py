@@ -83,9 +83,8 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     for one in _without_id(facts):
         known = "positions" if one.topic in facts.declared.by_position else "ids"
         lines.append(
-            f"topic {one.topic}: {counted(one.events, 'event')} without id so far; Sluice identifies the events of"
-            f" this topic by"
-            f" their {known}"
+            f"topic {one.topic}: {counted(one.events, 'event')} without id so far; Sluice identifies the"
+            f" events of this topic by their {known}"
         )
     is_green = all(finding.severity is Severity.NOTE for finding in findings)
     return [*lines, "no problem found"] if is_green else lines

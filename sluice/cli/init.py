@@ -187,8 +187,8 @@ def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
         *(_projection_line(name, has_events=made.has_events) for name in made.projections),
         f"entity types: {', '.join(_queues(name, shards) for name, shards in made.shards.items())}",
         *(
-            f"{name}: the code declares {counted(declared[name], 'shard')}, Postgres has {shards}, which"
-            " count"
+            f"{name}: the code declares {counted(declared[name], 'shard')}, Postgres has {shards}; the number"
+            " in Postgres is used"
             for name, shards in made.shards.items()
             if declared[name] != shards
         ),

@@ -31,7 +31,9 @@ def up(as_json: AsJson = False) -> None:
         if urls is None:
             urls = stack.up()
         else:
-            _say(f"the environment has the addresses of other services, so no service is started; {UNSET_HINT}")
+            _say(
+                f"the environment has the addresses of other services, so no service is started; {UNSET_HINT}"
+            )
     except StackError as error:
         _fail(error)
     say_document(asdict(urls)) if as_json else say(*_exports(urls))

@@ -87,7 +87,8 @@ def say_what_waits(found: Status) -> Iterator[str]:
             yield (
                 f"topic {one.topic}: up to"
                 f" {counted(one.behind_transaction, 'record waits', 'records wait')} behind an open"
-                f" transaction of a producer ({held}); they are read when this transaction commits, aborts or times out"
+                f" transaction of a producer ({held}); they are read when this transaction commits, aborts or"
+                " times out"
             )
     if found.effects_paused is not None:
         yield f"all calls are paused: {found.effects_paused}"

@@ -55,7 +55,7 @@ def feeding_problems(facts: Facts) -> Iterator[Finding]:
     for letters in facts.postgres.projection_letters:
         name = letters.projection
         yield warning(
-            f"Projection {name} failed for {counted(letters.failed, 'event')}, and"
+            f"{counted(letters.failed, 'event')} could not be applied to projection {name}, and"
             f" {counted(letters.waiting, 'waits', 'wait')} behind them; the other effects of these"
             " events are applied.",
             f"See `sluice dlq ls --projection {name}`; correct the code, then run `sluice dlq redrive --all"
@@ -95,7 +95,9 @@ def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mappi
     if left:
         distance, nearest = min(left)
         place = f"{nearest.topic}:{nearest.partition}:{nearest.applied_offset + 1}"
-        where = f"it continues at {place}, {counted(distance, 'offset')} after the log's start"
+        where = (
+            f"the generation will continue at {place}, {counted(distance, 'offset')} after the log's start"
+        )
         if distance < 0:
             log = f"the log of {nearest.topic}[{nearest.partition}]"
             lost = f"{log} no longer holds the records that the generation lacks"

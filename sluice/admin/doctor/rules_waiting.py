@@ -35,7 +35,8 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
     """Yields events and calls that wait for the decision of an operator."""
     if leaving.conflicts:
         yield warning(
-            f"Conflicts: {leaving.conflicts}; of two events with one id or version the first one counts.",
+            f"Conflicts: {leaving.conflicts}. In a conflict, two different events have one id or version;"
+            " Sluice applied the first of them.",
             'See `sluice dlq ls`. If you corrected the code, run `sluice dlq redrive ID --reason "…"`,'
             ' otherwise `sluice dlq resolve ID --reason "…"`.',
         )
@@ -47,7 +48,7 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
         )
     if leaving.uncertain_calls:
         yield warning(
-            f"Uncertain calls, which were perhaps made: {leaving.uncertain_calls}.",
+            f"Uncertain calls, which may have been made: {leaving.uncertain_calls}.",
             'Ask the provider by `sluice effects reconcile --all --reason "…"`, or settle each by `sluice'
             ' effects settle KEY --as failed --reason "…"` (or `--as succeeded`).',
         )
@@ -91,9 +92,9 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
         if letters:
             redrive = f'run `sluice dlq redrive --all --topic {topic} --reason "…"`, or drop them'
             yield warning(
-                f"Topic {topic} has {counted(letters, 'dead letter')} without event id, of"
-                f" {counted(events, 'such event')} so far.",
-                f"Every event of it counts now: {redrive}."
+                f"Topic {topic} has {counted(letters, 'dead letter')} without event id; so far it had"
+                f" {counted(events, 'event')} without id.",
+                f'The topic now declares dedup="position", so every event counts: {redrive}.'
                 if topic in declared.by_position
                 else "Let the producer set an id, and drop these letters. Or, if every record counts"
                 " even if it"

@@ -76,5 +76,6 @@ def idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Find
     if sharing.workers > max(1, queues):
         yield warning(
             f"{sharing.workers} workers share {counted(queues, 'queue')}: some of them are idle.",
-            'Stop some workers, or give an entity type more queues by `sluice reshard ENTITY N --reason "…"`.',
+            "Stop some workers, or give an entity type more queues by `sluice reshard ENTITY N --reason"
+            ' "…"`.',
         )

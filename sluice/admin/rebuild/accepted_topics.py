@@ -75,7 +75,7 @@ def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]
         # Transaction markers are not records: a watermark never reaches an end that consists of them.
         if _holds_records(bootstrap_servers, (found.topic, number), watermark, end):
             yield (
-                f"{found.topic}[{number}] is being read again after `sluice accept`: its watermark is"
+                f"{found.topic}[{number}] is being read again after an `accept`: its watermark is"
                 f" {watermark} of {end}; start the rebuild when it has reached {end}"
             )
 
@@ -106,7 +106,8 @@ def moved_note(projection: str, found: AcceptedTopic) -> str:
     """Returns which events of a replaced topic are not rebuilt. Pure."""
     return (
         f"topic {found.topic} was created again or moved ({found.moved_at:%Y-%m-%d %H:%M} UTC): events that"
-        f" the current log does not hold are not rebuilt; `sluice rebuild diff {projection}` lists the rows of these events"
+        f" the current log does not hold are not rebuilt; `sluice rebuild diff {projection}` lists the rows"
+        " of these events"
     )
 
 

@@ -83,8 +83,8 @@ def source_refusals(
     """Yields why the topics in Kafka, or their declarations, prevent a rebuild."""
     for topic in sorted(set(known) - set(declared)):
         yield (
-            f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it (in"
-            " development you can begin with an empty database instead: `sluice stack down --wipe`)"
+            f"records of topic {topic} were applied, but no module of SLUICE_HANDLERS declares it: declare"
+            " it (in development you can begin with an empty database instead: `sluice stack down --wipe`)"
         )
     gone = sorted({source.topic for source in sources if source.log_start is None})
     for topic in gone:

@@ -34,7 +34,7 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
     [
         (
             stopped([4, 9], {0: 2, 1: 9}),
-            "readers see old rows: too small; it continues at orders:1:10, 1 offset after the log's start",
+            "too small; the generation will continue at orders:1:10, 1 offset after the log's start",
             '`sluice rebuild resume revenue --reason "…"`',
         ),
         (

@@ -130,7 +130,7 @@ def test_accept_of_a_re_created_topic_names_no_number_of_lost_records() -> None:
     [
         (Unsettled(0, 0, 0, 0), True, "everything is settled", ""),
         (Unsettled(2, 0, 0, 0), False, "2 lanes have records in flight", "every queue has a worker"),
-        (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 of its queues is halted"),
+        (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 queue of the entity type is halted"),
         (Unsettled(0, 3, 0, 0), False, "3 outgoing events wait", "relay,maintenance"),
         (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing event is refused"),
     ],

@@ -129,7 +129,9 @@ def test_missing_records_in_kafka_refuse_the_rebuild(source: Source, message: st
 
 def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
     [refusal] = source_refusals([], ["a"], ["a", "b"])
-    assert "records of topic b were applied, but no module of SLUICE_HANDLERS: declare it" in refusal
+    assert (
+        "records of topic b were applied, but no module of SLUICE_HANDLERS declares it: declare it" in refusal
+    )
     assert (
         "in development you can begin with an empty database instead: `sluice stack down --wipe`" in refusal
     )
