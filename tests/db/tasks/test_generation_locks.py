@@ -123,7 +123,7 @@ def test_a_long_query_of_a_reader_delays_only_the_swap(bench: Bench, opened: Any
     assert fixed.rebuild(number)
     reader = opened(bench.with_code(bench.registry))
     reader.session.command("BEGIN; SELECT FROM public.totals")
-    with pytest.raises(Held, match="holds a queue, or the view totals, for too long"):
+    with pytest.raises(Held, match="has locked a queue, or the view totals, for too long"):
         fixed.swap(number)
     assert fixed.live(thing_set(1, "a", 6)) is not None
     reader.session.command("COMMIT")
