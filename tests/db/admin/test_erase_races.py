@@ -74,7 +74,7 @@ def test_rows_written_while_the_erasure_waits_are_erased(bench: Bench, lock: str
         assert mentions(bench) == []
 
 
-def test_an_erasure_waits_for_a_rebuild_chunk_of_a_lane_without_a_row(bench: Bench) -> None:
+def test_an_erasure_waits_for_the_first_rebuild_chunk_of_a_lane(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     bench.begin()
     sent(bench)
@@ -119,7 +119,7 @@ def test_the_next_run_completes_a_killed_erasure(bench: Bench, point: str, rows:
 def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier: int) -> None:
     """A process that has read the second erasure must also have read the first.
 
-    Both erasures are tested with and without an existing hash key.
+    The test runs before and after the erasure key exists: the earlier erasure creates this key.
     """
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
@@ -137,7 +137,7 @@ def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier:
     assert bench.amounts() == {KEY: 0}
 
 
-def test_a_call_that_a_batch_adds_after_the_erasure_stays(bench: Bench) -> None:
+def test_an_erasure_keeps_a_call_that_a_batch_adds_later(bench: Bench) -> None:
     """The transaction of the batch began before the erasure, and then waited for the lock of the queue."""
     bench.live(of(KEY, 0))
     sent(bench)
