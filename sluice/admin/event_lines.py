@@ -8,9 +8,10 @@ import msgspec
 
 from sluice.admin.documents import as_json
 from sluice.db.admin.letter_details import WholeLetter
+from sluice.runtime.terminal_text import counted
 
 _SHAPE = "a line has topic, key, value and headers; the event belongs in value"
-UNCHECKED = "to send the event anyway, pass --no-check; it then becomes a dead letter"
+UNCHECKED = "to send the event anyway, pass --no-check; the event then becomes a dead letter"
 
 
 class SendRefused(ValueError):
@@ -19,13 +20,17 @@ class SendRefused(ValueError):
 
 class LineRefused(SendRefused):
     """A line is not a record. The message has the line number, the reason, and the number of
-    records produced before.
+    records of earlier lines that Kafka has acknowledged.
     """
 
     def __init__(self, number: int, reason: str, *, acknowledged: int = 0) -> None:
         self.number = number
         self.reason = reason
-        before = f"{acknowledged} before it were acknowledged" if acknowledged else "nothing was produced"
+        before = (
+            f"Kafka has acknowledged {counted(acknowledged, 'record')} of earlier lines"
+            if acknowledged
+            else "no record was sent"
+        )
         super().__init__(f"line {number}: {reason}; {before}")
 
 
@@ -51,7 +56,8 @@ class Outgoing(NamedTuple):
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None
-    # Not decoded: the value is sent byte for byte, including `1.10` and repeated names.
+    # Not decoded: the value is sent byte for byte. Decoding would change the number 1.10 to 1.1, and drop
+    # repeated names.
     value: msgspec.Raw
     headers: dict[str, str] = {}
     topic: str | None = None
@@ -104,8 +110,8 @@ def letter_line(letter: WholeLetter) -> str:
     """Returns one line of JSON, without the line end.
 
     A record that does not fit the format of `sluice send` is {"topic", "key_base64", "value_base64",
-    "headers_base64"}, with null for absent parts. `sluice send` refuses such a line, and so cannot
-    send a changed record. A record that is not stored whole also has "flaw", and no value if the
+    "headers_base64"}, with null for absent parts. `sluice send` refuses such a line, because it could
+    not send exactly the same record. A record that is not stored whole also has "flaw", and no value if the
     value is not stored.
     """
     key, value = (None if part is None else bytes(part) for part in (letter.key, letter.value))

@@ -218,12 +218,12 @@ def test_a_file_with_a_bad_line_sends_nothing_and_a_pipe_sends_the_lines_before_
         assert (refused.returncode, refused.stdout) == (2, b"")
         assert "line 3: " in refused.stderr.decode()
         assert reason in refused.stderr.decode()
-        assert b"nothing was produced" in refused.stderr
+        assert b"no record was sent" in refused.stderr
         assert produced(deployment, users) == 0
     piped = sluice(deployment, "send", "-", "--topic", users, given=text.encode())
     assert piped.returncode == 2
     assert b"line 3: " in piped.stderr
-    assert b"1 before it were acknowledged" in piped.stderr
+    assert b"Kafka has acknowledged 1 record of earlier lines" in piped.stderr
     assert produced(deployment, users) == 1
 
 

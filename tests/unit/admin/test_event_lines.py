@@ -56,7 +56,7 @@ def test_a_bad_line_is_refused_with_its_number_and_reason(line: bytes, reason: s
     with pytest.raises(LineRefused, match=r"^line 3: ") as caught:
         parse(b'{"key": "u", "value": 1}', b"  \n", line)
     assert reason in str(caught.value)
-    assert "nothing was produced" in str(caught.value)
+    assert "no record was sent" in str(caught.value)
 
 
 def test_a_line_that_contains_only_an_event_is_refused_with_the_form_of_a_line() -> None:
@@ -72,7 +72,8 @@ def test_a_line_without_a_topic_requires_the_topic_option() -> None:
 
 
 def test_a_refusal_reports_how_many_earlier_lines_were_acknowledged() -> None:
-    assert str(LineRefused(9, "why", acknowledged=8)) == "line 9: why; 8 before it were acknowledged"
+    refused = str(LineRefused(9, "why", acknowledged=8))
+    assert refused == "line 9: why; Kafka has acknowledged 8 records of earlier lines"
 
 
 def test_a_line_is_parsed_before_the_next_line_is_read() -> None:
