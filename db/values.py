@@ -207,9 +207,9 @@ def _positive_zero(number: Decimal) -> Decimal:
 
 def _timestamp(value: Any) -> datetime:
     if type(value) is not datetime:
-        raise _refuse(value, "datetime with an offset")
+        raise _refuse(value, "datetime with a UTC offset")
     if value.utcoffset() is None:
-        raise ValueRefused(f"the time {value.isoformat()} has no offset, such as Z or +02:00")
+        raise ValueRefused(f"the time {value.isoformat()} has no UTC offset, such as Z or +02:00")
     try:
         return value.astimezone(UTC)
     except OverflowError:

@@ -111,7 +111,7 @@ def version_number(shape: Shape, version: Any) -> int | None:
     if not isinstance(version, datetime) or shape.versions != "timestamp":
         raise EffectRefused(f"version {version!r:.80}, but {shape.name} has versions={shape.versions!r}")
     if version.utcoffset() is None:
-        raise EffectRefused(f"version {version.isoformat()} has no offset, such as Z or +02:00")
+        raise EffectRefused(f"version {version.isoformat()} has no UTC offset, such as Z or +02:00")
     return (version - _EPOCH) // _MICROSECOND
 
 

@@ -80,15 +80,15 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("null in a non-null column", Insert(people, "k", {"name": None}), "people.name must not be null"),
     ("an Insert without a required column",
         Insert(people, "k", {}), "Insert into people leaves out name; a column is required"),
-    ("an Upsert without columns", Upsert(people, "k", {"name": "x", "mood": None}),
+    ("an Upsert without some columns", Upsert(people, "k", {"name": "x", "mood": None}),
         "leaves out level, more: .* write the value, the default or None, or use Merge and declare"),
-    ("an Upsert of a merged table",
+    ("an Upsert of a merged table without a column",
         Upsert(merged, "k", {"a": "x"}, None), "leaves out b: .* or use Merge to"),
     ("a Merge into a plain table", Merge(people, "k", {}), "without merged=True"),
     ("a Delete from a plain table", Delete(people, "k"), "without deletable=True"),
     ("a version of the other kind", Delete(merged, "k"), "version 7, but merged has versions='timestamp'"),
-    ("a version without offset",
-        Delete(merged, "k", datetime(2026, 1, 1)), "version 2026-01-01T00:00:00 has no offset"),  # noqa: DTZ001
+    ("a version without a UTC offset",
+        Delete(merged, "k", datetime(2026, 1, 1)), "version 2026-01-01T00:00:00 has no UTC offset"),  # noqa: DTZ001
     ("a version over 64 bits", Upsert(people, "k", WHOLE, 2**63), "does not fit 64 bits"),
     ("a bool as version", Upsert(people, "k", WHOLE, True), "version True"),
     ("an Increment of a column that is not a counter",
@@ -99,14 +99,14 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a floor that is not a number",
         Increment(people, "k", {"visits": 1}, "0"),  # type: ignore[arg-type]
         "floor must be a number, not str"),
-    ("otherwise is an effect, not a sequence",
+    ("an effect as `otherwise`, without a sequence",
         Increment(people, "k", {"visits": 1}, 0, Read(people, "k")),  # type: ignore[arg-type]
         "otherwise must be a sequence of effects, not Read"),
-    ("otherwise with a text",
+    ("a text in `otherwise`",
         Increment(people, "k", {"visits": 1}, 0, ("x",)), "str 'x' is not an effect"),  # type: ignore[arg-type]
-    ("otherwise with an invalid effect",
+    ("an invalid effect in `otherwise`",
         Increment(people, "k", {"visits": 1}, 0, (Call("x"),)), "effect 'x', decl"),
-    ("otherwise with too many effects",
+    ("too many effects in `otherwise`",
         Increment(people, "k", {"visits": 1}, 0, [Read(people, "k")] * (MAX_OTHERWISE + 1)),
         "more than 1000"),
     ("a topic without a name", Emit("", "k", "t", 1), "Emit: Kafka has no topic named ''"),
@@ -137,7 +137,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         Emit("out", "k", "t", "x" * MAX_EMIT_BYTES), "data has 1000002 bytes, the limit is"),
     ("a float as the version of an event",
         Emit("out", "k", "t", 1, 1.5), "version must be a 64-bit integer, a text"),  # type: ignore[arg-type]
-    ("a version of an event without offset",
+    ("an event version without a UTC offset",
         Emit("out", "k", "t", 1, datetime(2026, 1, 1)), "aware datetime"),  # noqa: DTZ001
     ("headers that are not a mapping",
         Emit("out", "k", "t", 1, headers=[1]), "headers must be a mapping"),  # type: ignore[arg-type]
@@ -161,10 +161,10 @@ REFUSED: list[tuple[str, Any, str]] = [
         Call(send_plainly), "send_plainly', which has 0 @effect declarations"),
     ("a function with two effect declarations", Call(send_twice), "send_twice', which has 2 @effect"),
     ("a class as an effect", Call(Forgotten), "effect must be a text, not type"),  # type: ignore[arg-type]
-    ("an empty once", Call("send_mail", ""), "Call of send_mail: once is empty"),
-    ("a number as once", Call("send_mail", 7), "once must be a text, not int 7"),  # type: ignore[arg-type]
-    ("a once with NUL", Call("send_mail", "a\0"), "once .* holds NUL"),
-    ("a once that is too long", Call("send_mail", "x" * 501), "once has 501 characters"),
+    ("an empty `once`", Call("send_mail", ""), "Call of send_mail: once is empty"),
+    ("a number as `once`", Call("send_mail", 7), "once must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a `once` with NUL", Call("send_mail", "a\0"), "once .* holds NUL"),
+    ("a `once` that is too long", Call("send_mail", "x" * 501), "once has 501 characters"),
     ("args that are not a mapping",
         Call("send_mail", args=[1]), "args must be a mapping, not list"),  # type: ignore[arg-type]
     ("args that are not JSON", Call("send_mail", args={"x": Forgotten()}), "dict .* is not a JSON value"),
@@ -179,7 +179,7 @@ REFUSED_IN_PROJECTIONS: list[tuple[str, Any, str]] = [
         Insert(people, "k", WHOLE), "Insert of people by a handler that projects into seen"),
     ("a read of another projection",
         Read(unseen, "k"), "Read of unseen by a handler that projects into seen"),
-    ("an Emit below the floor",
+    ("an Emit in `otherwise`",
         Increment(seen, "k", {}, 0, (Emit("out", "k", "t", 1),)), "Emit by a handler"),
 ]  # fmt: skip
 
