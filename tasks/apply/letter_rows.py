@@ -1,4 +1,4 @@
-"""Makes the stored rows of letters from the results of events. Pure."""
+"""Makes the rows of dead letters and of projection letters from the results of events. Pure."""
 
 import msgspec
 
@@ -17,14 +17,16 @@ NOT_WHOLE = " (Postgres did not store the value in time; a redrive reads the val
 
 
 def dead_letter_row(settled: EventResult, *, cut: bool) -> DeadLetterRow:
-    """Returns the letter of an event. `cut`: without the record's value."""
+    """Returns the dead letter of an event, without the record's value if `cut` is True."""
     assert settled.outcome is not None
     assert settled.error is not None
     return _row(settled.planned.decoded, settled.outcome, settled.error, cut=cut)
 
 
 def projection_letter_row(decoded: Decoded, letter: ProjectionLetter, *, cut: bool) -> HoldingRow:
-    """Returns the letter of an event in one generation. `cut`: without the record's value."""
+    """Returns the letter of an event in one generation of a projection, without the record's value if
+    `cut` is True.
+    """
     return HoldingRow(_row(decoded, letter.outcome, letter.fault, cut=cut), letter.holds)
 
 

@@ -31,9 +31,11 @@ STOP_SECONDS = 5.0  # how long to wait for the thread, which may be running a st
 
 
 class Presence:
-    """Writes the formats and declarations of this process to Postgres, from a separate thread.
+    """Writes the row of this process from a separate thread.
 
-    Each write opens and closes a session. `after` is called with the session after the row is written.
+    The row has the newest format that the process reads, the number of its newest key, and what its
+    code declares. Each write opens and closes a session. `after` is called with the session after the row is
+    written.
     """
 
     def __init__(
@@ -67,15 +69,18 @@ class Presence:
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def announce(self) -> None:
-        """Writes the row for the first time. Must happen before the keys are read, so that no such key
-        expires.
+        """Writes the row for the first time. Call it before this process reads the signing keys.
 
-        Raises psycopg2.Error.
+        Because of the row, other processes do not delete a key that this process may still use. Raises
+        psycopg2.Error.
         """
         self._turn()
 
     def start(self, ring: KeyRing) -> None:
-        """Starts the periodic writes, with the key that was read. Call it once."""
+        """Starts the periodic writes. From now on the row has the number of the newest key in `ring`.
+
+        Call it only one time.
+        """
         self._ring = ring
         self._thread.start()
 

@@ -18,7 +18,7 @@ LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
 def note_met(session: Session, synced: SyncedGeneration) -> None:
-    """Notes that a partition of the generation has caught up with the live generation. Idempotent."""
+    """Records that a partition of the generation has caught up with the live generation. Idempotent."""
     if synced.state != GenerationState.RESUMING:
         generation_lag.note_ready(session, synced.projection, synced.generation)
     elif _end_resuming(session, synced):
@@ -26,7 +26,7 @@ def note_met(session: Session, synced: SyncedGeneration) -> None:
 
 
 def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -> None:
-    """Marks a generation that cannot continue as failed, or as stopped if it has been live."""
+    """Marks a generation as failed, or as stopped if it was live before: it cannot continue."""
     reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
     place = (synced.projection, synced.generation, reason)
     if generations.fail_generation(session, *place):
@@ -36,10 +36,11 @@ def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -
 
 
 def _end_resuming(session: Session, synced: SyncedGeneration) -> bool:
-    """Feeds a stopped generation again if it has caught up. Returns True if the state changed.
+    """If a resuming generation has caught up, gives it back its former state, so that it receives events.
 
-    Holds the locks of all queues, because the rule for workers changes: before, they write the generation
-    only in lanes that are in sync; afterwards, in every lane.
+    Returns True if the state changed. Holds the locks of all queues, because the workers must change
+    together. Until now, they write to the generation only in lanes (a partition and a queue) that have
+    caught up. From now on, they write to it in every lane.
     """
     place = (synced.projection, synced.generation)
     try:
