@@ -3,7 +3,8 @@
 A row has a base version: the version of the newest Insert, Upsert or Delete of the row. These write all
 fields. A field that was merged later has its own version, above the base. The version None is older than
 every other version. So writes with different versions have the same result in any order of arrival. Fields
-and deltas were checked when a handler yielded them. So an Insert or Upsert contains every field of the table.
+and deltas are checked when a handler yields them, not here. The check ensures that an Insert or Upsert
+contains every field of the table.
 
 Two writes with the same integer version conflict unless their values are the same; a Delete wins. Timestamps
 come from coarse clocks. So of two writes with the same timestamp, the later arrival wins. In a table with
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
     `values` holds the columns except the key and the bookkeeping columns. It is None for an absent row.
     `tombstone` is the version of the newest Delete. If a row is present and its base version equals the
-    tombstone, the Delete reset the older fields of the row.
+    tombstone, the Delete of this version has set all older fields of the row to their defaults.
     """
 
     values: Mapping[str, Any] | None = None
@@ -50,7 +51,10 @@ ABSENT = Row()
 
 
 def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """Inserts the row unless an Insert did. Without a version, it is stale after a Delete or Upsert."""
+    """Inserts the row unless an earlier Insert has inserted it.
+
+    An Insert without a version is stale after a Delete or Upsert with a version.
+    """
     content = _content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
@@ -81,7 +85,10 @@ def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
 
 
 def merge(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """Writes fields with newer versions. A field without its own version has the base version."""
+    """Writes each field for which `version` is newer than the version of the field, or is None.
+
+    A field without its own version has the base version.
+    """
     absent = row.values is None
     base = row.tombstone if absent else row.version
     current = {**shape.defaults} if row.values is None else dict(row.values)
