@@ -39,8 +39,8 @@ class WriteSuppressed(Exception):
         self.table = table
 
 
-# The classes in appendix A of the PostgreSQL manual (version 16, and class 10 of version 17). Errors of other
-# classes are raised by triggers.
+# The classes in appendix A of the manual of PostgreSQL 16, and class 10, which is new in PostgreSQL 17. Only
+# triggers and functions of users raise errors of other classes.
 POSTGRES_CLASSES = frozenset({
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21",
     "22", "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D",
@@ -73,7 +73,9 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def needs_new_connection(error: BaseException) -> bool:
-    """Returns True if the connection may be lost, or its plans or its server may be outdated."""
+    """Returns True if the connection may be lost, if its plans may be outdated, or if its server may no
+    longer be the primary.
+    """
     code = sqlstate(error)
     if code is None:
         return isinstance(error, psycopg2.Error) and whose_fault(error) is not Fault.EVENT
@@ -83,7 +85,8 @@ def needs_new_connection(error: BaseException) -> bool:
 def whose_fault(error: BaseException) -> Fault:
     """Returns the party at fault for an error of a running process.
 
-    For an error that is not listed, this is the deployment.
+    For a class that Postgres does not define, this is the event. For any other error that no table here
+    names, this is the deployment.
     """
     code = sqlstate(error)
     if code is None:

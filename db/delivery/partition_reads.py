@@ -20,8 +20,8 @@ READ_SECONDS = 15
 SEEN_SECONDS = 60
 FORGOTTEN_HOURS = 24
 
-# Rows are always written in the same order, so that two bridges cannot deadlock. If a bridge that does not
-# read a partition reports a problem, it is stored only while no bridge reads the partition.
+# Rows are always written in the same order, so that two bridges cannot deadlock. A bridge may report a
+# problem of a partition that another bridge reads now. Such a report is not stored.
 WRITE_READS = Statement(
     "write_partition_reads",
     f"""
@@ -50,8 +50,7 @@ WRITE_READS = Statement(
     ("uuid", "text[]", "int[]", "boolean[]", "text[]", "text[]", "bigint[]"),
 )
 
-# If no bridge reports a problem any more, the problem is over, or its bridge has ended. The problem is
-# deleted.
+# Deletes a problem that no bridge reports any more: the problem is over, or its bridge has ended.
 WRITE_SEEN = Statement(
     "write_partitions_seen",
     f"""
@@ -128,7 +127,7 @@ def clear_stops(session: Session, topic: str) -> None:
 
 
 class PartitionRead(NamedTuple):
-    """The last report about a partition. Times are ages in seconds, by the clock of Postgres."""
+    """The last report about a partition. Fields that end in `_seconds` are ages, by the clock of Postgres."""
 
     topic: str
     partition: int
