@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 ServiceName = Literal["kafka", "postgres", "redis"]
 ServiceState = Literal["running", "silent", "stopped"]
-# term: an orderly stop. immediate: the fastest stop of the service itself, without clean-up. kill: SIGKILL.
+# term: an orderly stop. immediate: the service stops as fast as it can and does not clean up. kill: SIGKILL.
 StopSignal = Literal["term", "immediate", "kill"]
 Report = Callable[[str], None]
 
@@ -60,8 +60,8 @@ class Service(Protocol):
     name: ServiceName
     port_names: tuple[str, ...]
     ready_timeout_seconds: float
-    # A process that runs and does not answer may hang, or an `up` that was killed may have just started it.
-    # The process gets the time of a slow start, and is then replaced.
+    # How long a running process may not answer. It may hang, or an `up` that was killed may have just started
+    # it. After this time it is killed and started again. The time is longer than a slow start takes.
     silence_timeout_seconds: float
 
     def choose_data(self, home: Path) -> Path:
@@ -71,9 +71,9 @@ class Service(Protocol):
         """
 
     def prepare(self, place: Place, report: Report) -> None:
-        """Prepares the folders for a start of the server, which must not run. Idempotent, even after a crash.
+        """Prepares the folders before the server starts. Idempotent, even after a crash.
 
-        Raises StackError if a program is missing on the machine.
+        Call it only while the server does not run. Raises StackError if a program is missing on the machine.
         """
 
     def launch(self, place: Place) -> Launch:
@@ -83,7 +83,7 @@ class Service(Protocol):
         """Returns True if the server answers a request. Takes at most a few seconds. Never raises."""
 
     def stop_signal(self, how: StopSignal) -> Signals:
-        """Returns the signal that has this effect on this server."""
+        """Returns the signal that stops this server in the way `how`."""
 
 
 def log_tail(path: Path) -> str:
