@@ -27,8 +27,8 @@ class ErasedTables:
 def choose_tables(
     session: Session, registry: Registry, entity: str, key: str, further: Sequence[str]
 ) -> ErasedTables:
-    """Returns the tables to which events of the entity type write only the rows with their own
-    keys, and the `further` tables.
+    """Returns the tables in which each event of the entity type writes only the row with the key of
+    that event, and the `further` tables.
 
     Each batch stores which tables it wrote, because the code of the handlers is not analysed. Raises
     OperationRefused for a further table that no module declares.

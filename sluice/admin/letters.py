@@ -18,7 +18,7 @@ from sluice.db.admin.letters import Chosen, ListedLetter
 from sluice.db.connection import Session
 from sluice.runtime.terminal_text import text_or_base64
 
-MOST_BEHIND = 10  # maximum number of letters behind a letter that a document lists
+MOST_BEHIND = 10  # a document lists at most this many of the letters that wait behind its letter
 PAGE_LETTERS = 20  # letters per page; each may have the maximum size of a record
 
 
@@ -38,8 +38,10 @@ def choose_letters(ids: Sequence[int] | None, every: bool, filters: Chosen) -> C
 
 
 def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
-    """Yields all chosen letters, with one page in memory. Pages by id, which never changes, so the
-    pages end.
+    """Yields all chosen letters, oldest first, with one page in memory.
+
+    Each page continues after the last id of the page before. Ids never change, so no letter is
+    yielded twice.
     """
     after = 0
     while page := read_whole_letters(session, chosen, after=after, limit=PAGE_LETTERS):
@@ -68,7 +70,8 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
 
     The value is in `value` if it is JSON, else in `value_text` if it is text, else in
     `value_base64`. If a key or a header is not text, the name of its field ends in `_base64`. A
-    value that is not stored is left out, and `flaw` has its size and SHA-256.
+    value that is not stored is left out, and `flaw` has the reason: the size and the SHA-256 of a
+    large value, or `skipped`, or `erased`.
     """
     document = letter._asdict()
     for name in ("headers", "key", "value"):
@@ -80,7 +83,10 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
 
 
 def projection_letter_document(letter: WholeProjectionLetter) -> dict[str, Any]:
-    """Returns a letter of a generation with all fields; the record as in `letter_document`."""
+    """Returns a letter of a projection's generation (docs/rebuilding.md) with all fields.
+
+    The fields of the record are the same as in `letter_document`.
+    """
     value = None if lacks_value(letter.columns["flaw"]) else (letter.value,)
     return _without_absent(letter.columns) | _record_fields(letter.headers, letter.key, value)
 
