@@ -17,13 +17,16 @@ an answer.
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """One fault for the next `times` requests. `matching` limits the fault to requests with
-    exactly this subject.
+    """One fault for the next `times` requests.
+
+    If `matching` is given, the fault is only for requests of this subject: the text that identifies
+    a request, such as the recipient of a mail.
     """
 
     moment: Moment
     harm: Harm
-    times: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # bounded, so that a fault that no test removes ends
+    # Bounded: a fault must end even if no test removes it.
+    times: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     matching: str | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None  # None: the server's own default

@@ -2,8 +2,9 @@
 
 The rules are from two sources. The IETF draft draft-ietf-httpapi-idempotency-key-header: 400 without a key,
 422 if the key was used with another request, 409 while the first request is in process. Stripe's "Idempotent
-requests": after execution has begun, every answer is stored, including a 500. The answer to an invalid
-request, or to a request during another request, is not stored. Keys may be forgotten after 24 hours.
+requests": after execution has begun, every answer is stored, including a 500. The answer is not stored
+if the request is invalid, or if another request with the same key is in process. Keys may be forgotten after
+24 hours.
 """
 
 from collections import Counter
@@ -70,14 +71,17 @@ class Book:
         self._keys = {key: known for key, known in self._keys.items() if known.answer is None}
 
     def find(self, *, reference: str | None, key: str | None) -> list[Capture]:
-        """Returns the captures of a payment, of a key, or of both, oldest first, also of forgotten keys."""
+        """Returns the captures with this reference and this key, oldest first. None stands for every value.
+
+        Captures of forgotten keys are included.
+        """
         return [c for c in self.captures if reference in (None, c.reference) and key in (None, c.key)]
 
     def restore(self, lines: Iterable[Line]) -> None:
         """Restores the state from the lines of the journal.
 
-        If the journal has a capture but no line of its request, the request was not answered; its
-        answer is then the capture.
+        If the journal has a capture but no line of its request, the provider stopped before it
+        answered. The stored answer is then made from the capture.
         """
         for line in lines:
             match line:
