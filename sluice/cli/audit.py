@@ -22,7 +22,8 @@ def group() -> None:
 @audit_app.command()
 def ls(
     verb: Annotated[
-        str | None, typer.Option("--verb", help='A command, as in "dlq drop", or a group, as in dlq.')
+        str | None,
+        typer.Option("--verb", help='A command, for example "dlq drop", or a group, for example dlq.'),
     ] = None,
     subject: Annotated[
         str | None,

@@ -43,16 +43,16 @@ def dev(
 ) -> None:
     """Run the local servers and all processes in this terminal, for development.
 
-    It starts Kafka, Postgres and Redis (or uses the servers whose addresses
-    are in the environment), runs `sluice init`, and starts every process.
+    Starts Kafka, Postgres and Redis (or uses the servers whose addresses are
+    in the environment), runs `sluice init`, and starts every process.
     Each line of the logs begins with the name of the process.
 
     When a file of your handlers changes, the processes restart. If
     the file cannot be imported, the error is printed, and the running
     processes continue.
 
-    Ctrl-C or SIGTERM ends the processes and the servers that it
-    started, with exit code 0; data stay in .sluice/stack. A second
+    Ctrl-C or SIGTERM ends the processes and the servers that the command
+    started, with exit code 0. The data stay in .sluice/stack. A second
     Ctrl-C kills processes that do not end. Exit code 2 if the start
     fails.
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# Fields that have a fixed position in the line, or that the prefix already shows.
+# Fields that `read_lines` does not show as name=value. They have their own position in a line or their own
+# lines, the terminal shows them before each line (`process`), or they are left out (`logger`).
 OWN_PLACES = ("event", "level", "timestamp", "process", "logger", "exception", "stack")
 # Events that a process logs at intervals. Shown only if a figure differs from 0.
 INTERVAL_EVENTS = frozenset({"self-check", "purged"})
@@ -30,8 +31,7 @@ def read_lines(raw: str) -> list[LogLine]:
     """Returns the lines to show for one printed line.
 
     A structured log line becomes one line, followed by the lines of its traceback. Any other line
-    is unchanged. A
-    report at intervals without a figure other than 0 becomes no line.
+    is unchanged. An event of INTERVAL_EVENTS is left out if all its figures are 0.
     """
     try:
         fields = msgspec.json.decode(raw)

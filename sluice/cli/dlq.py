@@ -74,9 +74,10 @@ def ls(
     events.
 
     Behind: the number of later events of the same entity. They wait until this
-    event is applied or dropped. No event waits behind a conflict. A second list
-    shows events that failed only in one projection: later events of the entity
-    wait only in that projection.
+    event is applied or dropped. No event waits behind a conflict (an event with
+    the identity or version of an earlier event, but with other content). A
+    second list shows events that failed only in one projection: later events of
+    the entity wait only in that projection.
     """
     require_projection(projection, generation)
     chosen = filters_of(topic, entity, key, type_, error, None, older_than)
@@ -111,7 +112,7 @@ def ls(
 def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
     """Show one failed event: its record, its error, and the events that wait behind it.
 
-    Parked: the reason why later events of its entity wait.
+    The field `parked` is the reason why later events of the same entity wait.
     """
     with connected("sluice dlq", report_refusal=print_refusal) as session:
         projected = read_whole_projection_letter(session, number)

@@ -77,10 +77,12 @@ def redrive(
 ) -> None:
     """Apply failed events, and events that wait behind them, with the current code.
 
-    The selected letters choose the entities. All letters of these entities
-    are redriven in order, until one fails again. Other entities continue
-    meanwhile. --all selects entities with a dead letter, and conflicts.
-    With --state waiting it also selects entities that an operator paused.
+    The command redrives whole entities: if you select one letter (failed or
+    waiting event) of an entity, all letters of this entity are applied in
+    order, until one fails again. Other entities continue meanwhile. Without
+    --state, --all selects each entity that has a dead letter, and each
+    conflict. With --state waiting, --all selects each entity that has a
+    waiting letter, for example an entity that an operator paused.
     --projection selects letters of that projection: they are applied only
     to one of its generations.
 
@@ -171,9 +173,9 @@ def drop(
     """Drop the first failed event of an entity, and redrive the events behind it.
 
     The dropped event will never be applied, and rebuilds leave it out. To
-    redrive an event means to apply it again with the current code. Dropping
-    a letter of a projection affects only its generation. Exit code 1 if an
-    event behind it fails.
+    redrive an event means to apply it again with the current code. If the
+    event failed only in one generation (copy) of a projection, it is dropped
+    only for that generation. Exit code 1 if an event behind it fails.
     """
     done: list[EntityRedriven] = []
     with connected("sluice dlq") as session, redriving() as redrivers:

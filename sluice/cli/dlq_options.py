@@ -8,20 +8,25 @@ from sluice.cli.printing import read_age
 from sluice.db.admin.letters import Chosen
 from sluice.db.records import LetterState
 
-Id = Annotated[int, typer.Argument(metavar="ID", help="Id of a letter, from `sluice dlq ls`.")]
-Ids = Annotated[
-    list[int] | None, typer.Argument(metavar="[ID]...", help="Ids of letters, from `sluice dlq ls`.")
+Id = Annotated[
+    int, typer.Argument(metavar="ID", help="Id of a failed or waiting event, from `sluice dlq ls`.")
 ]
-Every = Annotated[bool, typer.Option("--all", help="Select all letters that match the filters.")]
+Ids = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="ID", help="Ids of failed or waiting events, from `sluice dlq ls`."),
+]
+Every = Annotated[bool, typer.Option("--all", help="Select all events that match the filters.")]
 Topic = Annotated[str | None, typer.Option("--topic", help="Topic of the event.")]
-Entity = Annotated[str | None, typer.Option("--entity", help="Entity type, as in order.")]
-Key = Annotated[str | None, typer.Option("--key", help="Key of the entity, as in order-99.")]
-Type = Annotated[str | None, typer.Option("--type", help="Type of the event, as in order.placed.")]
-ErrorClass = Annotated[str | None, typer.Option("--error", help="Class of the error, as in CheckViolation.")]
-State = Annotated[LetterState | None, typer.Option("--state", help="State of the letter.")]
+Entity = Annotated[str | None, typer.Option("--entity", help="Entity type, such as order.")]
+Key = Annotated[str | None, typer.Option("--key", help="Key of the entity, such as order-99.")]
+Type = Annotated[str | None, typer.Option("--type", help="Type of the event, such as order.placed.")]
+ErrorClass = Annotated[
+    str | None, typer.Option("--error", help="Class of the error, such as CheckViolation.")
+]
+State = Annotated[LetterState | None, typer.Option("--state", help="State of the event.")]
 OlderThan = Annotated[
     float | None,
-    typer.Option("--older-than", parser=read_age, metavar="AGE", help="Minimum age, as in 90s, 10m, 2h."),
+    typer.Option("--older-than", parser=read_age, metavar="AGE", help="Minimum age, such as 90s, 10m or 2h."),
 ]
 
 

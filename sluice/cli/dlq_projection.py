@@ -28,7 +28,7 @@ from sluice.tasks.projection_redrive import ProjectionRedriver
 BLOCKED_EXIT_CODE = 1
 
 Projection = Annotated[
-    str | None, typer.Option("--projection", help="Only letters of this projection, as in totals.")
+    str | None, typer.Option("--projection", help="Only events that failed or wait in this projection.")
 ]
 Generation = Annotated[
     int | None,

@@ -37,7 +37,7 @@ def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     bridge reads; outgoing events and calls that wait; processes that do not
     run; and locks, transactions and settings that slow down Postgres. If a
     queue has messages, the check waits up to 15 seconds for a committed batch.
-    If the command cannot read a part, that is a finding, too.
+    If the command cannot read something that it checks, it reports that, too.
 
     An error is a problem that stops this deployment or makes it unsafe, and
     that this deployment can repair. A warning is a possible mistake, or work

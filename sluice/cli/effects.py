@@ -33,17 +33,20 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Key of a call, from `sl
 def ls(
     state: Annotated[CallState | None, typer.Option("--state", help="State of the call.")] = None,
     effect: Annotated[str | None, typer.Option("--effect", help="Name of the effect.")] = None,
-    entity: Annotated[str | None, typer.Option("--entity", help="Entity type, as in order.")] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Key of the entity, as in order-99.")] = None,
+    entity: Annotated[str | None, typer.Option("--entity", help="Entity type, such as order.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Key of the entity, such as order-99.")] = None,
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", parser=read_age, metavar="AGE", help="Minimum age, as in 90s, 10m, 2h."),
+        typer.Option(
+            "--older-than", parser=read_age, metavar="AGE", help="Minimum age, such as 90s, 10m or 2h."
+        ),
     ] = None,
     conflicts: Annotated[
         bool,
         typer.Option(
             "--conflicts",
-            help="Show calls that were not made because an earlier call with the same key had other args.",
+            help="Show calls that were not made, because an earlier call with the same call key had other"
+            " args.",
         ),
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
@@ -101,7 +104,7 @@ def _ls_conflicts(session: Session, effect: str | None, after: int, limit: int, 
     elif found:
         say(conflict_table(found))
     else:
-        say("no call was refused because of other args")
+        say("no call has the key of an earlier call with other args")
 
 
 def count_documents(counts: Iterable[tuple[str, str, int]]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from sluice.runtime.terminal_text import counted, plural
 from sluice.tasks.effects.executor import storable
 
 Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of calls, from `sluice effects ls`.")
+    list[str] | None, typer.Argument(metavar="KEY", help="Keys of calls, from `sluice effects ls`.")
 ]
 Every = Annotated[bool, typer.Option("--all", help="Select all matching calls.")]
 Effect = Annotated[str | None, typer.Option("--effect", help="With --all: only calls of this effect.")]
@@ -88,7 +88,9 @@ def retry(
     state: Annotated[
         RetriedState | None,
         typer.Option(
-            "--state", metavar="failed|uncertain", help="With --all (required): only calls in this state."
+            "--state",
+            metavar="failed|uncertain",
+            help="Only calls in this state. --all requires it; it is valid only with --all.",
         ),
     ] = None,
     effect: Effect = None,
@@ -126,7 +128,7 @@ def retry(
 
 def settle(
     reason: Reason,
-    state: Annotated[EndState, typer.Option("--as", metavar="succeeded|failed")],
+    state: Annotated[EndState, typer.Option("--as", metavar="succeeded|failed", help="How the call ended.")],
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="Key of a call, from `sluice effects ls`.")
     ] = None,
@@ -142,6 +144,7 @@ def settle(
     as_json_: AsJson = False,
 ) -> None:
     """Record how an uncertain call ended, as the provider reported it.
+
     Sluice does not make the call again.
     """
     if response is not None and state is EndState.FAILED:

@@ -46,6 +46,12 @@ outbox_app = typer.Typer(
 )
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Queue of the event, from `sluice outbox ls`.")]
 Number = Annotated[int, typer.Argument(metavar="ID", help="Id of the event, from `sluice outbox ls`.")]
+SomeQueue = Annotated[
+    str | None, typer.Argument(metavar="QUEUE", help="Queue of the event, from `sluice outbox ls`.")
+]
+SomeNumber = Annotated[
+    int | None, typer.Argument(metavar="ID", help="Id of the event, from `sluice outbox ls`.")
+]
 Topic = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
 
 
@@ -104,8 +110,8 @@ def show(queue: Queue, number: Number, full: Full = False, as_json_: AsJson = Fa
 @outbox_app.command()
 def retry(
     reason: Reason,
-    queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
-    number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
+    queue: SomeQueue = None,
+    number: SomeNumber = None,
     every: Annotated[bool, typer.Option("--all", help="Select all refused records.")] = False,
     topic: Topic = None,
     dry_run: DryRun = False,
@@ -124,7 +130,10 @@ def retry(
         return
     verb = "would be tried" if dry_run else "is tried"
     lines = equal_lines(
-        (f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again", f"was {one.error}")
+        (
+            f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again",
+            f"the broker refused it: {one.error}",
+        )
         for one in tried
     )
     say(*(lines or ["no record is refused"]))
@@ -133,8 +142,8 @@ def retry(
 @outbox_app.command()
 def drop(
     reason: Reason,
-    queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
-    number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
+    queue: SomeQueue = None,
+    number: SomeNumber = None,
     every: Annotated[bool, typer.Option("--all", help="Select all refused events.")] = False,
     topic: Topic = None,
     even_if_waiting: Annotated[

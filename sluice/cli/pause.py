@@ -28,7 +28,7 @@ Topic = Annotated[str | None, typer.Option("--topic", metavar="TOPIC", help="A t
 Entity = Annotated[
     str | None, typer.Option("--entity", metavar="ENTITY", help="An entity type; requires KEY.")
 ]
-Key = Annotated[str | None, typer.Argument(metavar="[KEY]", help="The entity: its record key.")]
+Key = Annotated[str | None, typer.Argument(metavar="KEY", help="The entity: its record key.")]
 
 
 def pause(

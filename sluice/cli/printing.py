@@ -68,7 +68,7 @@ def read_age(text: str) -> float:
     """Returns the seconds of an age. Raises BadParameter."""
     found = _AGE.fullmatch(text)
     if found is None:
-        raise typer.BadParameter(f"{text!r} is not an age; pass a number and s, m, h or d, as in 90s or 2h")
+        raise typer.BadParameter(f"{text!r} is not an age; pass a number and s, m, h or d, such as 90s or 2h")
     return float(found[1]) * _UNITS[found[2]]
 
 

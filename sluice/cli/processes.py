@@ -18,9 +18,10 @@ def bridge() -> None:
     Run several for more throughput or as spares: bridges share the
     partitions of the topics.
 
-    SIGTERM and SIGINT end the bridge. Exit codes: 2 if the bridge cannot
-    start, 3 if errors stopped the reading of all topics, or if another
-    database is the original of this installation. The log has the reason.
+    SIGTERM and SIGINT end the bridge. Exit code 2 if the bridge cannot
+    start. Exit code 3 if errors stopped the reading of all topics, or if
+    this database is a copy and its original runs (see `sluice init
+    --original`). The log has the reason.
 
     Example: sluice bridge
     """
@@ -32,11 +33,12 @@ def bridge() -> None:
 
 
 def beat() -> None:
-    """Run the beat, the scheduler: it starts the tasks of running workers on time.
+    """Run the beat, the scheduler, which publishes the periodic tasks of the relay.
 
-    The tasks send outgoing events, queue calls, and do retries, rebuilds
-    and maintenance. One beat is enough. If two run, one schedules, and
-    the other takes over when the first one ends.
+    The tasks send outgoing events, put due calls into their queue, start
+    retries and rebuilds, and do the maintenance. One beat is enough. If two
+    beats run, one schedules the tasks, and the other takes over when the
+    first one ends.
 
     SIGTERM and SIGINT end the beat. Example: sluice beat
     """
@@ -48,7 +50,7 @@ def flower(
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 5555,
     celery_options: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- FLOWER_OPTIONS]", help="Options of `celery flower`.")
+        list[str] | None, typer.Argument(metavar="-- FLOWER_OPTIONS", help="Options of `celery flower`.")
     ] = None,
 ) -> None:
     """Run Flower, the web page that shows workers, queues and tasks.

@@ -38,7 +38,7 @@ def ls(
 
 @queue_app.command()
 def resume(
-    queue: Annotated[str, typer.Argument(help="As in payment.3.")],
+    queue: Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue, such as payment.3.")],
     reason: Reason,
     accept_deaths: Annotated[
         int,

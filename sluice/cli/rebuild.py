@@ -53,7 +53,7 @@ def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: As
 
 def status(
     projection: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Default: all projections.")
+        str | None, typer.Argument(metavar="NAME", help="A projection. Default: all projections.")
     ] = None,
     as_json_: AsJson = False,
 ) -> None:
@@ -75,7 +75,8 @@ def diff(
 ) -> None:
     """Compare a generation with the live generation, row by row, and store the report.
 
-    Reads both as of one moment at which both had applied the same events.
+    Reads both generations as of one moment, when both had applied the same
+    events.
     Live traffic continues. You may repeat the comparison; the last report
     counts.
     """

@@ -49,12 +49,12 @@ def start(
 ) -> None:
     """Start a new generation of a projection, computed by the current code.
 
-    Workers on the queue `rebuild` fill it from the beginning of the log, or
-    from a checkpoint. Rows that no later event changes stay as in the
-    checkpoint. Readers do not see the new generation, live traffic continues,
-    no event is emitted and no call made. The rebuild continues if you stop this
-    command: see `sluice rebuild status`. Prints a warning if no worker serves
-    the queue `rebuild`.
+    Workers on the queue `rebuild` fill the generation from the beginning of the
+    log, or from a checkpoint. Rows that no later event changes stay as they are
+    in the checkpoint. Readers do not see the new generation. Live traffic
+    continues. No event is emitted and no call is made. The rebuild continues if
+    you stop this command: see `sluice rebuild status`. Prints a warning if no
+    worker serves the queue `rebuild`.
     """
     settings, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
@@ -220,7 +220,7 @@ def checkpoint(
 ) -> None:
     """Keep a copy of the live generation as of one moment, with the positions in its topics.
 
-    `rebuild start --from CHECKPOINT` begins with this copy. Use it to compute
+    `rebuild start --from CHECKPOINT` begins with this copy. So you can compute
     the last weeks again when the topics no longer hold their first records. The
     copy needs as much disk space as the generation. Live traffic continues.
     """

@@ -39,8 +39,8 @@ def pause(
 ) -> None:
     """Pause a rebuild after its current chunk.
 
-    For each partition and queue that has caught up, the generation still
-    receives new events.
+    Where the generation has already caught up with the live generation (per
+    partition and queue), it still receives new events.
     """
     _set_pace(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
 
@@ -56,9 +56,10 @@ def resume(
     """Resume a rebuild, at --rate events a second, or as fast as possible.
 
     Also resumes a generation that stopped because its events failed or its
-    table was broken. First the letters of each entity are redriven. Then the
-    generation catches up from the log with the current code, and is kept in
-    sync with the live generation. Requires a worker on the queue `rebuild`.
+    table was broken. First the failed events of each entity (`sluice dlq ls
+    --projection`) are applied again. Then the generation catches up from the
+    log with the current code, and is kept in sync with the live generation.
+    Requires a worker on the queue `rebuild`.
     """
     settings, _, urls = read_environment()
     with connected("sluice rebuild") as session:

@@ -62,7 +62,10 @@ def ls(as_json_: AsJson = False) -> None:
 
 @redis_app.command()
 def clean(
-    prefix: Annotated[str, typer.Argument(help="A prefix from `sluice redis ls`, such as sluice-1a2b3c4d.")],
+    prefix: Annotated[
+        str,
+        typer.Argument(metavar="PREFIX", help="A prefix from `sluice redis ls`, such as sluice-1a2b3c4d."),
+    ],
     reason: Reason,
     yes: Yes = False,
     dry_run: DryRun = False,

@@ -31,7 +31,7 @@ def accept(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Accept that a topic was re-created or lost records, and read its log from the beginning.
+    """Accept that a topic was re-created, or that it lost records; read its log from the beginning.
 
     Use this command for a topic that was re-created, or that lost records
     before they were applied. Records that are no longer in the log will

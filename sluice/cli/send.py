@@ -34,14 +34,14 @@ def send(
         ),
     ],
     key: Annotated[str | None, typer.Option("--key", help="Record key: the key of the entity.")] = None,
-    type_: Annotated[str | None, typer.Option("--type", help="Event type, as in order.placed.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Event type, such as order.placed.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Data, as a JSON object. Default: {}.")] = None,
     event_id: Annotated[str | None, typer.Option("--id", help="Event id. Default: a random id.")] = None,
     version: Annotated[
         str | None, typer.Option("--version", help="Version: an integer, or a time as in --time.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option("--time", help="Time of the event, as in 2026-01-31T10:00:00Z.")
+        str | None, typer.Option("--time", help="Time of the event, such as 2026-01-31T10:00:00Z.")
     ] = None,
     headers: Annotated[
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="Header; may be repeated.")
@@ -68,7 +68,7 @@ def send(
     {"key": "u-1", "value": {…}, "headers": {"ce_id": "1"}, "topic": "users"}
 
     key: a string, or null. value: any JSON value. An object is an event.
-    null is a tombstone. headers: an object of strings. headers and topic
+    null is a tombstone. headers: an object with strings as values. headers and topic
     may be left out.
 
     If SLUICE_HANDLERS is set, each event is checked against the handlers of
@@ -110,7 +110,7 @@ def _check_options(given: set[str], *, topic: str | None, rate: float | None) ->
         return
     if "--key" not in given:
         raise typer.BadParameter(
-            f"--key is missing: it names the entity, as in --key o-1 (you passed {', '.join(sorted(given))})"
+            f"--key is missing: it names the entity (--key o-1); you passed {', '.join(sorted(given))}"
         )
     if topic is not None or rate is not None:
         raise typer.BadParameter(

@@ -24,11 +24,12 @@ def skip(
 ) -> None:
     """Skip a record that the Kafka client cannot decode, so that the bridge continues behind it.
 
-    `sluice doctor` and the bridge's log name such a record. If the client
-    cannot decode the whole batch of the record, the batch is skipped. The
-    command prints the offsets and asks. Each skipped offset becomes a dead
-    letter without key and value. The bridge continues within seconds; rebuild,
-    verify and trace leave out the same offsets.
+    You find such a record in the output of `sluice doctor` and in the log of
+    the bridge. The client cannot read the records that follow it in the same
+    batch, so the command skips these records, too. The command prints the
+    offsets and asks. Each skipped offset becomes a dead letter without key and
+    value. The bridge continues within seconds; rebuild, verify and trace leave
+    out the same offsets.
 
     A record that can be read is never skipped.
     """

@@ -83,7 +83,9 @@ def status(as_json: AsJson = False) -> None:
 
 @stack_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context) -> None:
-    """Run psql on the database of SLUICE_DATABASE_URL, or else of this stack. Options of psql follow.
+    """Run psql on the database of SLUICE_DATABASE_URL, or else of this stack.
+
+    You may add options of psql.
 
     Example: sluice stack psql -c "SELECT count(*) FROM orders"
     """

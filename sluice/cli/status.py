@@ -31,7 +31,7 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
 
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored,
     erased. Call conflict: a call that was not made, because an earlier call
-    with the same key had other arguments. Worker: the worker that holds the
+    with the same call key had other arguments. Worker: the worker that holds the
     lease of the queue. A worker with --queues holds no lease. Tables leave
     out columns of zeros, --json does not. Outgoing events and calls:
     `sluice outbox ls`, `sluice effects ls`. Events that failed: `sluice dlq
@@ -46,8 +46,8 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
 
     Exit code 1 if a service or the leader of a partition did not answer, or
     if processes refuse this database because it is a copy or belongs to
-    another installation. The other facts are still shown. A sum without the
-    numbers of some partitions is marked with +?.
+    another installation. All other facts are still shown. If the numbers of
+    some partitions are not known, the sum ends with `+?`.
     """
     settings, registry, urls = read_environment()
     found = judge_status(read_status(settings, urls, registry, patience_seconds=patience), now=time.time())

@@ -16,8 +16,10 @@ def trace(
     what: Annotated[
         str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET | TOPIC", help="A record, or its topic.")
     ],
-    key: Annotated[str | None, typer.Argument(help="With TOPIC: the record key.")] = None,
-    event_id: Annotated[str | None, typer.Argument(help="With TOPIC: the event id.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="With TOPIC: the record key.")] = None,
+    event_id: Annotated[
+        str | None, typer.Argument(metavar="EVENT_ID", help="With TOPIC: the event id.")
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option("--source", help="The CloudEvents source of the event, if the event has one."),

@@ -51,7 +51,7 @@ Name = Annotated[
 ]
 Level = Annotated[LogLevel | None, typer.Option("--log-level", help="Overrides SLUICE_LOG_LEVEL.")]
 CeleryOptions = Annotated[
-    list[str] | None, typer.Argument(metavar="[-- CELERY_OPTIONS]", help="Options of `celery worker`.")
+    list[str] | None, typer.Argument(metavar="-- CELERY_OPTIONS", help="Options of `celery worker`.")
 ]
 
 
@@ -87,9 +87,9 @@ def worker(
 def relay(name: Name = None, level: Level = None, celery_options: CeleryOptions = None) -> None:
     """Run the worker that sends outgoing events and does the maintenance.
 
-    The relay also queues calls that are due, starts retries and rebuilds,
-    and deletes old rows. The relay needs a running beat. Run one or two
-    relays.
+    The relay also queues the calls of side effects that are due, starts
+    retries and rebuilds, and deletes old rows. The relay needs a running
+    beat. Run one or two relays.
 
     SIGTERM and SIGINT end the relay. Example: sluice relay
     """
@@ -105,8 +105,9 @@ def effects_worker(
     level: Level = None,
     celery_options: CeleryOptions = None,
 ) -> None:
-    """Run the worker that makes the calls of effects. The worker needs a
-    running relay, which queues the calls.
+    """Run the worker that makes side effects: the calls to other services that handlers yield.
+
+    The worker needs a running relay, which queues the calls.
 
     SIGTERM and SIGINT end the worker after the calls in flight.
 
@@ -117,9 +118,10 @@ def effects_worker(
 
 
 def rebuild_worker(name: Name = None, level: Level = None, celery_options: CeleryOptions = None) -> None:
-    """Run the worker that fills new generations of projections. The worker
-    needs a running relay, which starts its tasks. For more throughput, run
-    more rebuild workers, up to one per partition.
+    """Run the worker that fills new generations (copies) of projections for `sluice rebuild`.
+
+    The worker needs a running relay, which starts its tasks. For more
+    throughput, run more rebuild workers, up to one per partition.
 
     SIGTERM and SIGINT end the worker. Example: sluice rebuild-worker
     """

@@ -83,8 +83,8 @@ def test_refused_outgoing_events_are_shown_retried_and_dropped(session: Session,
     assert "error: too large\n" in shown
     assert "no event with id 9 waits in queue order.0" in run("outbox", "show", "order.0", "9", exit_code=2)
     retry = ("outbox", "retry", "order.0", "1", "--reason", "r")
-    assert "would be tried again: was too large" in run(*retry, "--dry-run")
-    assert "is tried again: was too large" in run(*retry)
+    assert "would be tried again: the broker refused it: too large" in run(*retry, "--dry-run")
+    assert "is tried again: the broker refused it: too large" in run(*retry)
     assert run("outbox", "retry", "--all", "--reason", "r") == "no record is refused\n"
     drop = ("outbox", "drop", "order.0", "2", "--even-if-waiting", "--reason", "r")
     assert "would be dropped" in run(*drop, "--dry-run")
@@ -124,8 +124,8 @@ def test_calls_are_shown_retried_paused_and_resumed(session: Session, run: Run) 
     assert listed.count("no such mailbox") == 1, "one row lists the calls with this error"
     assert "k2" in run("effects", "ls", "--limit", "2", "--after", "4", "--older-than", "0s")
     assert 'waits for: ["earlier must end first: it is running"]' in run("effects", "show", "waits")
-    assert "there is no call none" in run("effects", "show", "none", exit_code=2)
-    assert run("effects", "ls", "--conflicts") == "no call was refused because of other args\n"
+    assert "there is no call k9" in run("effects", "show", "k9", exit_code=2)
+    assert run("effects", "ls", "--conflicts") == "no call has the key of an earlier call with other args\n"
     retry = ("effects", "retry", "k0", "k1", "--reason", "r")
     assert "k0: failed → would become pending: it is due now" in run(*retry, "--dry-run")
     assert "k1: failed → pending: it is due now" in run(*retry)
@@ -146,7 +146,8 @@ def test_all_uncertain_calls_can_be_settled_together_only_as_failed(session: Ses
     settle = ("effects", "settle", "--reason", "r", "--all")
     assert "--all requires --as failed" in run(*settle, "--as", "succeeded", exit_code=2)
     assert "k0: uncertain → would become failed" in run(*settle, "--as", "failed", "--dry-run")
-    assert "3 calls failed" in run(*settle, "--as", "failed", "--effect", "send_email", exit_code=2)
+    asked = run(*settle, "--as", "failed", "--effect", "send_email", exit_code=2)
+    assert "Sluice will record that 3 calls failed" in asked
     run(*settle, "--as", "failed", "--effect", "send_email", "--yes")
     states = "SELECT effect_key, state FROM sluice.executed_side_effects ORDER BY effect_key"
     failed = [(f"k{number}", "failed") for number in range(3)]
