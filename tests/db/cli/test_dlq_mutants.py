@@ -32,7 +32,7 @@ def drops_only_keyless_letters(module: Any, bench: Bench, redriver: Redriver) ->
     return not module.drop_keyless(bench.looking, 4)
 
 
-def finds_the_head(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def never_takes_a_conflict_as_first_letter(module: Any, bench: Bench, redriver: Redriver) -> bool:
     return module.read_head(bench.looking, "thing", "c") is None
 
 
@@ -100,7 +100,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
         letters_module,
         "state IN ('dead', 'waiting') AND outcome <> 'conflict'\n    ORDER BY id LIMIT 1",
         "state IN ('dead', 'waiting')\n    ORDER BY id LIMIT 1",
-        finds_the_head,
+        never_takes_a_conflict_as_first_letter,
     ),
     "counts settled letters": (
         letters_module,

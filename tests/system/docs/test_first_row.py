@@ -18,7 +18,7 @@ pytestmark = pytest.mark.matrix
 NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv", ".sluice", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
 )
-RUNS = "all processes are ready"  # README requires to wait for this line.
+RUNS = "all processes are ready"  # README tells the reader to wait for this line.
 INSTALL_SECONDS = 600.0
 
 

@@ -131,7 +131,7 @@ json_values = st.recursive(
 )
 _offsets = st.integers(-14, 14).map(lambda hours: timezone(timedelta(hours=hours)))
 _moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=_offsets | st.just(UTC))  # noqa: DTZ001
-# fold=1 marks a repeated hour of a local time zone; UTC has no repeated hours.
+# fold=1 marks a repeated hour of a local time zone. A fixed offset has none, so fold is always 0 here.
 datetimes = _moments.map(lambda moment: moment.replace(fold=0))
 
 _OF_EVERY_TYPE: dict[str, st.SearchStrategy[Any]] = {
