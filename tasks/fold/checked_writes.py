@@ -184,7 +184,7 @@ def _named(table: Table, what: str, values: Any) -> Any:
     for written, value in values.items():
         name = _column_name(table, written)
         if name in named:
-            raise EffectRefused(f"{what} for {table.name} hold column {name} twice")
+            raise EffectRefused(f"{what} for {table.name} hold column {name!r} twice")
         named[name] = value
     return named.items()
 

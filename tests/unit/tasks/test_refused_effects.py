@@ -19,10 +19,10 @@ from tests.unit.tasks.yielding import (
     WHOLE,
     Level,
     Status,
+    clicks,
     merged,
     people,
     seen,
-    unseen,
 )
 
 alien = Table("alien", MetaData(), Column("id", String, primary_key=True))
@@ -70,7 +70,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a counter as a value", Insert(people, "k", {"visits": 1}), "visits is a counter, which only Increment"),
     ("a column of another table",
         Insert(people, "k", {merged.c.a: "x"}), "merged.a is not a column of people"),
-    ("a column twice", Insert(people, "k", {"name": "x", people.c.name: "y"}), "hold column name twice"),
+    ("a column twice", Insert(people, "k", {"name": "x", people.c.name: "y"}), "hold column 'name' twice"),
     ("a number as a column", Insert(people, "k", {1: "x"}), "int 1 names no column"),
     ("a value of another type", Insert(people, "k", {"name": 1}), "people.name: int 1 is no text"),
     ("an enum member of another type",
@@ -178,7 +178,7 @@ REFUSED_IN_PROJECTIONS: list[tuple[str, Any, str]] = [
     ("a write to a plain table",
         Insert(people, "k", WHOLE), "Insert of people by a handler that projects into seen"),
     ("a read of another projection",
-        Read(unseen, "k"), "Read of unseen by a handler that projects into seen"),
+        Read(clicks, "k"), "Read of clicks by a handler that projects into seen"),
     ("an Emit in `otherwise`",
         Increment(seen, "k", {}, 0, (Emit("out", "k", "t", 1),)), "Emit by a handler"),
 ]  # fmt: skip

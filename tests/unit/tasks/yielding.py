@@ -46,7 +46,7 @@ merged = entity_table(
     merged=True, deletable=True, versions="timestamp",
 )  # fmt: skip
 seen = projection_table("seen", metadata, Column("id", String(20), primary_key=True), Column("n", Integer))
-unseen = projection_table("unseen", metadata, Column("id", String(20), primary_key=True))
+clicks = projection_table("clicks", metadata, Column("id", String(20), primary_key=True))
 
 
 @effect("send_mail", on_unknown="ask")
