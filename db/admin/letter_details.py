@@ -57,7 +57,7 @@ def lacks_value(flaw: Mapping[str, Any] | None) -> bool:
 
 
 class WaitingLetter(NamedTuple):
-    """A letter that waits behind another one of its entity."""
+    """A letter that waits behind an earlier letter of its entity."""
 
     id: int
     topic: str

@@ -66,7 +66,7 @@ def require_one_choice(keys: Sequence[str] | None, *, every: bool) -> None:
 
 def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
     """Returns the calls with these keys, or all chosen calls. Raises OperationRefused for an
-    unknown key, and unless exactly one of `keys` and `chosen` is given.
+    unknown key, or if not exactly one of `keys` and `chosen` is given.
     """
     require_one_choice(keys, every=chosen is not None)
     if chosen is not None:
@@ -102,7 +102,7 @@ def retry_calls(
     session: Session, calls: Sequence[AnyCall], effects: Effects, decision: Decision, *, dry_run: bool
 ) -> Iterator[CallChange]:
     """Makes failed or uncertain calls pending, with a fresh count of attempts. Uses transactions
-    of PAGE_ROWS. Idempotent.
+    of at most PAGE_ROWS calls. Idempotent.
     """
     fitting = []
     for call in calls:
