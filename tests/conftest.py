@@ -63,8 +63,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Returns the number of cores plus three for `-n auto`, because tests mostly wait."""
-    return (os.cpu_count() or 1) + 3
+    """Returns the number of cores plus two for `-n auto`, because tests wait a part of the time."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

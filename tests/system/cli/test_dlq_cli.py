@@ -120,7 +120,7 @@ def test_dropping_a_failed_event_applies_the_events_behind_it(deployment: Deploy
     waiting = failed(deployment, "--state", "waiting")
     refused = sluice(deployment, "dlq", "drop", str(waiting[0]["id"]), *WHY, "--yes")
     assert (refused.returncode, refused.stdout) == (2, b"")
-    assert b"only the first of its entity can be dropped" in refused.stderr
+    assert b"is not the first letter of its entity" in refused.stderr
     assert b"pass --yes" in sluice(deployment, "dlq", "drop", str(letter["id"]), *WHY).stderr
     dropped = document(sluice(deployment, "dlq", "drop", str(letter["id"]), *WHY, "--yes", "--json"))
     assert dropped["redriven"][0]["outcomes"] == {"applied": 2}

@@ -143,5 +143,5 @@ def test_start_names_the_objects_that_depend_on_the_live_generation(deployment: 
     )
     deployment.session.command("ALTER TABLE public.billing_line_items_g1 ENABLE ROW LEVEL SECURITY")
     text = sluice_fails(deployment, "start", PROJECTION, *WHY)[1]
-    assert "billing_line_items_g1 has the row-level security enabled, which a rebuild does not carry" in text
+    assert "billing_line_items_g1 has the row-level security enabled, which a rebuild does not copy" in text
     assert "taxes reads billing_line_items_g1 directly" in text

@@ -37,7 +37,7 @@ def test_only_the_batch_that_is_too_large_when_unpacked_is_skipped(make_deployme
     deployment.produce(payments(ALREADY, AFTER))
     assert "cannot be read" in refusal(sluice(deployment, "trace", f"{topic}:0:{bomb}"))
     for offset, sentence in (
-        (0, "has its outcome"),
+        (0, "already has an outcome"),
         (bomb + 1, "can be read, so it is not skipped"),
         (bomb + 99, "is not in the log"),
     ):

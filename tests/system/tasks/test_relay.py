@@ -138,7 +138,7 @@ def test_outgoing_events_wait_while_kafka_is_down(
             )
     wait_until(
         lambda: "outgoing events held back" in relay.log.read_text(),
-        timeout_seconds=60,
+        timeout_seconds=180,
         what="the relay logs the outage",
     )
     until = time.monotonic() + seconds
