@@ -35,6 +35,8 @@ def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
     because another check covers NOT NULL.
     """
     check = _checker(column_type)
+    if isinstance(column_type, types.String | types.Integer) and not isinstance(column_type, types.Enum):
+        return check  # It accepts None itself, because most columns are of these types.
 
     def coerce(value: Any) -> Any:
         return None if value is None else check(value)
@@ -115,6 +117,8 @@ def _one_of(kind: types.Enum) -> Coercer:
 def _text(length: int | None) -> Coercer:
     def check(value: Any) -> Any:
         if type(value) is not str:
+            if value is None:
+                return None
             raise _refuse(value, "text")
         if length is not None and len(value) > length:
             raise ValueRefused(f"text of {len(value)} characters, the column holds {length}")
@@ -139,6 +143,8 @@ def is_encodable(text: str) -> bool:
 def _integer(low: int, high: int) -> Coercer:
     def check(value: Any) -> Any:
         if type(value) is not int:
+            if value is None:
+                return None
             raise _refuse(value, "integer")
         if not low <= value <= high:
             raise ValueRefused(f"integer {value} is outside the column's range, {low} to {high}")

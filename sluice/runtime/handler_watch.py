@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from types import FrameType
 from typing import Protocol
 
@@ -128,14 +129,12 @@ class HandlerWatch:
         if self.journal is not None:
             self.journal.end(self.queue)
 
-    def count_effect(self) -> None:
-        """Counts one effect of the run. Raises TooManyEffects."""
-        self.effects += 1
-        if self.effects > limits.effects:
-            raise TooManyEffects(
-                f"{self.handler} yielded effect {self.effects} of this event: all its handlers together may"
-                f" yield {limits.effects} (SLUICE_HANDLER_EFFECTS); split the event, or raise the limit"
-            )
+    def too_many_effects(self) -> TooManyEffects:
+        """Returns the error for a run with more effects than one event may have."""
+        return TooManyEffects(
+            f"{self.handler} yielded effect {self.effects} of this event: all its handlers together may"
+            f" yield {limits.effects} (SLUICE_HANDLER_EFFECTS); split the event, or raise the limit"
+        )
 
     def note_tick(self, seconds: float) -> None:
         """Counts a tick of the timer.
@@ -165,11 +164,12 @@ class HandlerWatch:
 main_watch = HandlerWatch()
 """The watch of the main thread. Timer and supervisor watch only this thread."""
 _other_threads = threading.local()
+_main_thread = threading.main_thread()
 
 
 def current_watch() -> HandlerWatch:
     """Returns the watch of the calling thread."""
-    if threading.get_ident() == threading.main_thread().ident:
+    if get_ident() == _main_thread.ident:
         return main_watch
     if not hasattr(_other_threads, "watch"):
         _other_threads.watch = HandlerWatch()

@@ -1,5 +1,6 @@
 """Defines when two records have the same event, content or entity: by hashes and by the readable key."""
 
+from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
 from uuid import UUID
@@ -27,7 +28,7 @@ _BIN_16 = b"\xc4\x10"
 
 def event_identity(topic: str, source: str | None, key: bytes | None, event_id: str) -> UUID:
     """Returns the identity of an event that has an id."""
-    return _hash(_EVENT, topic.encode(), None if source is None else source.encode(), key, event_id.encode())
+    return _digest(_event_prefix(topic, source) + _framed(key) + _framed(event_id.encode()))
 
 
 def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
@@ -40,7 +41,8 @@ def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
 
 def hash_content(type_: str, version: Version | None, canonical_data: bytes) -> UUID:
     """Hashes the content that repeats of an event share. Omits headers and times, which may differ."""
-    return _hash(_CONTENT, type_.encode(), None if version is None else str(version).encode(), canonical_data)
+    number = _NULL if version is None else _framed(str(version).encode())
+    return _digest(_content_prefix(type_) + number + _framed(canonical_data))
 
 
 def hash_raw(value: bytes | None) -> UUID:
@@ -59,9 +61,29 @@ def read_key(key: bytes | None) -> str | None:
     return None if len(text) > MAX_CHARACTERS or "\0" in text else text
 
 
+def uuid_of(digest: bytes) -> UUID:
+    """Returns the UUID of 16 bytes."""
+    return _to_uuid(_BIN_16 + digest)
+
+
+@lru_cache(maxsize=1_000)
+def _event_prefix(topic: str, source: str | None) -> bytes:
+    return _EVENT + _framed(topic.encode()) + _framed(None if source is None else source.encode())
+
+
+@lru_cache(maxsize=1_000)
+def _content_prefix(type_: str) -> bytes:
+    return _CONTENT + _framed(type_.encode())
+
+
 def _hash(tag: bytes, *parts: bytes | None) -> UUID:
+    return _digest(tag + b"".join(map(_framed, parts)))
+
+
+def _framed(part: bytes | None) -> bytes:
     # Without the lengths, ("ab", "c") and ("a", "bc") would count as one event, and one would be lost.
-    text = tag
-    for part in parts:
-        text += _NULL if part is None else _length(len(part)) + part
+    return _NULL if part is None else _length(len(part)) + part
+
+
+def _digest(text: bytes) -> UUID:
     return _to_uuid(_BIN_16 + blake2b(text, digest_size=16).digest())

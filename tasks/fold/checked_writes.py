@@ -6,6 +6,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Column, Table
 
 from sluice.db.tables import Shape, TableRefused, shape_of
@@ -155,7 +156,11 @@ def _target(
 def _checked_fields(shape: Shape, write: Insert | Upsert | Merge) -> dict[str, Any]:
     writable, required = shape.writable, shape.required
     fields: dict[str, Any] = {}
-    for name, value in _named(write.table, "values", write.values):
+    values: Any = write.values
+    # Nearly all values are given by name; `_named` also takes columns and Enum members.
+    for name, value in values.items() if type(values) is dict else _named(write.table, "values", values):
+        if type(name) is not str:
+            return _checked_fields(shape, replace(write, values=dict(_named(write.table, "values", values))))
         coerce = writable.get(name)
         if coerce is None:
             raise EffectRefused(f"{type(write).__name__} of {shape.name}: {_why_not_writable(shape, name)}")

@@ -58,10 +58,14 @@ def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = Fals
 
 def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
     """Returns the outbox row of a checked event. `time` and `trace` come from the causing event."""
-    headers = dict(trace)
-    if time is not None:
-        headers["ce_time"] = time.isoformat()
-    headers.update(emit.headers)
+    if trace or emit.headers:
+        headers = dict(trace)
+        if time is not None:
+            headers["ce_time"] = time.isoformat()
+        headers.update(emit.headers)
+        text = msgspec.json.encode(headers).decode()
+    else:
+        text = "{}" if time is None else f'{{"ce_time":"{time.isoformat()}"}}'
     version = None if emit.version is None else str(emit.version)
     return OutboxRow(
         event_id,
@@ -69,7 +73,7 @@ def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping
         cast("str | None", emit.key),
         cast(str, emit.type),
         version,
-        msgspec.json.encode(headers).decode(),
+        text,
         bytes(emit.data).decode(),
     )
 

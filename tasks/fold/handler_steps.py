@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from sluice.runtime.handler_mark import RUNNING
-from sluice.runtime.handler_watch import HandlerWatch, current_watch
+from sluice.runtime.handler_watch import HandlerWatch, current_watch, limits
 from sluice.runtime.place import EventPlace
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Effect, EffectRefused, Event
@@ -40,7 +40,7 @@ def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, N
     declared type, EffectRefused for a wrong effect, HandlerTimedOut, TooManyEffects, and the handler's own
     errors. Closing the generator closes the handler, which may raise.
     """
-    run = HandlerSteps(entry, event)
+    run = HandlerSteps(entry, event, current_watch())
     answer = None
     try:
         while (effect := run.advance(answer)) is not None:
@@ -62,12 +62,12 @@ class HandlerSteps:
 
     __slots__ = ("_entry", "_event", "_steps", "_watch")
 
-    def __init__(self, entry: AnyEntry, event: Event[Any]) -> None:
+    def __init__(self, entry: AnyEntry, event: Event[Any], watch: HandlerWatch) -> None:
         self._entry = entry
         self._event = event
         self._steps: Any = None
-        self._watch = current_watch()
-        self._watch.handler = entry.name
+        self._watch = watch
+        watch.handler = entry.name
 
     def advance(self, answer: object) -> Effect | None:
         """Returns the next effect, checked, or None at the end. See `iter_effects`."""
@@ -83,7 +83,9 @@ class HandlerSteps:
                 effect = self._steps.send(answer)
             except StopIteration:
                 return None
-            watch.count_effect()
+            watch.effects += 1
+            if watch.effects > limits.effects:
+                raise watch.too_many_effects()
             try:
                 return checked_effect(self._entry, self._event, effect)
             except EffectRefused as error:

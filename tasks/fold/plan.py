@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Table
 
+from sluice.runtime.handler_watch import HandlerWatch
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded
@@ -114,7 +115,7 @@ def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Pl
             # Each part has the whole time limit, so that no projection uses up the time of others.
             watch = begin_run(decoded)
             try:
-                runs += [_first_run(entry, event) for entry in part]
+                runs += [_first_run(entry, event, watch) for entry in part]
             finally:
                 watch.end()
         return Planned(decoded, runs)
@@ -138,11 +139,12 @@ def _parts(things: Sequence[T], into: Callable[[T], Table | None]) -> list[list[
     return [part for part in parts.values() if part]
 
 
-def find_entries(registry: Registry, event: Event[Any]) -> list[AnyEntry]:
-    """Returns the handlers that take this event, with projection handlers last."""
-    entries: list[AnyEntry] = _of_topic(registry.handlers.get(event.type, ()), event)
-    entries += _of_topic(registry.projections.get(event.type, ()), event)
-    return entries
+def find_entries(registry: Registry, event: Event[Any]) -> Sequence[AnyEntry]:
+    """Returns the handlers that take this event, those of projections last."""
+    handlers, projections = registry.handlers.get(event.type, ()), registry.projections.get(event.type, ())
+    if len(handlers) == 1 and not projections and handlers[0].topics is None:
+        return handlers  # the usual case
+    return [*_of_topic(handlers, event), *_of_topic(projections, event)]
 
 
 def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:
@@ -169,10 +171,10 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
                 yield run, ordinal, effect
 
 
-def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
+def _first_run(entry: AnyEntry, event: Event[Any], watch: HandlerWatch) -> HandlerRun:
     run = HandlerRun(entry, event, [])
     # Does not use the generator `iter_effects`, because this loop takes most of an event's time.
-    steps = HandlerSteps(entry, event)
+    steps = HandlerSteps(entry, event, watch)
     try:
         while (effect := steps.advance(None)) is not None:
             run.effects.append(effect)
