@@ -88,7 +88,7 @@ class Session:
         self._settings = {**SESSION_SETTINGS, **plans, **settings}
         self._connection: psycopg2.extensions.connection | None = None
         self._prepared: set[str] = set()
-        self._deferred: list[str] = []
+        self._deferred: list[bytes] = []
 
     @property
     def connection(self) -> psycopg2.extensions.connection:
@@ -136,11 +136,17 @@ class Session:
     def command(self, text: str) -> None:
         """Runs a command without parameters."""
         with self.connection.cursor() as cursor:
-            cursor.execute(self._with_deferred(text))
+            cursor.execute(self._with_deferred(text.encode()))
 
     def defer(self, text: str) -> None:
         """Adds a command that runs before the next statement, in its round trip."""
-        self._deferred.append(text)
+        self._deferred.append(text.encode())
+
+    def defer_statement(self, statement: Statement, *values: Any) -> None:
+        """Adds a prepared statement whose result is not needed. It runs as a command of `defer` does."""
+        with self.connection.cursor() as cursor:
+            self._prepare(cursor, statement)
+            self._deferred.append(cursor.mogrify(_execute(statement, values), values or None))
 
     @contextmanager
     def transaction(self, mode: str = "") -> Iterator[None]:
@@ -152,7 +158,7 @@ class Session:
         self.defer(begin)
         try:
             yield
-            if begin in self._deferred:
+            if self._deferred == [begin.encode()]:
                 self._deferred.clear()
             else:
                 self.command("COMMIT")
@@ -189,18 +195,31 @@ class Session:
     @contextmanager
     def _executed(self, statement: Statement, values: Sequence[Any]) -> Iterator[psycopg2.extensions.cursor]:
         with self.connection.cursor() as cursor:
-            if statement.name not in self._prepared:
-                types = f"({', '.join(statement.types)})" if statement.types else ""
-                # A prepared statement belongs to the session, so it still exists after a ROLLBACK.
-                cursor.execute(self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}'))
-                self._prepared.add(statement.name)
-            places = f"({', '.join(['%s'] * len(values))})" if values else ""
-            cursor.execute(self._with_deferred(f'EXECUTE "{statement.name}" {places}'), values or None)
+            self._prepare(cursor, statement)
+            text = _execute(statement, values)
+            if self._deferred:
+                # The deferred commands may hold any character, also "%".
+                cursor.execute(self._with_deferred(cursor.mogrify(text, values or None)))
+            else:
+                cursor.execute(text, values or None)
             yield cursor
 
-    def _with_deferred(self, text: str) -> str:
+    def _prepare(self, cursor: psycopg2.extensions.cursor, statement: Statement) -> None:
+        if statement.name not in self._prepared:
+            types = f"({', '.join(statement.types)})" if statement.types else ""
+            # ROLLBACK does not undo PREPARE: a prepared statement belongs to the session.
+            text = f'PREPARE "{statement.name}" {types} AS {statement.text}'
+            cursor.execute(self._with_deferred(text.encode()))
+            self._prepared.add(statement.name)
+
+    def _with_deferred(self, text: bytes) -> bytes:
         if not self._deferred:
             return text
-        text = "; ".join([*self._deferred, text])
+        text = b"; ".join([*self._deferred, text])
         self._deferred.clear()
         return text
+
+
+def _execute(statement: Statement, values: Sequence[Any]) -> str:
+    places = f"({', '.join(['%s'] * len(values))})" if values else ""
+    return f'EXECUTE "{statement.name}" {places}'

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 from sqlalchemy import BigInteger, Column, Constraint, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.types import JSON, Integer, Numeric, String, TypeEngine, Uuid
+from sqlalchemy.types import JSON, Float, Integer, Numeric, String, TypeEngine, Uuid
 
 from sluice.db.made_tables import note_table
 from sluice.db.table_rules import column_problem, name_problem
@@ -49,6 +49,8 @@ class Shape:
         _check_versions(table.name, versions, equal_versions)
         self.versions: Versions = versions
         self.first_wins = equal_versions == "first"
+        self.last_wins = versions == "timestamp" and not self.first_wins
+        """True if the later of two writes with the same version wins."""
         self.merged = merged
         self.deletable = deletable
         self.counters = frozenset(counters)
@@ -65,6 +67,10 @@ class Shape:
             name: _default(table.columns[name], self.coercers[name]) for name in self.row_columns
         }
         self.required = frozenset(name for name in self.row_columns if not table.columns[name].nullable)
+        self.has_exact_counters = not any(isinstance(self.types.get(name), Float) for name in self.counters)
+        """True if the sum of a counter does not depend on the order of the deltas."""
+        self.may_count_absent = all(self.defaults[name] is not None for name in self.required)
+        """True if an Increment may add an absent row."""
 
 
 def entity_table(

@@ -57,6 +57,8 @@ class Lanes(NamedTuple):
     """The events in whose handlers processes ended, with the number of these ends."""
     newest_erasure: int = 0
     """The id of the newest erasure of any entity; 0 if there is no erasure."""
+    has_parked: bool = False
+    """True if entities of the type are parked."""
 
 
 class LaneStep(NamedTuple):
@@ -94,6 +96,8 @@ READ_LANES = Statement(
                                                d.deaths, d.timed_out, d.how))
             FROM sluice.handler_deaths d WHERE d.queue = $1),
            (SELECT coalesce(max(x.id), 0)::bigint FROM sluice.erasures x),
+           EXISTS (SELECT FROM sluice.parked_entities k WHERE k.entity = e.entity),
+           q.halted_reason, q.failure_window, q.accepted_deaths,
            l.topic, l.partition, l.applied_offset
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
@@ -106,12 +110,22 @@ READ_LANES = Statement(
 
 def read_lanes(session: Session, queue: str) -> Lanes:
     """Returns the current epoch and its lanes. Lanes of older epochs are only used for their counters."""
+    return _read(session, queue)[1]
+
+
+def lock_lanes(session: Session, queue: str) -> tuple[QueueRow | None, Lanes]:
+    """As `lock_queue` and then `read_lanes`, in one round trip."""
+    session.defer_statement(LOCK_QUEUE, queue)
+    return _read(session, queue)
+
+
+def _read(session: Session, queue: str) -> tuple[QueueRow | None, Lanes]:
     rows = session.run(READ_LANES, queue)
     if not rows:
-        return Lanes(None, 0, {}, {})
-    epoch, shards, topic_ids, failures, retry_is_due, deaths, newest_erasure = rows[0][:7]
+        return None, Lanes(None, 0, {}, {})
+    epoch, shards, topic_ids, failures, retry_is_due, deaths, newest_erasure, has_parked = rows[0][:8]
     applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
-    return Lanes(
+    lanes = Lanes(
         epoch,
         shards,
         topic_ids or {},
@@ -120,7 +134,9 @@ def read_lanes(session: Session, queue: str) -> Lanes:
         retry_is_due,
         {EventPlace(*row[:4]): HandlerDeaths(*row[4:]) for row in deaths or ()},
         newest_erasure,
+        has_parked,
     )
+    return QueueRow(*rows[0][8:11]), lanes
 
 
 NOTE_FAILURES = Statement(
@@ -168,8 +184,11 @@ ADVANCE_LANES = Statement(
 
 
 def advance_lanes(session: Session, queue: str, epoch: int, steps: Sequence[LaneStep]) -> None:
-    """Writes the offsets of lanes and adds to their counters. Requires the queue's lock. Not idempotent."""
-    session.run(
+    """Writes the offsets of lanes and adds to their counters, before the next statement. Not idempotent.
+
+    Requires the queue's lock.
+    """
+    session.defer_statement(
         ADVANCE_LANES,
         queue,
         epoch,

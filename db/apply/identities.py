@@ -81,16 +81,30 @@ INSERT_IDENTITIES = Statement(
 
 
 def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
-    """Stores identities.
+    """Stores identities. Raises RowsChanged if one was stored meanwhile, so that the fold missed it."""
+    if rows and (inserted := session.count(INSERT_IDENTITIES, *_arrays(rows))) != len(rows):
+        raise RowsChanged(f"another transaction stored {len(rows) - inserted} of the identities")
 
-    Raises RowsChanged if another transaction has stored one of them meanwhile. Then the batch must be
-    computed again.
-    """
-    if not rows:
-        return
+
+NOTE_IDENTITIES = Statement(
+    "note_identities",
+    f"""
+    WITH inserted AS ({INSERT_IDENTITIES.text} RETURNING identity)
+    SELECT d.identity FROM unnest($1) AS d (identity)
+    WHERE NOT EXISTS (SELECT FROM inserted i WHERE i.identity = d.identity)
+    """,
+    INSERT_IDENTITIES.types,
+)
+
+
+def note_new_identities(session: Session, rows: Sequence[ProcessedRow]) -> set[UUID]:
+    """Stores the identities that are new. Returns the others, whose rows are unchanged."""
+    return {identity for (identity,) in session.run(NOTE_IDENTITIES, *_arrays(rows))} if rows else set()
+
+
+def _arrays(rows: Sequence[ProcessedRow]) -> list[str]:
     columns = list(zip(*rows, strict=True))
-    inserted = session.count(
-        INSERT_IDENTITIES,
+    return [
         bare_array(columns[0]),
         text_array(columns[1]),
         bare_array(columns[2]),
@@ -99,9 +113,7 @@ def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
         text_array(columns[5]),
         bare_array(columns[6]),
         bare_array(columns[7]),
-    )
-    if inserted != len(rows):
-        raise RowsChanged(f"another transaction stored {len(rows) - inserted} of the identities")
+    ]
 
 
 UPDATE_OUTCOMES = Statement(

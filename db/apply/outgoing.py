@@ -28,13 +28,13 @@ INSERT_OUTBOX = Statement(
 
 
 def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], source: str | None) -> None:
-    """Writes outgoing events of one queue, in this order. Requires the queue's lock.
+    """Writes outgoing events of one queue, in this order, before the next statement. Requires its lock.
 
     `source` is the CloudEvents source. None means `<name>-<short id>` of the installation.
     """
     for piece in in_pieces(rows):
         event_ids, *texts = zip(*piece, strict=True)
-        session.run(INSERT_OUTBOX, queue, bare_array(event_ids), *map(text_array, texts), source)
+        session.defer_statement(INSERT_OUTBOX, queue, bare_array(event_ids), *map(text_array, texts), source)
 
 
 LOAD_EFFECTS = Statement(

@@ -99,10 +99,15 @@ class RowStatements:
         return self._named("delete", f"DELETE FROM {self.target} WHERE {self.key} = ANY ($1)", ("text[]",))
 
     def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
-        # Postgres cuts names at 63 bytes. The hash keeps two tables with long names from sharing a statement.
-        name = self.name.encode()
-        mark = blake2b(name, digest_size=6).hexdigest()
-        return Statement(f"{verb}_{name[:32].decode(errors='ignore')}_{mark}", text, types)
+        return named_statement(self.name, verb, text, types)
+
+
+def named_statement(table: str, verb: str, text: str, types: tuple[str, ...]) -> Statement:
+    """Returns a statement of one table, with a name of its own."""
+    # Postgres cuts names at 63 bytes. The hash keeps two tables with long names from sharing a statement.
+    name = table.encode()
+    mark = blake2b(name, digest_size=6).hexdigest()
+    return Statement(f"{verb}_{name[:32].decode(errors='ignore')}_{mark}", text, types)
 
 
 def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -92,6 +92,9 @@ class Settings(FaultSettings):
     handler_effects: int = Field(
         100_000, ge=1, le=10_000_000, description="effects that all handlers of one event may yield together"
     )
+    optimistic: Literal["auto", "always", "never"] = Field(
+        "auto", description="batches that are written without reading their rows first"
+    )
     source: str = Field(
         "",
         max_length=MAX_SOURCE_CHARACTERS,
@@ -150,6 +153,12 @@ def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
         found = error.errors()
         hint = f". {MISSING_HINT}" if any(_is_missing(one) for one in found) else ""
         raise SettingsError("; ".join(map(_sentence, found)) + hint) from None
+
+
+def read_optimistic(environ: Mapping[str, str] | None = None) -> Literal["auto", "always", "never"]:
+    """Returns SLUICE_OPTIMISTIC. Any other value counts as "auto"; `read_settings` refuses it."""
+    value = (os.environ if environ is None else environ).get(f"{PREFIX}OPTIMISTIC", "auto")
+    return "always" if value == "always" else "never" if value == "never" else "auto"
 
 
 def read_source(environ: Mapping[str, str] | None = None) -> str | None:

@@ -17,20 +17,20 @@ from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
 from sluice.tasks.apply.batch_message import Slice
-from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.death_log import DeathLog, describe_place
-from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.failure_counts import FailureCounts
 from sluice.tasks.apply.generation_stops import GenerationBroken, stop_broken
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.guard import Judgement, is_of_queue, judge
+from sluice.tasks.apply.recent_lanes import RecentLanes
 from sluice.tasks.apply.retrier import Retried, Retrier
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries, counts
 from sluice.tasks.apply.set_aside import set_aside
 from sluice.tasks.apply.set_aside_rules import RetryLimits
+from sluice.tasks.apply.settler import Settler
 from sluice.tasks.apply.suspects import passed
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
@@ -79,12 +79,12 @@ class Applier:
         """`limits` are for the retries of events that cannot be applied because of servers or locks."""
         self._session = session
         self._registry = registry
-        self._set_aside = partial(set_aside, limits=limits)
+        self._settler = Settler(session, partial(set_aside, limits=limits))
         self._retrier = Retrier(session, registry, limits)
         self._failures = FailureCounts(session)
         self._generation_writer = GenerationWriter(session, registry)
         self._deaths = DeathLog()
-        self._erasures = Erasures(session)
+        self._recent = RecentLanes()
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
@@ -123,15 +123,21 @@ class Applier:
         def attempt() -> Applied:
             nonlocal chunk
             if chunk is None:
-                # Read without the lock, only to avoid decoding records that were applied before.
-                chunk = message.next_chunk(guard.read_lanes(self._session, queue))
+                # Without the lock, only to avoid decoding records that were applied before.
+                lanes = self._recent.get(queue)
+                if lanes is None or not message.follows(lanes):
+                    lanes = guard.read_lanes(self._session, queue)
+                chunk = message.next_chunk(lanes)
             # Idempotent: if a COMMIT took effect and its answer was lost, the guard skips the records.
             return self._attempt(queue, message, chunk, singly=tries.singly)
 
         def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
             nonlocal chunk
+            self._recent.forget(queue)
             if isinstance(error, GenerationBroken):
                 stop_broken(self._session, queue, error)
+                return 0.0
+            if self._settler.note_failed(queue, error):
                 return 0.0
             if chunk is not None and chunk.has_begun and counts(error):
                 self._retrier.note_failed_batch(queue, error)
@@ -158,10 +164,10 @@ class Applier:
         if not chunk.slices:
             return Applied(Counter(), Counter())
         with self._session.transaction():
-            if (row := guard.lock_queue(self._session, queue)) is None:
+            row, lanes = guard.lock_lanes(self._session, queue)
+            if row is None:
                 raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
             faults.reach("apply.begun")
-            lanes = guard.read_lanes(self._session, queue)
             claims = self._judge(queue, message, chunk, lanes)
             events = [event for _, planned in claims.next for event in planned]
             settled: list[EventResult] = []
@@ -170,6 +176,9 @@ class Applier:
                 settled = self._settle(queue, row, lanes, claims, events, singly=singly)
                 faults.reach("apply.before_commit")
         faults.reach("apply.committed")
+        self._settler.note_committed(queue)
+        self._recent.note(queue, lanes, reached(claims.next, len(settled)))
+        message.retry_is_due = lanes.retry_is_due
         message.leave(claims.left)
         self._retrier.note_committed(queue, settled)
         self._deaths.note_committed(queue, settled)
@@ -226,18 +235,7 @@ class Applier:
     ) -> list[EventResult]:
         """Settles the events from the first on, usually all of them, and advances their lanes."""
         snapshot = self._generation_writer.read_projection_snapshot(queue)
-        self._erasures.refresh(lanes.newest_erasure)
-        limit = None if lanes.failures is None else lanes.failures.batch_limit
-        writer = BatchWriter(
-            self._session,
-            queue=queue,
-            entity=queue.rpartition(".")[0],
-            snapshot=snapshot,
-            erasures=self._erasures,
-            set_aside=self._set_aside,
-            limit=limit,
-        )
-        settled = writer.settle(events, singly=singly or limit is not None)
+        settled = self._settler.settle(queue, lanes, snapshot, events, singly=singly)
         verdict = self._judge_deaths(row, settled)
         moved = reached(claims.next, len(settled))
         assert lanes.epoch is not None

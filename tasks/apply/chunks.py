@@ -78,6 +78,15 @@ class MessageEvents:
         self._deaths: Mapping[EventPlace, HandlerDeaths] = {}
         self._clock = clock
 
+    def follows(self, lanes: Lanes) -> bool:
+        """Returns True if each slice is next in line, so that none of its records is skipped unread."""
+        return bool(self._slices) and all(
+            piece.epoch == lanes.epoch
+            and piece.prev == lanes.applied.get((piece.topic, piece.partition), -1)
+            and piece.topic_id == lanes.topic_ids.get(piece.topic)
+            for piece in self._slices
+        )
+
     def next_chunk(self, lanes: Lanes) -> Chunk:
         """Returns events that were not applied before, as many as the handlers' budget allows.
 

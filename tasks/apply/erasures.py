@@ -119,6 +119,20 @@ class Erasures:
                     places.add(place_of(one))
         return places
 
+    def erased_keys(self, entity: str, keys: Iterable[str]) -> dict[str, UUID]:
+        """Returns those of the keys whose entities were erased, with their hashes."""
+        hashes = self._hashes.get(entity)
+        if not hashes:
+            return {}
+        begun = _begin_hash(self._key, entity)
+        erased: dict[str, UUID] = {}
+        for key in keys:
+            hasher = begun.copy()
+            hasher.update(key.encode())
+            if (digest := hasher.digest()) in hashes:
+                erased[key] = UUID(bytes=digest)
+        return erased
+
     def stand_ins(self, effect_keys: Iterable[str]) -> dict[str, str]:
         """Returns a map: the key that replaces an effect key after an erasure → the effect key."""
         if not self._newest:
@@ -128,17 +142,8 @@ class Erasures:
     def _load(self, entity: str, decoded: Iterable[Decoded]) -> dict[str | None, list[Erasure]]:
         """Returns entity key → erasures, for the records whose entities were erased."""
         found: defaultdict[str | None, list[Erasure]] = defaultdict(list)
-        hashes = self._hashes.get(entity)
-        if not hashes:
-            return found
-        begun = _begin_hash(self._key, entity)
-        erased: dict[UUID, str] = {}
-        for key in {one.entity_key for one in decoded}:
-            if key is not None:
-                hasher = begun.copy()
-                hasher.update(key.encode())
-                if (digest := hasher.digest()) in hashes:
-                    erased[UUID(bytes=digest)] = key
+        keys = {one.entity_key for one in decoded if one.entity_key is not None}
+        erased = {digest: key for key, digest in self.erased_keys(entity, keys).items()}
         for row in stored.read_erasures(self._session, entity, sorted(erased)) if erased else ():
             found[erased[row.key_hash]].append(make_erasure(row))
         return found

@@ -51,14 +51,17 @@ class FoldIO:
         faults: Mapping[str, EventFault] = MappingProxyType({}),
         locks: AbsentKeyLocks | None = None,
         cut_letters: bool = False,
+        noted: Mapping[UUID, Outcome] = MappingProxyType({}),
     ) -> None:
         """`entity` is the entity type of all events. For `snapshot` and `redriving` see `BatchWriter`.
 
         `held`: projection → keys of entities whose events began, in this transaction, to wait for the
         projection. `faults`: projection → the reason why Postgres refuses the writes of the only event to the
         projection. `locks` are the key locks of the transaction. `cut_letters`: store letters without the
-        values of their records.
+        values of their records. `noted`: the identities of these events that this transaction has stored,
+        with the stored outcomes.
         """
+        self._noted = noted
         self._erasures = erasures
         self._session = session
         self._entity = entity
@@ -89,6 +92,8 @@ class FoldIO:
         wanted = list({planned.decoded.identity for planned in events})
         own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
         for identity, *where, is_old in identities.load_identities(self._session, wanted):
+            if identity in self._noted:
+                continue
             known = FirstSeen(*where)
             # A redriven letter has an identity row that marks it as dead or waiting. It is not a repeat.
             if own.get(identity) != known[1:]:
@@ -132,8 +137,12 @@ class FoldIO:
 
         For redriven events, it writes no identities, and no letters except those of projections.
         """
-        self._rows.write(memory.rows)
+        self.write_state(queue, memory, folded)
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
+
+    def write_state(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
+        """As `write_back`, without the outgoing events."""
+        self._rows.write(memory.rows)
         outgoing.insert_effects(self._session, self._entity, folded.calls)
         outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
         self._write_projection_letters(folded.settled)
@@ -143,6 +152,12 @@ class FoldIO:
         reasons = [(key, printable(reason)[:MAX_ERROR_CHARACTERS]) for key, reason in folded.parked]
         dead_letters.park_entities(self._session, self._entity, queue, reasons)
         new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
+        if self._noted:
+            changed = [row for row in new if self._noted.get(row.identity, row.outcome) != row.outcome]
+            identities.update_outcomes(
+                self._session, [(row.identity, row.outcome, *row[5:]) for row in changed]
+            )
+            new = [row for row in new if row.identity not in self._noted]
         identities.insert_identities(self._session, new)
         identities.renew_identities(self._session, self._renewed)
 

@@ -15,6 +15,7 @@ from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.events.identity import uuid_of
 from sluice.tasks.fold.emitting import outbox_row
 from sluice.tasks.fold.fold_state import Conflict, FoldResult, FoldState
 from sluice.tasks.fold.handler_faults import blame
@@ -47,10 +48,24 @@ def effect_key(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> s
     return f"{call.effect}:{once}"
 
 
+def ledger_row(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> LedgerRow:
+    """Returns the ledger row of a call."""
+    args = bytes(cast(msgspec.Raw, call.args))
+    return LedgerRow(
+        effect_key(run, decoded, ordinal, call),
+        cast(str, call.effect),
+        decoded.identity,
+        decoded.entity_key,
+        args.decode(),
+        uuid_of(blake2b(args, digest_size=16).digest()),
+        call.once is not None,
+    )
+
+
 def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
     """Returns an id that is the same whenever the same event is folded again."""
     source = identity.bytes + ordinal.to_bytes(4, "big") + handler.encode()
-    return UUID(bytes=blake2b(source, digest_size=16).digest())
+    return uuid_of(blake2b(source, digest_size=16).digest())
 
 
 class Died(Exception):
@@ -181,23 +196,13 @@ class Decision:
 
     def call(self, run: HandlerRun, call: Call) -> None:
         """Adds a ledger row unless its key exists. An existing key with other args is a call conflict."""
-        args = bytes(cast(msgspec.Raw, call.args))
-        fingerprint = UUID(bytes=blake2b(args, digest_size=16).digest())
-        name = effect_key(run, self.decoded, self.ordinal, call)
-        made = LedgerRow(
-            name,
-            cast(str, call.effect),
-            self.decoded.identity,
-            self.decoded.entity_key,
-            args.decode(),
-            fingerprint,
-            call.once is not None,
-        )
+        made = ledger_row(run, self.decoded, self.ordinal, call)
+        name = made.effect_key
         mine = next((other.fingerprint for other in self.calls if other.effect_key == name), None)
         known = mine or self.memory.fingerprint(name)
         if known is None:
             self.calls.append(made)
-        elif known != fingerprint:
+        elif known != made.fingerprint:
             self.call_conflicts.append(made)
 
 

@@ -68,7 +68,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
         raise Died(error)
     parts = planned.parts
     outcome: Outcome | None = None
-    call_conflicts, outgoing = 0, 0
+    call_conflicts, outgoing, emitted = 0, 0, 0
     if parts and parts[0][0].into is None:
         decision = Decision(planned, parts.pop(0), memory)
         try:
@@ -76,12 +76,20 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
         except Conflict as conflict:
             return EventResult(planned, Outcome.CONFLICT, EventFault.of(conflict))
         decision.take_over(folded)
-        call_conflicts, outgoing = len(decision.call_conflicts), len(decision.emits) + len(decision.calls)
+        call_conflicts, emitted = len(decision.call_conflicts), len(decision.emits)
+        outgoing = emitted + len(decision.calls)
     projected, letters = _project(planned, parts, memory, folded) if parts else ((), ())
     if outcome is None:
         # An event with only projection handlers has the outcome of its projections.
         outcome = next((one for one in WORST_FIRST if one in projected), Outcome.IGNORED)
-    return EventResult(planned, outcome, call_conflicts=call_conflicts, outgoing=outgoing, letters=letters)
+    return EventResult(
+        planned,
+        outcome,
+        call_conflicts=call_conflicts,
+        outgoing=outgoing,
+        emitted=emitted,
+        letters=letters,
+    )
 
 
 def _project(

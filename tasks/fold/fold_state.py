@@ -74,6 +74,8 @@ class EventResult:
     call_conflicts: int = 0
     outgoing: int = 0
     """Number of outbox events and calls that the event wrote."""
+    emitted: int = 0
+    """Number of outbox events among them."""
     set_aside: bool = False
     """True if the event itself was set aside, and is retried automatically."""
     letters: Sequence[ProjectionLetter] = ()

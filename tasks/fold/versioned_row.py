@@ -55,7 +55,7 @@ def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
 
     An Insert without a version is stale after a Delete or Upsert with a version.
     """
-    content = _content_hash(fields)
+    content = content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
     base = row.tombstone if row.values is None else row.version
@@ -75,7 +75,7 @@ def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
         return WriteResult.APPLIED, Row(values, base, row.field_versions, row.inserted_hash, row.tombstone)
     if base is not None and version < base:
         return WriteResult.STALE, row
-    if version == base and not _last_wins(shape):
+    if version == base and not shape.last_wins:
         if row.values is None or version == row.tombstone:
             return WriteResult.STALE, row  # the Delete of this version wins
         return _compare(shape, row, fields, frozenset(row.field_versions)), row
@@ -116,7 +116,7 @@ def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Ro
         return WriteResult.APPLIED, Row(tombstone=max(known, default=None))
     if base is not None and version < base:
         return WriteResult.STALE, row
-    if version == base == row.tombstone and (row.values is None or not _last_wins(shape)):
+    if version == base == row.tombstone and (row.values is None or not shape.last_wins):
         return WriteResult.DUPLICATE, row
     if version == base and shape.first_wins:
         return WriteResult.STALE, row
@@ -179,11 +179,6 @@ def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int
     return any(own == version and values[name] != fields[name] for name, own in row.field_versions.items())
 
 
-def _last_wins(shape: Shape) -> bool:
-    """Returns True if the later of two writes with the same version wins."""
-    return shape.versions == "timestamp" and not shape.first_wins
-
-
 def _fields_that_stay(shape: Shape, row: Row, version: int) -> dict[str, int]:
     """Returns the fields that a whole-row write at `version` keeps, with their versions."""
     first = shape.first_wins
@@ -209,12 +204,13 @@ def _merge_field(
         return WriteResult.APPLIED
     if version < known:
         return WriteResult.STALE
-    if _last_wins(shape):
+    if shape.last_wins:
         return WriteResult.APPLIED
     if name not in row.field_versions and known == row.tombstone:
         return WriteResult.STALE  # the Delete of this version wins
     return _compare(shape, row, {name: value})
 
 
-def _content_hash(fields: Mapping[str, Any]) -> UUID:
+def content_hash(fields: Mapping[str, Any]) -> UUID:
+    """Returns the hash by which an Insert recognizes its own repeats."""
     return UUID(bytes=blake2b(msgspec.json.encode(fields, order="sorted"), digest_size=16).digest())

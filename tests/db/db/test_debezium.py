@@ -72,5 +72,6 @@ def test_a_connector_receives_every_committed_event_in_order_and_the_relay_reads
     assert (slot, active, status) == ("sluice_outbox", False, "reserved")
 
     session.command(BACK)
-    insert_outbox(session, "order.0", [emitted("k", "1")], None)
+    with session.transaction():
+        insert_outbox(session, "order.0", [emitted("k", "1")], None)
     assert rows(session, "SELECT count(*) FROM sluice.outbox_events") == [(1,)]

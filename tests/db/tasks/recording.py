@@ -18,6 +18,10 @@ class RecordingSession(Session):
         self.ran.append((statement, values))
         return super().count(statement, *values)
 
+    def defer_statement(self, statement: Statement, *values: Any) -> None:
+        self.ran.append((statement, values))
+        super().defer_statement(statement, *values)
+
     def explain(self, statement: Statement, values: tuple[Any, ...]) -> dict[str, Any]:
         """Executes a statement, rolls it back and returns its plan."""
         places = f"({', '.join(['%s'] * len(values))})" if values else ""

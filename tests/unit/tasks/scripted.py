@@ -101,19 +101,20 @@ def scripted(
     identity: int | None = None,
     content: int = 0,
     error: DecodeError | None = None,
+    key: str = "entity",
 ) -> Planned:
     """Returns an event; an equal `identity` (and `content`) makes the event a repeat of another event."""
     type = type or ("script.twice" if second else "script")
     id_ = UUID(int=1_000 + offset if identity is None else identity)
     data = {"first": script, "second": second}
     time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=offset)
-    event = Event(str(id_), type, "entity", version, time, data, TOPIC, 0, offset)
+    event = Event(str(id_), type, key, version, time, data, TOPIC, 0, offset)
     decoded = Decoded(
-        record=Record(offset, 0, b"entity", b"raw", [("h", b"\xff")]),
+        record=Record(offset, 0, key.encode(), b"raw", [("h", b"\xff")]),
         topic=TOPIC,
         topic_id=TOPIC_ID,
         partition=0,
-        entity_key="entity",
+        entity_key=key,
         identity=id_,
         data_hash=UUID(int=content),
         event=None if error else event,

@@ -74,29 +74,41 @@ FIRST_WINS = entity_table(
 PLAIN = entity_table("plain", metadata, *_fields(), counters=("count",))
 """A table that is neither merged nor deletable."""
 
-EVERY_TYPE = entity_table(
-    "every type",
-    metadata,
-    Column("The key", String(255), primary_key=True),
-    Column("Quoted name", Text),
-    Column("short", String(5)),
-    Column("small", SmallInteger),
-    Column("integer", Integer),
-    Column("big", BigInteger),
-    Column("money", Numeric(12, 2)),
-    Column("number", Numeric),
-    Column("float", Float),
-    Column("yes", Boolean),
-    Column("at", DateTime(timezone=True)),
-    Column("day", Date),
-    Column("uuid", Uuid),
-    Column("bytes", LargeBinary),
-    Column("json", JSON),
-    Column("jsonb", JSONB),
-    Column("mood", Enum("glad", "sad", "it's complicated", name="mood")),
-    merged=True,
-    deletable=True,
+_MOOD = Enum("glad", "sad", "it's complicated", name="mood")
+
+
+def _every_type() -> tuple[Column[Any], ...]:
+    return (
+        Column("The key", String(255), primary_key=True),
+        Column("Quoted name", Text),
+        Column("short", String(5)),
+        Column("small", SmallInteger),
+        Column("integer", Integer),
+        Column("big", BigInteger),
+        Column("money", Numeric(12, 2)),
+        Column("number", Numeric),
+        Column("float", Float),
+        Column("yes", Boolean),
+        Column("at", DateTime(timezone=True)),
+        Column("day", Date),
+        Column("uuid", Uuid),
+        Column("bytes", LargeBinary),
+        Column("json", JSON),
+        Column("jsonb", JSONB),
+        Column("mood", _MOOD),
+    )
+
+
+EVERY_TYPE = entity_table("every type", metadata, *_every_type(), merged=True, deletable=True)
+EVERY_TYPE_KEPT = entity_table("every type kept", metadata, *_every_type())
+"""A table of the same columns that is neither merged nor deletable."""
+
+TIMED = entity_table("timed", metadata, *_fields(), versions="timestamp", counters=("count",))
+TIMED_FIRST = entity_table(
+    "timed_first", metadata, *_fields(), versions="timestamp", equal_versions="first", counters=("count",)
 )
+MERGED_KEPT = entity_table("merged_kept", metadata, *_fields(), merged=True, counters=("count",))
+"""Tables whose rows are never deleted."""
 
 AWKWARD_TEXTS = (
     "",

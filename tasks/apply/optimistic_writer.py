@@ -1,0 +1,202 @@
+"""Settles events on the assumption that all are new and newer than their rows, with four round trips.
+
+Nearly every batch is so. What turns out otherwise is settled by the exact fold in the same transaction, if it
+shares nothing with the rest; else the transaction is rolled back, and the batch is settled by `BatchWriter`.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import Table
+
+from sluice.db.apply import assumed_rows, dead_letters, identities, outgoing
+from sluice.db.apply.assumed_rows import AssumingStatements
+from sluice.db.apply.rows import RowStatements
+from sluice.db.connection import Session
+from sluice.db.errors import DeploymentBroken
+from sluice.db.projections.generations import ProjectionSnapshot
+from sluice.db.records import OutboxRow, Outcome
+from sluice.db.tables import generation_name, shape_of
+from sluice.runtime.settings import read_source
+from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
+from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
+from sluice.tasks.apply.erasures import Erasures
+from sluice.tasks.apply.fold_io import FoldIO, processed_row
+from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, needs_rows
+from sluice.tasks.fold.assumed_writes import writes_by_table
+from sluice.tasks.fold.fold import fold
+from sluice.tasks.fold.fold_state import EventResult
+from sluice.tasks.fold.plan import Planned, touched_rows
+from sluice.tasks.fold.sharing import RowPlace, Sharing
+
+MOST_EXACT = 0.5
+"""Above this share of events that need the exact fold, all are settled by it."""
+
+
+class Deviated(Exception):
+    """The assumption is wrong in a way that only a new transaction can mend."""
+
+
+class Statements:
+    """The statements of all tables, made at their first use."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Table, str | None], AssumingStatements] = {}
+
+    def of(self, table: Table, snapshot: ProjectionSnapshot) -> AssumingStatements:
+        """Returns the statements of a table, or of the live generation of a projection."""
+        stored_as = None
+        if shape_of(table).projection:
+            if table.name not in snapshot.fed:
+                raise DeploymentBroken(f"projection {table.name} has no row: run `sluice init`")
+            stored_as = generation_name(table.name, snapshot.fed[table.name].generation)
+        made = self._made.get((table, stored_as))
+        if made is None:
+            made = self._made[table, stored_as] = AssumingStatements(RowStatements(table, stored_as))
+        return made
+
+
+class OptimisticWriter:
+    """Settles events of one queue in one transaction. The caller holds the queue's lock."""
+
+    def __init__(
+        self,
+        session: Session,
+        statements: Statements,
+        *,
+        queue: str,
+        entity: str,
+        snapshot: ProjectionSnapshot,
+        erasures: Erasures,
+        has_parked: bool,
+    ) -> None:
+        """As `BatchWriter`. `has_parked`: entities of the type are parked."""
+        self._session = session
+        self._statements = statements
+        self._queue = queue
+        self._entity = entity
+        self._snapshot = snapshot
+        self._erasures = erasures
+        self._has_parked = has_parked
+
+    def settle(self, events: Sequence[Planned]) -> list[EventResult] | None:
+        """Settles the events and writes the results. Returns None, and writes nothing, if many need the
+        exact fold.
+
+        Raises Deviated, RowsChanged, and what Postgres refuses.
+        """
+        sharing = Sharing(events)
+        folded = fold_assuming(events, sharing.closure, self._exact_from_the_start(events))
+        if len(events) - len(folded.events) > MOST_EXACT * len(events):
+            return None
+        noted = self._note_identities(folded, sharing)
+        self._write_rows(folded, sharing, events)
+        exact, emits = self._settle_exactly(events, folded, noted)
+        self._write_outgoing(len(events), folded, emits)
+        changed = {table for table, _ in folded.rows} | exact.changed_tables
+        self._erasures.tables.note(self._entity, changed, folded.other_tables | exact.other_tables)
+        self._session.defer(CHECK_CONSTRAINTS)
+        return [
+            folded.events[number].result if number in folded.events else exact.results[number]
+            for number in range(len(events))
+        ]
+
+    def _exact_from_the_start(self, events: Sequence[Planned]) -> set[int]:
+        left = self._snapshot.left
+        found = {number for number, planned in enumerate(events) if needs_rows(planned, left)}
+        if self._has_parked or self._erasures.may_have(self._entity):
+            keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
+            apart = set(self._erasures.erased_keys(self._entity, keys))
+            if self._has_parked:
+                apart |= dead_letters.load_parked(self._session, self._entity, keys)
+            found |= {number for number, one in enumerate(events) if one.decoded.entity_key in apart}
+        return found
+
+    def _note_identities(self, folded: AssumedFold, sharing: Sharing) -> dict[UUID, Outcome]:
+        """Stores the identities. Leaves events that are known. Returns identity → stored outcome."""
+        rows = [
+            processed_row(one.result, one.result.outcome)
+            for one in folded.events.values()
+            if one.result.outcome is not None and not one.result.known
+        ]
+        known = identities.note_new_identities(self._session, rows)
+        if known:
+            self._leave(
+                folded,
+                sharing,
+                {
+                    number
+                    for number, one in folded.events.items()
+                    if one.result.planned.decoded.identity in known
+                },
+            )
+        return {row.identity: row.outcome for row in rows if row.identity not in known}
+
+    def _write_rows(self, folded: AssumedFold, sharing: Sharing, events: Sequence[Planned]) -> None:
+        """Writes the rows. Leaves events whose rows are not older."""
+        refused: set[RowPlace] = set()
+        for table, writes in writes_by_table(folded).items():
+            of = self._statements.of(table, self._snapshot)
+            keys = assumed_rows.write_whole_rows(self._session, of, writes.whole)
+            keys += assumed_rows.count_rows(self._session, of, writes.counted)
+            keys += assumed_rows.insert_assumed_rows(self._session, of, writes.inserted)
+            refused.update((table, key) for key in keys)
+        if not refused:
+            return
+        touching = {n for n in folded.events if not refused.isdisjoint(touched_rows(events[n]))}
+        leaving = sharing.closure(touching)
+        written = sharing.rows_of(leaving) & folded.rows.keys() - refused
+        if written:
+            raise Deviated("an event has some rows that are older, and some that are not")
+        self._leave(folded, sharing, leaving)
+
+    def _leave(self, folded: AssumedFold, sharing: Sharing, numbers: set[int]) -> None:
+        leaving = sharing.closure(numbers)
+        folded.leave(leaving, sharing.rows_of(leaving))
+
+    def _settle_exactly(
+        self, events: Sequence[Planned], folded: AssumedFold, noted: Mapping[UUID, Outcome]
+    ) -> tuple["_Exact", dict[int, Sequence[OutboxRow]]]:
+        numbers = [number for number in range(len(events)) if number not in folded.events]
+        if not numbers:
+            return _Exact({}, set(), set()), {}
+        store = FoldIO(self._session, self._entity, self._snapshot, erasures=self._erasures, noted=noted)
+        memory = store.load([events[number] for number in numbers])
+        until = time.monotonic() + HANDLER_BUDGET_SECONDS
+        settled = fold([events[number] for number in numbers], memory, lambda: time.monotonic() >= until)
+        if len(settled.settled) < len(numbers):
+            raise Deviated("the handlers that read rows used up their time")
+        store.write_state(self._queue, memory, settled)
+        emits: dict[int, Sequence[OutboxRow]] = {}
+        first = 0
+        for number, one in zip(numbers, settled.settled, strict=True):
+            emits[number] = settled.emits[first : first + one.emitted]
+            first += one.emitted
+        results = dict(zip(numbers, settled.settled, strict=True))
+        return _Exact(results, store.changed_tables, memory.other_tables), emits
+
+    def _write_outgoing(
+        self, count: int, folded: AssumedFold, exact: Mapping[int, Sequence[OutboxRow]]
+    ) -> None:
+        calls = [call for one in folded.events.values() for call in one.calls]
+        erased = self._erasures.stand_ins([call.effect_key for call in calls])
+        if erased and outgoing.load_effects(self._session, sorted(erased)):
+            raise Deviated("a call was made before its entity was erased")
+        outgoing.insert_effects(self._session, self._entity, calls)
+        emits: list[OutboxRow] = []
+        for number in range(count):
+            one = folded.events.get(number)
+            emits += exact.get(number, ()) if one is None else one.emits
+        outgoing.insert_outbox(self._session, self._queue, emits, read_source())
+
+
+class _Exact:
+    """The results of the exact fold, and the tables that it wrote."""
+
+    def __init__(
+        self, results: Mapping[int, EventResult], changed: Iterable[Table], other: Iterable[Table]
+    ) -> None:
+        self.results = results
+        self.changed_tables = set(changed)
+        self.other_tables = set(other)

@@ -1,0 +1,87 @@
+"""Settles the events of a batch: optimistically where that may succeed, else by the exact fold."""
+
+from collections.abc import Sequence
+
+import psycopg2
+
+from sluice.db.apply.guard import Lanes
+from sluice.db.connection import Session
+from sluice.db.errors import RowsChanged, WriteSuppressed, needs_new_connection
+from sluice.db.projections.generations import ProjectionSnapshot
+from sluice.runtime.settings import read_optimistic
+from sluice.tasks.apply.batch_writer import BatchWriter, SetAside
+from sluice.tasks.apply.erasures import Erasures
+from sluice.tasks.apply.optimism import Optimism
+from sluice.tasks.apply.optimistic_writer import Deviated, OptimisticWriter, Statements
+from sluice.tasks.fold.fold_state import EventResult
+from sluice.tasks.fold.plan import Planned
+
+_DEVIATIONS = (Deviated, RowsChanged, WriteSuppressed, psycopg2.Error)
+
+
+class Settler:
+    """Settles events in transactions that the caller begins and commits, under the lock of the queue."""
+
+    def __init__(self, session: Session, set_aside: SetAside) -> None:
+        self._session = session
+        self._set_aside = set_aside
+        self._erasures = Erasures(session)
+        self._statements = Statements()
+        self._optimism = Optimism(read_optimistic())
+        self._is_optimistic = False
+        """True during an optimistic attempt."""
+
+    def settle(
+        self,
+        queue: str,
+        lanes: Lanes,
+        snapshot: ProjectionSnapshot,
+        events: Sequence[Planned],
+        *,
+        singly: bool,
+    ) -> list[EventResult]:
+        """Settles the first of the events, usually all of them. See `BatchWriter.settle`."""
+        self._erasures.refresh(lanes.newest_erasure)
+        entity = queue.rpartition(".")[0]
+        limit = None if lanes.failures is None else lanes.failures.batch_limit
+        is_plain = not (
+            singly or lanes.failures or lanes.deaths or any(one.has_letters for one in snapshot.fed.values())
+        )
+        self._is_optimistic = is_plain and self._optimism.allows(queue)
+        if self._is_optimistic:
+            optimistic = OptimisticWriter(
+                self._session,
+                self._statements,
+                queue=queue,
+                entity=entity,
+                snapshot=snapshot,
+                erasures=self._erasures,
+                has_parked=lanes.has_parked,
+            )
+            settled = optimistic.settle(events)
+            if settled is not None:
+                return settled
+            self._is_optimistic = False
+        writer = BatchWriter(
+            self._session,
+            queue=queue,
+            entity=entity,
+            snapshot=snapshot,
+            erasures=self._erasures,
+            set_aside=self._set_aside,
+            limit=limit,
+        )
+        return writer.settle(events, singly=singly or limit is not None)
+
+    def note_committed(self, queue: str) -> None:
+        """Notes that the transaction of the events was committed."""
+        self._optimism.note_committed(queue, optimistic=self._is_optimistic)
+        self._is_optimistic = False
+
+    def note_failed(self, queue: str, error: Exception) -> bool:
+        """Returns True if an optimistic attempt failed so that the exact fold should be tried at once."""
+        was_optimistic, self._is_optimistic = self._is_optimistic, False
+        if not was_optimistic or not isinstance(error, _DEVIATIONS) or needs_new_connection(error):
+            return False
+        self._optimism.note_deviation(queue)
+        return True
