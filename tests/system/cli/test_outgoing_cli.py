@@ -135,6 +135,7 @@ def test_a_call_stays_uncertain_without_the_provider_until_an_operator_decides(
     assert audits(deployment) == {"effects settle": 1, "effects retry": 1}
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 def test_paused_calls_wait_and_are_made_after_resume(deployment: Deployment, providers: Providers) -> None:
     assert document(sluice(deployment, "effects", "pause", *WHY, "--json"))["changed"]

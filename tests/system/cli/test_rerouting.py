@@ -63,6 +63,7 @@ def test_a_recreated_topic_is_read_from_its_beginning_after_accept(
     _assert_new_rows_equal_the_oracle(deployment)
 
 
+@pytest.mark.matrix
 def test_after_accept_a_topic_continues_behind_records_that_kafka_has_deleted(
     make_deployment: MakeDeployment,
 ) -> None:

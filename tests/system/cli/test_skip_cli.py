@@ -2,6 +2,8 @@
 
 import subprocess
 
+import pytest
+
 from sluice.db.admin.letters import Chosen, read_letters
 from sluice.stack import Stack
 from tests.harness.raw_batches import damage_batch, damage_payload
@@ -67,6 +69,7 @@ def test_only_the_batch_that_is_too_large_when_unpacked_is_skipped(make_deployme
     )
 
 
+@pytest.mark.matrix
 def test_a_bridge_and_a_rebuild_that_start_later_do_not_read_the_skipped_batch(
     make_deployment: MakeDeployment, kafka: Stack
 ) -> None:

@@ -1,5 +1,6 @@
 """The reports of `status` and `doctor` about unread partitions and open transactions."""
 
+import pytest
 from confluent_kafka import Producer
 
 from examples.shop.generate import generate
@@ -41,6 +42,7 @@ def test_records_behind_an_open_transaction_are_counted_until_it_ends(
     deployment.wait_until(lambda: held() == (3, 0, 0), timeout_seconds=30, what="the transaction has ended")
 
 
+@pytest.mark.matrix
 def test_partitions_that_no_bridge_reads_are_shown_with_reason_and_duration(
     make_deployment: MakeDeployment,
 ) -> None:

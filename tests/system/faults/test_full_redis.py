@@ -42,6 +42,7 @@ def assert_all_is_done(deployment: Deployment) -> None:
     assert_equals_the_oracle(deployment)
 
 
+@pytest.mark.matrix
 @pytest.mark.own("redis")
 def test_workers_empty_a_full_redis_and_no_process_ends(
     make_deployment: MakeDeployment, providers: Providers

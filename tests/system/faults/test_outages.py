@@ -89,6 +89,7 @@ def test_nothing_is_lost_when_postgres_is_stopped_immediately_and_restarted(
     assert (bridge.exit_code, worker.exit_code) == (None, None)
 
 
+@pytest.mark.matrix
 @pytest.mark.own("postgres")
 def test_events_are_applied_again_after_postgres_is_restored_to_an_older_copy(
     make_deployment: MakeDeployment, own_stack: Stack, tmp_path: Path
@@ -115,6 +116,7 @@ def test_events_are_applied_again_after_postgres_is_restored_to_an_older_copy(
     assert bridge.exit_code is None
 
 
+@pytest.mark.matrix
 @pytest.mark.own("kafka")
 def test_a_bridge_survives_a_kafka_outage_while_it_runs_and_when_it_starts(
     make_deployment: MakeDeployment, own_stack: Stack

@@ -245,6 +245,7 @@ def test_the_original_displaces_a_copy_that_was_started_while_the_original_was_d
     assert audited == [("init original",)]
 
 
+@pytest.mark.matrix
 @pytest.mark.own("postgres")
 def test_a_running_original_continues_beside_a_copy_and_doctor_reports_it(
     make_deployment: MakeDeployment, postgres: Stack

@@ -116,6 +116,7 @@ def test_services_outlive_the_process_that_started_them(own_stack: Stack) -> Non
     assert os.getsid(pid) == pid, "the server must have its own session"
 
 
+@pytest.mark.matrix
 def test_a_server_that_hangs_is_killed_and_started_again(own_stack: Stack) -> None:
     own_stack.start("redis")
     hanging = pids(own_stack)["redis"]

@@ -64,6 +64,7 @@ def test_a_rebuild_corrects_the_wrong_tax_while_payments_continue(make_deploymen
     assert [one["state"] for one in sluice(deployment, "status", PROJECTION)] == ["live"]
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 def test_rebuild_workers_killed_in_a_chunk_lose_nothing(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)

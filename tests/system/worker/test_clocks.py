@@ -14,6 +14,7 @@ from tests.system.worker.clocks_running import (
 HOUR = 3_600.0
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 def test_events_are_applied_with_wrong_clocks_that_jump(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()

@@ -80,6 +80,7 @@ WITHOUT_ANSWER = {
 """Flower does not wait for the answers to these commands."""
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 def test_flower_needs_no_right_to_read_keys_and_its_buttons_change_nothing(
     make_deployment: MakeDeployment, reader: Callable[[Deployment], str]

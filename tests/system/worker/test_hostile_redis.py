@@ -187,6 +187,7 @@ def attacker(make_deployment: MakeDeployment) -> Attacker:
     return Attacker(deployment)
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 def test_malicious_data_in_redis_has_no_effect_and_ends_no_process(attacker: Attacker) -> None:
     deployment = attacker.deployment

@@ -121,6 +121,7 @@ def test_the_leading_beat_and_then_its_successor_show_the_lag(
     assert scrape(first.metrics_port) is None
 
 
+@pytest.mark.matrix
 @pytest.mark.own("kafka", "postgres")
 def test_the_beat_shows_an_unreachable_server(make_deployment: MakeDeployment, own_stack: Stack) -> None:
     deployment = with_metrics(make_deployment)

@@ -194,6 +194,7 @@ def test_no_answer_shows_a_password_or_a_key(make_deployment: MakeDeployment, re
     assert SECRET not in worker.log.read_text()
 
 
+@pytest.mark.matrix
 @pytest.mark.own("redis")
 def test_many_malformed_broadcasts_do_not_block_events(deployment: Deployment, app: Celery) -> None:
     works(deployment, seed=1)
