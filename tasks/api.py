@@ -237,10 +237,7 @@ class Projects:
 
 
 Reconcile: TypeAlias = Callable[[EffectCall], JsonObject | None]
-"""Asks the provider for the result of a call. Returns the answer, or None if the call was certainly not made.
-
-Raises if the result cannot be determined.
-"""
+"""Returns the provider's result of a call, None if the call was certainly not made. Raises if unknown."""
 
 
 @dataclass(frozen=True)

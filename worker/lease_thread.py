@@ -57,8 +57,8 @@ class View(NamedTuple):
 def stuck_seconds(handler_seconds: float) -> float:
     """Returns the time after which a batch counts as stuck. `handler_seconds` is the limit for one event.
 
-    A batch starts no event after 20 seconds. The handlers of its last event may run twice, and its rows must
-    be written.
+    A batch starts no event after 20 seconds. The handlers of its last event run at most two times, and its
+    rows must be written.
     """
     return max(STUCK_SECONDS, 2 * handler_seconds + 40.0)
 

@@ -18,7 +18,7 @@ class Left(NamedTuple):
 
     topics: frozenset[str] = frozenset()
     message_format: int = 0
-    """The newest format of a message that was not applied; 0 if there is no such message."""
+    """The newest format of a message that was not applied; 0 if every format could be read."""
 
 
 class QueueYields:

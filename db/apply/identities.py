@@ -61,8 +61,8 @@ HAS_PLACED_EVENTS = Statement(
 def has_placed_events(session: Session, topic: str, before: datetime, *, by_position: bool) -> bool:
     """Returns True if events of a topic were applied before a time and are identified by their offsets.
 
-    `by_position` is True if all events of the topic are identified by their offsets. If there is no such
-    event, the statement reads all events of the topic up to that time.
+    `by_position` is True if all events of the topic are identified by their offsets. If no
+    event qualifies, the statement reads all events of the topic up to that time.
     """
     ((found,),) = session.run(HAS_PLACED_EVENTS, topic, before, by_position)
     return bool(found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kafka.errors import TopicAlreadyExistsError
 
-from sluice.admin.doctor.facts import Finding, worst_first
+from sluice.admin.doctor.findings import Finding, worst_first
 from sluice.admin.installation import Changed
 from sluice.admin.table_drift import drift_findings, misplaced_finding, missing_findings
 from sluice.db.admin.doctor_facts import read_user_columns

@@ -13,7 +13,7 @@ from sqlalchemy.exc import CompileError
 from sqlalchemy.schema import CreateColumn
 
 from sluice.admin.column_drift import Difference, column_differences, is_same_family, rendered_type
-from sluice.admin.doctor.facts import Finding, error, graded, note, warning
+from sluice.admin.doctor.findings import Finding, error, graded, note, warning
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
 from sluice.db.projections.generation_tables import view_text

@@ -61,7 +61,7 @@ def dev(
     left_out = set(without or ())
     if unknown := left_out - set(NAMES):
         raise typer.BadParameter(
-            f"--without {min(unknown)}: there is no such process; the processes are {', '.join(NAMES)}"
+            f"--without {min(unknown)}: unknown process; the processes are {', '.join(NAMES)}"
         )
     terminal, last_line = Terminal(), "everything has ended"
     with one_per_folder(HOME):

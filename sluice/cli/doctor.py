@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from sluice.admin.connection import read_environment
-from sluice.admin.doctor.facts import DEFAULT_PATIENCE_SECONDS, Facts, Finding, Severity
+from sluice.admin.doctor.facts import DEFAULT_PATIENCE_SECONDS, Facts
 from sluice.admin.doctor.facts_reading import Looks, read_facts
+from sluice.admin.doctor.findings import Finding, Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson, finding_document, finding_lines

@@ -8,7 +8,7 @@ import typer
 
 from sluice.admin.connection import read_environment
 from sluice.admin.decisions import OperationRefused, decide
-from sluice.admin.doctor.facts import Severity
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
 from sluice.admin.init_original import QUESTION, make_original
 from sluice.admin.installation import CHANGES, Change, Changed

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sluice.admin.doctor.facts import Finding
+from sluice.admin.doctor.findings import Finding
 from sluice.admin.documents import as_json
 from sluice.cli.output import say
 from sluice.runtime.terminal_text import counted, shown_json

@@ -1,11 +1,13 @@
 """Settles events on the assumption that all are new and newer than their rows, with four round trips.
 
-Nearly every batch is so. What turns out otherwise is settled by the exact fold in the same transaction, if it
-shares nothing with the rest; else the transaction is rolled back, and the batch is settled by `BatchWriter`.
+The assumption holds for nearly every batch. The exact fold settles the other events in the same transaction,
+if they share nothing with the rest. Otherwise the transaction is rolled back, and `BatchWriter` settles the
+batch.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Table
@@ -35,7 +37,7 @@ MOST_EXACT = 0.5
 
 
 class Deviated(Exception):
-    """The assumption is wrong in a way that only a new transaction can mend."""
+    """The assumption is wrong, and only a new transaction can settle the batch."""
 
 
 class Statements:
@@ -92,8 +94,8 @@ class OptimisticWriter:
             return None
         noted = self._note_identities(folded, sharing)
         self._write_rows(folded, sharing, events)
-        exact, emits = self._settle_exactly(events, folded, noted)
-        self._write_outgoing(len(events), folded, emits)
+        exact = self._settle_exactly(events, folded, noted)
+        self._write_outgoing(len(events), folded, exact.emits)
         changed = {table for table, _ in folded.rows} | exact.changed_tables
         self._erasures.tables.note(self._entity, changed, folded.other_tables | exact.other_tables)
         self._session.defer(CHECK_CONSTRAINTS)
@@ -157,10 +159,10 @@ class OptimisticWriter:
 
     def _settle_exactly(
         self, events: Sequence[Planned], folded: AssumedFold, noted: Mapping[UUID, Outcome]
-    ) -> tuple["_Exact", dict[int, Sequence[OutboxRow]]]:
+    ) -> "_Exact":
         numbers = [number for number in range(len(events)) if number not in folded.events]
         if not numbers:
-            return _Exact({}, set(), set()), {}
+            return _Exact({}, {}, set(), set())
         store = FoldIO(self._session, self._entity, self._snapshot, erasures=self._erasures, noted=noted)
         memory = store.load([events[number] for number in numbers])
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
@@ -174,7 +176,7 @@ class OptimisticWriter:
             emits[number] = settled.emits[first : first + one.emitted]
             first += one.emitted
         results = dict(zip(numbers, settled.settled, strict=True))
-        return _Exact(results, store.changed_tables, memory.other_tables), emits
+        return _Exact(results, emits, store.changed_tables, memory.other_tables)
 
     def _write_outgoing(
         self, count: int, folded: AssumedFold, exact: Mapping[int, Sequence[OutboxRow]]
@@ -191,12 +193,11 @@ class OptimisticWriter:
         outgoing.insert_outbox(self._session, self._queue, emits, read_source())
 
 
-class _Exact:
-    """The results of the exact fold, and the tables that it wrote."""
+class _Exact(NamedTuple):
+    """What the exact fold returned, by the numbers of its events, and the tables that it wrote."""
 
-    def __init__(
-        self, results: Mapping[int, EventResult], changed: Iterable[Table], other: Iterable[Table]
-    ) -> None:
-        self.results = results
-        self.changed_tables = set(changed)
-        self.other_tables = set(other)
+    results: Mapping[int, EventResult]
+    emits: Mapping[int, Sequence[OutboxRow]]
+    changed_tables: set[Table]
+    other_tables: set[Table]
+    """Tables that were written under a key other than the event's."""

@@ -1,4 +1,4 @@
-"""Settles the events of a batch: optimistically where that may succeed, else by the exact fold."""
+"""Settles the events of a batch: first optimistically, then by the exact fold if the first try fails."""
 
 from collections.abc import Sequence
 

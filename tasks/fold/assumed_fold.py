@@ -114,7 +114,7 @@ def fold_assuming(
         further = _fold(events, leaving, folded)
         if not further:
             return folded
-        # What was folded of these events, and after them of their rows, counts for nothing.
+        # Discards this fold, because later events may have used rows of these events.
         leaving = exact({*leaving, *further})
 
 
@@ -241,7 +241,7 @@ def upsert(shape: Shape, row: AssumedRow, fields: Mapping[str, Any], version: in
             row.older_than = version
         row.version = version
     if row.fields is None and row.sums and not shape.may_count_absent:
-        raise NeedsRow  # the Increment before would have died if the row is absent
+        raise NeedsRow  # If the row is absent, the earlier Increment makes a dead letter.
     row.fields = fields
     return Outcome.APPLIED
 

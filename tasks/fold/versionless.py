@@ -50,7 +50,7 @@ def versionless_problem(projection: str, topics: Iterable[str]) -> str:
 def find_versionless(handler: Callable[..., Any]) -> str | None:
     """Returns file and line of a write with `version=None` in a handler or in functions that it names.
 
-    Returns None if there is no such write. Computed versions are checked when the write is yielded.
+    Returns None if every write has a version. Computed versions are checked when the write is yielded.
     """
     seen: set[int] = set()
     left: list[Any] = [inspect.unwrap(handler)]

@@ -2,18 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from sluice.admin.doctor.facts import (
-    DeclaredFacts,
-    Facts,
-    Finding,
-    KafkaFacts,
-    PostgresFacts,
-    TopicFacts,
-    error,
-    graded,
-    warning,
-    worst_first,
-)
+from sluice.admin.doctor.facts import DeclaredFacts, Facts, KafkaFacts, PostgresFacts, TopicFacts
+from sluice.admin.doctor.findings import Finding, error, graded, warning, worst_first
 from sluice.admin.doctor.rules_installation import clock_problems, installation_problems
 from sluice.admin.doctor.rules_late import age_problems, death_problems, holding_problems
 from sluice.admin.doctor.rules_processes import process_problems, still_problems

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, PostgresFacts, error, warning
+from sluice.admin.doctor.facts import Facts, ForeignClaim, PostgresFacts
+from sluice.admin.doctor.findings import Finding, error, warning
 from sluice.db.delivery.living_processes import Process
 from sluice.runtime.terminal_text import counted, plural
 

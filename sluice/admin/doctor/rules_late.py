@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence, Set
 
-from sluice.admin.doctor.facts import Finding, LeavingFacts, PostgresFacts, warning
+from sluice.admin.doctor.facts import LeavingFacts, PostgresFacts
+from sluice.admin.doctor.findings import Finding, warning
 from sluice.admin.doctor.rules_processes import has_effects_worker, has_relay
 from sluice.admin.doctor.rules_retrying import say_duration
 from sluice.db.admin.waiting_facts import EventDeath

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
-    Finding,
     GenerationFacts,
     LeavingFacts,
     PostgresFacts,
     WorkingFacts,
-    warning,
 )
+from sluice.admin.doctor.findings import Finding, warning
 from sluice.admin.doctor.rules_retrying import say_duration
 from sluice.db.delivery.living_processes import Process
 from sluice.db.records import GenerationState, ProcessKind

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sluice.admin.doctor.facts import DeclaredFacts, Facts, Finding, GenerationFacts, error, warning
+from sluice.admin.doctor.facts import DeclaredFacts, Facts, GenerationFacts
+from sluice.admin.doctor.findings import Finding, error, warning
 from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sluice.admin.doctor.facts import Finding, StuckQueue, warning
+from sluice.admin.doctor.facts import StuckQueue
+from sluice.admin.doctor.findings import Finding, warning
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.records import RetryKind
 from sluice.runtime.terminal_text import counted

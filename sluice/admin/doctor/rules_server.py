@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from sluice.admin.doctor.facts import Finding, PostgresFacts, error, warning
+from sluice.admin.doctor.facts import PostgresFacts
+from sluice.admin.doctor.findings import Finding, error, warning
 from sluice.admin.doctor.rules_retrying import describe_holder, say_duration
 from sluice.db.admin.doctor_facts import ServerSettings
 from sluice.db.admin.server_facts import Horizon, Replication

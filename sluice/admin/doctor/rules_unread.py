@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from sluice.admin.doctor.facts import DeclaredFacts, Finding, KafkaFacts, PostgresFacts, graded, warning
+from sluice.admin.doctor.facts import DeclaredFacts, KafkaFacts, PostgresFacts
+from sluice.admin.doctor.findings import Finding, graded, warning
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition, describe_unread, group_unread
 
 _ADVICE = {

@@ -2,14 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sluice.admin.doctor.facts import (
-    DeclaredFacts,
-    Finding,
-    KafkaFacts,
-    LeavingFacts,
-    TopicFacts,
-    warning,
-)
+from sluice.admin.doctor.facts import DeclaredFacts, KafkaFacts, LeavingFacts, TopicFacts
+from sluice.admin.doctor.findings import Finding, warning
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue
 from sluice.runtime.terminal_text import counted
 from sluice.tasks.fold.topic_names import topic_name_flaw

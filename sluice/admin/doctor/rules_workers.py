@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from sluice.admin.doctor.facts import Facts, Finding, RedisFacts, SharingFacts, error, warning
+from sluice.admin.doctor.facts import Facts, RedisFacts, SharingFacts
+from sluice.admin.doctor.findings import Finding, error, warning
 from sluice.admin.doctor.rules_retrying import stuck_problems
 from sluice.db.admin.doctor_facts import Registered
 from sluice.runtime.terminal_text import counted

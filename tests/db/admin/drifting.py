@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
-from sluice.admin.doctor.facts import Finding, Severity
+from sluice.admin.doctor.findings import Finding, Severity
 from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import read_user_columns
 from sluice.db.admin.stored_tables import read_stored_tables

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
-from sluice.admin.doctor.facts import Severity
+from sluice.admin.doctor.findings import Severity
 from sluice.db.connection import Session
 from tests.db.admin.drifting import ERROR, KEY, WARNING, entity, findings, follow, session
 

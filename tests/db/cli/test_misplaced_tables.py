@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
 from sluice.admin import init
-from sluice.admin.doctor.facts import Severity
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.table_drift import missing_findings
 from sluice.cli.main import app
 from sluice.db.admin.doctor_facts import read_user_columns

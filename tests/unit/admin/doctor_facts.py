@@ -14,10 +14,10 @@ from sluice.admin.doctor.facts import (
     LeavingFacts,
     PostgresFacts,
     RedisFacts,
-    Severity,
     SharingFacts,
     TopicFacts,
 )
+from sluice.admin.doctor.findings import Severity
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.admin.waiting_facts import WaitingTopic

@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 
 from sluice.admin.doctor import rules_installation
-from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, Severity
+from sluice.admin.doctor.facts import Facts, ForeignClaim
+from sluice.admin.doctor.findings import Finding, Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.db.delivery.living_processes import Process
 from sluice.db.records import ProcessKind

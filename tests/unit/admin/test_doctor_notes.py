@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Column, MetaData, String
 
-from sluice.admin.doctor.facts import Facts, KafkaFacts, Severity
+from sluice.admin.doctor.facts import Facts, KafkaFacts
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_lines
 from sluice.db.admin.stored_tables import StoredTable

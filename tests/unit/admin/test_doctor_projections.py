@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from sluice.admin.doctor.facts import Facts, Severity
+from sluice.admin.doctor.facts import Facts
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.db.projections.stopped_generations import StoppedPlace
 from tests.unit.admin.doctor_facts import FAILED, projected

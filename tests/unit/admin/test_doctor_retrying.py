@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.doctor.facts import Severity
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.doctor.rules_retrying import MOST_HOLDERS, retrying_problems
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.records import RetryKind

@@ -8,7 +8,8 @@ import pytest
 
 from sluice.admin import table_drift
 from sluice.admin.doctor import rules, rules_projections, rules_unread, rules_waiting, rules_workers
-from sluice.admin.doctor.facts import Facts, KafkaFacts, LeavingFacts, Severity
+from sluice.admin.doctor.facts import Facts, KafkaFacts, LeavingFacts
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue
 from sluice.db.admin.projection_letters import OpenLetterCount

@@ -7,17 +7,11 @@ from pathlib import Path
 import pytest
 
 from sluice.admin.doctor import rules_late, rules_processes, rules_server
-from sluice.admin.doctor.facts import (
-    Facts,
-    LeavingFacts,
-    RedisFacts,
-    Severity,
-    SharingFacts,
-    WorkingFacts,
-)
+from sluice.admin.doctor.facts import Facts, LeavingFacts, RedisFacts, SharingFacts, WorkingFacts
+from sluice.admin.doctor.findings import Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.admin.doctor.rules_processes import BEAT_SILENCE_SECONDS
-from sluice.admin.doctor.rules_server import MANY_TRANSACTIONS, count_needed
+from sluice.admin.doctor.rules_server import MANY_TRANSACTIONS
 from sluice.admin.status import Reading, judge_status
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.admin.server_facts import Blocker, Horizon, Replication
@@ -286,16 +280,3 @@ def test_a_full_disk_is_found_in_the_error_of_a_retried_event() -> None:
     found = find_problems(but(retrying=[event], sharing=SharingFacts(1, frozenset(QUEUES))))
     assert [one.severity for one in found] == [ERROR, WARNING]
     assert "DiskFull: no space" in found[0].problem
-
-
-@pytest.mark.parametrize(
-    ("names", "needed"),
-    [
-        ("", 0), (" ", 0), ("a", 1), ("a, b", 1), ("*", 1), ("FIRST 2 (a, b, c)", 2), ("first 1 (a)", 1),
-        ("ANY 3 (a,b,c)", 3), ("2 (a, b)", 2), ('"2 (a"', 1), ("any", 1),
-    ],
-)  # fmt: skip
-def test_the_number_of_standbys_that_a_commit_requires_is_read_from_the_setting(
-    names: str, needed: int
-) -> None:
-    assert count_needed(names) == needed

@@ -198,7 +198,7 @@ def test_files_of_installed_packages_are_not_watched() -> None:
 def test_a_process_that_dev_does_not_know_cannot_be_left_out() -> None:
     result = CliRunner().invoke(app, ["dev", "--without", "workers"])
     assert result.exit_code == 2
-    assert "there is no such process; the processes are bridge, worker," in " ".join(
+    assert "unknown process; the processes are bridge, worker," in " ".join(
         result.stderr.replace("│", " ").split()
     )
 
