@@ -14,10 +14,12 @@ from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, holde
 # these keys.
 MAX_LOOKED_AT = 1_000
 
-# The script reads only the end of a message, which contains the id: see `redis_item.write_item`.
+# The script reads only the end of a message's envelope, which contains the id: see `redis_item.write_item`.
 _SEARCH = f"""
 local function id_of(item)
-    return string.match(string.sub(item, -200), '"delivery_tag":"([^"]*)"') or ''
+    local after = string.find(item, '\\n', 1, true) or #item + 1
+    local last = string.sub(item, math.max(1, after - 200), after - 1)
+    return string.match(last, '"delivery_tag":"([^"]*)"') or ''
 end
 local on_list, in_hand = {{}}, {{}}
 for at = 0, math.min(redis.call('LLEN', KEYS[1]), {MAX_LOOKED_AT}) - 1 do

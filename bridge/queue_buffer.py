@@ -10,8 +10,8 @@ from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.tasks.apply.batch_message import Slice
 
 # Records per message: with fewer records, an event costs more; with more records, nothing is saved.
-FULL_RECORDS = 200
-# Limit of a message; Redis stores it as base64 in JSON, and a few messages must not fill Redis.
+FULL_RECORDS = 500
+# Limit of a message; a few messages must not fill Redis.
 FULL_BYTES = 512 * 1024
 EAGER_SECONDS = 0.010  # records of an idle queue wait this long for more records
 PATIENT_SECONDS = 0.250  # records of a busy queue wait this long, so that there are fewer and fuller messages

@@ -65,16 +65,16 @@ def _write_2(call: TaskCall) -> bytes:
 
 
 def _read(content: bytes) -> TaskCall:
-    """Reads both formats. A record without its last field has no flaw."""
+    """Reads all formats. A record without its last field has no flaw."""
     task, arguments = _OUTER.decode(content)
     if task not in _DECODERS:
         raise UnknownTask(task)
     return TaskCall(task, _DECODERS[task].decode(arguments))
 
 
-WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1, 2: _write_2}
+WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1, 2: _write_2, 3: _write_2}
 """A writer may raise FormatTooOld."""
-READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read, 2: _read}
+READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read, 2: _read, 3: _read}
 """Format → writer. Add a new format here and in `formats.py`. Keep a format while workers need it."""
 
 

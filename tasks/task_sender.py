@@ -42,7 +42,7 @@ class TaskSender:
         version = self._ring.format
         content = WRITERS[version](TaskCall(task, arguments))
         message_id = str(uuid4())
-        item = write_item(task, self._ring.seal(version, content), message_id)
+        item = write_item(task, self._ring.seal(version, content), message_id, version=version)
         return Sent(message_id, len(item), int(self._redis.lpush(queue, item)))
 
     def count_waiting(self, queue: str) -> int:

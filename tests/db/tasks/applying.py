@@ -135,10 +135,10 @@ class Bench:
         """Applies one message."""
         return self.applier.apply(QUEUE, slices)
 
-    def look(self, query: str) -> list[tuple[Any, ...]]:
+    def look(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
         """Runs a query and returns its rows."""
         with self.looking.connection.cursor() as cursor:
-            cursor.execute(query)
+            cursor.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 
     def amounts(self) -> dict[str, int]:

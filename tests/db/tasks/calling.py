@@ -82,9 +82,9 @@ class Bench:
         [row] = self.look(f"SELECT {columns} FROM sluice.executed_side_effects WHERE effect_key = '{key}'")
         return row[0] if len(row) == 1 else row
 
-    def look(self, query: str) -> list[tuple[Any, ...]]:
+    def look(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
         with self.looking.connection.cursor() as cursor:
-            cursor.execute(query)
+            cursor.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 
     def pause(self) -> None:

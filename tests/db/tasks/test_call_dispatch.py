@@ -8,6 +8,7 @@ import structlog
 from sluice.tasks.effects.call_states import AGAIN_AFTER_SECONDS, LEFT_AFTER_SECONDS
 from sluice.tasks.effects.dispatcher import MAX_WAITING, SERVED_SECONDS, Dispatcher
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from tests.db.living import add_process, end_process
 from tests.db.tasks import calling
 from tests.db.tasks.calling import NOT_SENT, REFUSED, Bench
@@ -218,7 +219,9 @@ def test_a_call_of_a_newer_format_is_skipped_and_logged_once_a_minute(
 ) -> None:
     bench.add("newer", entity_key="1")
     bench.add("c", entity_key="2")
-    bench.look("UPDATE sluice.executed_side_effects SET format = 3 WHERE effect_key = 'newer'")
+    bench.look(
+        "UPDATE sluice.executed_side_effects SET format = %s WHERE effect_key = 'newer'", (NEWEST_FORMAT + 1,)
+    )
     with structlog.testing.capture_logs() as logged:
         assert [dispatching.run(), dispatching.run()] == [["c"], []]
         bench.run("newer")

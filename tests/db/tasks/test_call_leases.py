@@ -7,6 +7,7 @@ import pytest
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.tasks.api import EffectCall, Refused
 from sluice.tasks.effects import executor
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from tests.db.tasks import calling
 from tests.db.tasks.calling import RESULT_NOT_STORED, Bench
 
@@ -25,7 +26,7 @@ def test_an_expired_lease_is_an_unknown_outcome(bench: Bench, effect: str, state
 
 @pytest.mark.parametrize(
     ("change", "left"),
-    [("effect = 'undeclared'", True), ("format = 3", True), ("format = 1", False)],
+    [("effect = 'undeclared'", True), (f"format = {NEWEST_FORMAT + 1}", True), ("format = 1", False)],
 )
 def test_a_lease_that_this_code_cannot_judge_is_left_to_newer_code(
     bench: Bench, change: str, left: bool

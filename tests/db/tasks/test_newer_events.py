@@ -4,6 +4,7 @@ import pytest
 import structlog
 
 from sluice.db.sending import relay as outbox
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.tasks.outbox.relay import HINT_SECONDS
 from tests.db.tasks import relaying
 from tests.db.tasks.relaying import Bench
@@ -13,7 +14,9 @@ bench = relaying.bench
 
 
 def make_newer(bench: Bench, *ids: int) -> None:
-    bench.look("UPDATE sluice.outbox_events SET format = 3 WHERE id = ANY (%s)", (list(ids),))
+    bench.look(
+        "UPDATE sluice.outbox_events SET format = %s WHERE id = ANY (%s)", (NEWEST_FORMAT + 1, list(ids))
+    )
 
 
 def run_all(bench: Bench) -> list[int]:

@@ -15,6 +15,7 @@ from sluice.stack.patience import patient
 from sluice.tasks import letter_redriver
 from sluice.tasks.api import Effect, Event, Upsert
 from sluice.tasks.apply.apply import Applier
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.tasks.letter_redriver import LETTERS
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying, failing
@@ -92,10 +93,11 @@ def test_a_letter_of_a_newer_format_is_refused_and_earlier_letters_are_redriven(
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
     mend(bench)
-    bench.look('UPDATE sluice.dead_letters SET format = 3 WHERE "offset" = 1')
+    bench.look('UPDATE sluice.dead_letters SET format = %s WHERE "offset" = 1', (NEWEST_FORMAT + 1,))
     redriven = redriver.redrive_once("thing", "k")
     assert (dict(redriven.outcomes), redriven.unparked) == ({"applied": 1}, False)
-    with pytest.raises(DeploymentBroken, match="things:0:1 is stored in format 3, this code reads format 2"):
+    refusal = f"things:0:1 is stored in format {NEWEST_FORMAT + 1}, this code reads format {NEWEST_FORMAT}"
+    with pytest.raises(DeploymentBroken, match=refusal):
         redriver.redrive_once("thing", "k")
     assert [state for _, state, _ in states(bench)] == ["done", "waiting", "waiting"]
     assert parked(bench) == [("k",)]

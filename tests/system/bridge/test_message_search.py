@@ -36,8 +36,8 @@ def test_a_held_message_is_found_until_its_holder_has_disconnected(
         return publisher.probe([], [QUEUE]).found[QUEUE]
 
     assert find() == NOWHERE
-    for queue, name in ((QUEUE, "first"), (QUEUE, "second"), (OTHER, "other")):
-        redis.lpush(queue, write_item("a task", bytes(HEAD_BYTES), name))
+    for queue, name, version in ((QUEUE, "first", 3), (QUEUE, "second", 2), (OTHER, "other", 3)):
+        redis.lpush(queue, write_item("a task", b"\n" * HEAD_BYTES, name, version=version))
     assert find() == Whereabouts(on_list=frozenset({"first", "second"}))
     holder = Holder(redis_url, PREFIX, QUEUE)
     wait_until(lambda: holder.turn().held, timeout_seconds=30, what="a message is taken")

@@ -5,19 +5,18 @@ from sluice.tasks.installation import formats
 from sluice.tasks.task_messages import TaskCall
 from tests.system.worker.rolling_new_app import *  # noqa: F403
 
-NEWER = formats.NEWEST_FORMAT + 1
-if NEWER == 3:
-    formats.NEWEST_FORMAT = NEWER
+NEWER = 4
+formats.NEWEST_FORMAT = NEWER
 
 
 def _write(call: TaskCall) -> bytes:
-    return b"newer" + task_messages.WRITERS[2](call)
+    return b"newer" + task_messages.WRITERS[3](call)
 
 
 def _read(content: bytes) -> TaskCall:
     assert content.startswith(b"newer")
-    return task_messages.READERS[2](content[5:])
+    return task_messages.READERS[3](content[5:])
 
 
-task_messages.WRITERS[3] = _write
-task_messages.READERS[3] = _read
+task_messages.WRITERS[NEWER] = _write
+task_messages.READERS[NEWER] = _read

@@ -95,7 +95,7 @@ def altered(frame: bytes, at: int) -> bytes:
 
 
 def of_kombu_form(frame: bytes, **headers: Any) -> bytes:
-    message = json.loads(write_item(APPLY_TASK, frame))
+    message = json.loads(write_item(APPLY_TASK, frame, version=2))
     return json.dumps(message | {"headers": message["headers"] | headers}).encode()
 
 

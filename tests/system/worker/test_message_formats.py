@@ -4,6 +4,7 @@ import pytest
 
 from sluice.runtime.message_frame import MAC_BYTES
 from sluice.runtime.redis_item import Item, read_item
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.testing.servers.deployment import Deployment
 from tests.harness.header_names import RawName
 from tests.system.conftest import MakeDeployment
@@ -42,11 +43,11 @@ def test_a_newer_format_is_written_when_no_old_worker_is_left(
 
     def written() -> bool:
         formats = waiting_formats(deployment)
-        if formats == {2}:
+        if formats == {NEWEST_FORMAT}:
             # The bridge still takes the old worker into account. After the wipe, it publishes the messages
             # again.
             deployment.wipe_redis()
-        return formats == {3}
+        return formats == {NEWEST_FORMAT + 1}
 
     # When no worker is left, the bridge writes its newest format.
     deployment.wait_until(written, timeout_seconds=60, what="messages of the newer format wait")

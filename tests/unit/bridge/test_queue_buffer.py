@@ -57,10 +57,11 @@ def test_the_bytes_of_a_message_are_bounded_and_a_record_above_the_bound_is_sent
 def test_messages_take_records_from_the_lanes_in_turn() -> None:
     queue = Queue(lanes=3)
     queue.add(0, range(FULL_RECORDS + 50))
-    queue.add(1, range(100))
-    queue.add(2, range(100))
+    half = FULL_RECORDS // 2
+    queue.add(1, range(half))
+    queue.add(2, range(half))
     assert claims(queue.send(0.0)) == [(0, -1, FULL_RECORDS - 1)]
-    assert claims(queue.send(0.0)) == [(1, -1, 99), (2, -1, 99)]
+    assert claims(queue.send(0.0)) == [(1, -1, half - 1), (2, -1, half - 1)]
     assert claims(queue.send(0.0)) == [(0, FULL_RECORDS - 1, FULL_RECORDS + 49)]
 
 

@@ -17,22 +17,24 @@ FRAME = b"\xff" * HEAD_BYTES
 
 def changed(**changes: Any) -> bytes:
     """Returns an item with changed values. None removes a value."""
-    item = json.loads(write_item("sluice.relay", FRAME))
+    item = json.loads(write_item("sluice.relay", FRAME, version=2))
     for name, value in changes.items():
         item[name.replace("_", "-") if name != "body" else name] = value
     return json.dumps({name: value for name, value in item.items() if value is not None}).encode()
 
 
-@given(st.text(max_size=20), st.binary(min_size=HEAD_BYTES, max_size=300))
-def test_a_written_message_is_read_back(task: str, frame: bytes) -> None:
-    read = read_item(write_item(task, frame))
+@given(st.text(max_size=20), st.binary(min_size=HEAD_BYTES, max_size=300), st.sampled_from([1, 2, 3, 4]))
+def test_a_written_message_is_read_back(task: str, frame: bytes, version: int) -> None:
+    read = read_item(write_item(task, frame, version=version))
     assert isinstance(read, Item)
     assert read.frame == frame
 
 
-def test_an_item_has_the_form_of_a_kombu_message() -> None:
-    item = json.loads(write_item("sluice.relay", FRAME))
-    assert base64.b64decode(item["body"]) == FRAME
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_item_begins_with_the_form_of_a_kombu_message(version: int) -> None:
+    envelope, _, frame = write_item("sluice.relay", FRAME, version=version).partition(b"\n")
+    item = json.loads(envelope)
+    assert base64.b64decode(item["body"]) + frame == FRAME
     assert item["content-type"] == CONTENT_TYPE
     assert item["headers"]["task"] == "sluice.relay"
     assert item["properties"]["body_encoding"] == "base64"
@@ -65,6 +67,9 @@ def test_random_bytes_are_dropped_without_an_exception(item: bytes) -> None:
         changed(headers={"task": "sluice.relay", "id": 5}),
         changed(headers={"task": "sluice.relay", "id": "x" * 65}),
         changed(content_type="application/json"),
+        write_item("sluice.relay", FRAME)[:-1],
+        b"\n" + FRAME,
+        b"{}\n" + FRAME,
         changed(content_type="application/x-python-serialize"),
     ],
 )
@@ -89,4 +94,6 @@ def test_a_message_over_the_bound_is_dropped_before_it_is_parsed(monkeypatch: py
 
 def test_no_message_over_the_bound_is_written() -> None:
     with pytest.raises(MessageTooLarge):
-        write_item("sluice.apply", b"\0" * (MAX_MESSAGE_BYTES * 3 // 4))
+        write_item("sluice.apply", b"\0" * (MAX_MESSAGE_BYTES * 3 // 4), version=2)
+    with pytest.raises(MessageTooLarge):
+        write_item("sluice.apply", b"\0" * MAX_MESSAGE_BYTES)
