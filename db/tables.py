@@ -189,10 +189,10 @@ def _make_table(
 
 def shape_of(table: Table) -> Shape:
     """Returns the shape of a table that the functions above made. Raises TableRefused for other tables."""
-    shape = getattr(table, _SHAPE, None)
+    shape: Shape | None = getattr(table, _SHAPE, None)
     if shape is None:
         raise TableRefused(f"table {table.name} was not made by entity_table(...), so it cannot be written")
-    return cast(Shape, shape)
+    return shape
 
 
 def has_shape(table: Table) -> bool:

@@ -11,7 +11,7 @@ from uuid import UUID
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.records import ProcessedRow
-from sluice.db.values import bare_array, text_array
+from sluice.db.values import bare_array, text_array, uuid_array
 
 LOAD_IDENTITIES = Statement(
     "load_identities",
@@ -105,9 +105,9 @@ def note_new_identities(session: Session, rows: Sequence[ProcessedRow]) -> set[U
 def _arrays(rows: Sequence[ProcessedRow]) -> list[str]:
     columns = list(zip(*rows, strict=True))
     return [
-        bare_array(columns[0]),
+        uuid_array(columns[0]),
         text_array(columns[1]),
-        bare_array(columns[2]),
+        uuid_array(columns[2]),
         bare_array(columns[3]),
         text_array(columns[4]),
         text_array(columns[5]),

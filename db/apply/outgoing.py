@@ -6,7 +6,7 @@ from uuid import UUID
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.records import LedgerRow, OutboxRow
-from sluice.db.values import bare_array, in_pieces, text_array
+from sluice.db.values import bare_array, in_pieces, text_array, uuid_array
 
 # The text `<name>-<short id>`, which equals `Installation.group`. NULL in a database without an installation.
 DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation WHERE is_only)"
@@ -34,7 +34,7 @@ def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], sourc
     """
     for piece in in_pieces(rows):
         event_ids, *texts = zip(*piece, strict=True)
-        session.defer_statement(INSERT_OUTBOX, queue, bare_array(event_ids), *map(text_array, texts), source)
+        session.defer_statement(INSERT_OUTBOX, queue, uuid_array(event_ids), *map(text_array, texts), source)
 
 
 LOAD_EFFECTS = Statement(

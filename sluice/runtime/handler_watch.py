@@ -112,17 +112,17 @@ class HandlerWatch:
         self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
         self._label = None
 
-    def begin(self, place: EventPlace) -> None:
+    def begin(self, topic: str, topic_id: str, partition: int, offset: int) -> None:
         """Begins one run of all handlers of the event at this position."""
         self.number += 1
         self.effects = 0
-        write_place(self.cells, place.partition, place.offset)
-        label = (self.queue, place.topic, place.topic_id)
+        write_place(self.cells, partition, offset)
+        label = (self.queue, topic, topic_id)
         if label != self._label:
             write_label(self.cells, label)
             self._label = label
         if self.journal is not None:
-            self.journal.begin(self.queue, place)
+            self.journal.begin(self.queue, EventPlace(topic, topic_id, partition, offset))
 
     def end(self) -> None:
         """Ends the run."""

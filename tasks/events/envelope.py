@@ -19,6 +19,7 @@ _RFC_3339 = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8})(\.[0-9]+)?([Z
 _TIME = "an RFC 3339 timestamp with an offset, as in 2026-01-31T10:00:00Z"
 _VERSION = f"an integer or {_TIME}"
 _MICROSECOND_CHARACTERS = 7  # a point and six digits
+_read_time = msgspec.json.Decoder(datetime).decode
 
 
 def require_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str:
@@ -91,7 +92,7 @@ def _parse_timestamp(name: str, text: str, expected: str, *, exact: bool) -> dat
             raise DecodeError(f"{name} is finer than microseconds")
         text = start + fraction[:_MICROSECOND_CHARACTERS] + offset
     try:
-        moment = msgspec.convert(text, datetime)
+        moment = _read_time(f'"{text}"')
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         raise DecodeError(f"{name} is not a time in the years 1 to 9999") from None

@@ -28,7 +28,9 @@ _BIN_16 = b"\xc4\x10"
 
 def event_identity(topic: str, source: str | None, key: bytes | None, event_id: str) -> UUID:
     """Returns the identity of an event that has an id."""
-    return _digest(_event_prefix(topic, source) + _framed(key) + _framed(event_id.encode()))
+    id_bytes = event_id.encode()
+    framed_key = _NULL if key is None else _length(len(key)) + key
+    return _end(_event_hash(topic, source).copy(), framed_key + _length(len(id_bytes)) + id_bytes)
 
 
 def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
@@ -42,7 +44,7 @@ def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
 def hash_content(type_: str, version: Version | None, canonical_data: bytes) -> UUID:
     """Hashes the content that repeats of an event share. Omits headers and times, which may differ."""
     number = _NULL if version is None else _framed(str(version).encode())
-    return _digest(_content_prefix(type_) + number + _framed(canonical_data))
+    return _end(_content_hash(type_).copy(), number + _length(len(canonical_data)) + canonical_data)
 
 
 def hash_raw(value: bytes | None) -> UUID:
@@ -67,17 +69,17 @@ def uuid_of(digest: bytes) -> UUID:
 
 
 @lru_cache(maxsize=1_000)
-def _event_prefix(topic: str, source: str | None) -> bytes:
-    return _EVENT + _framed(topic.encode()) + _framed(None if source is None else source.encode())
+def _event_hash(topic: str, source: str | None) -> blake2b:
+    return _begin(_EVENT + _framed(topic.encode()) + _framed(None if source is None else source.encode()))
 
 
 @lru_cache(maxsize=1_000)
-def _content_prefix(type_: str) -> bytes:
-    return _CONTENT + _framed(type_.encode())
+def _content_hash(type_: str) -> blake2b:
+    return _begin(_CONTENT + _framed(type_.encode()))
 
 
 def _hash(tag: bytes, *parts: bytes | None) -> UUID:
-    return _digest(tag + b"".join(map(_framed, parts)))
+    return _end(_begin(tag), b"".join(map(_framed, parts)))
 
 
 def _framed(part: bytes | None) -> bytes:
@@ -85,5 +87,10 @@ def _framed(part: bytes | None) -> bytes:
     return _NULL if part is None else _length(len(part)) + part
 
 
-def _digest(text: bytes) -> UUID:
-    return _to_uuid(_BIN_16 + blake2b(text, digest_size=16).digest())
+def _begin(text: bytes) -> blake2b:
+    return blake2b(text, digest_size=16)
+
+
+def _end(hasher: blake2b, text: bytes) -> UUID:
+    hasher.update(text)
+    return _to_uuid(_BIN_16 + hasher.digest())

@@ -76,15 +76,17 @@ def _is_any_of(classes: tuple[type, ...], wanted: type) -> bool:
 @cache
 def _converter(data_type: Any) -> Callable[[object], Any]:
     takes_every_object = is_any_object(data_type)
-    holds_decimals = msgspec.inspect.DecimalType in _kinds_in(data_type)
+    kinds = _kinds_in(data_type)
+    holds_decimals = msgspec.inspect.DecimalType in kinds
+    # Keys of JSON objects are always text; `str_keys` converts them to numbers where the type requires it. It
+    # takes longer than the conversion of a small object.
+    options: dict[str, Any] = {"str_keys": True} if msgspec.inspect.DictType in kinds else {}
 
     def convert(data: object) -> Any:
         if takes_every_object and type(data) is dict:
             return data
         try:
-            # Keys of JSON objects are always text; str_keys converts them to numbers where the type requires
-            # it.
-            converted = msgspec.convert(data, data_type, strict=True, str_keys=True)
+            converted = msgspec.convert(data, data_type, **options)
         except msgspec.ValidationError as error:
             raise DecodeError(f"invalid data for {type_name(data_type)}: {error}") from None
         if holds_decimals:

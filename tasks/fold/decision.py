@@ -42,6 +42,9 @@ _BY_RESULT = {
 }
 
 
+_HASHER = blake2b(digest_size=16)  # a copy of it is made faster than a new one
+
+
 def effect_key(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> str:
     """Returns the idempotency key of a call: the effect and `once`, or else the effect and a derived id."""
     once = call.once or derived_id(decoded.identity, run.entry.name, ordinal).hex
@@ -64,8 +67,9 @@ def ledger_row(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> L
 
 def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
     """Returns an id that is the same whenever the same event is folded again."""
-    source = identity.bytes + ordinal.to_bytes(4, "big") + handler.encode()
-    return uuid_of(blake2b(source, digest_size=16).digest())
+    hasher = _HASHER.copy()
+    hasher.update(identity.bytes + ordinal.to_bytes(4, "big") + handler.encode())
+    return uuid_of(hasher.digest())
 
 
 class Died(Exception):

@@ -1,21 +1,23 @@
 """Runs a user's handler. No other module runs handlers. Pure."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from itertools import repeat
 from typing import Any
 
 import msgspec
 
 from sluice.runtime.handler_mark import RUNNING
 from sluice.runtime.handler_watch import HandlerWatch, current_watch, limits
-from sluice.runtime.place import EventPlace
 from sluice.runtime.worker_stop import is_worker_stop
-from sluice.tasks.api import Effect, EffectRefused, Event
+from sluice.tasks.api import Effect, EffectRefused, Event, Read
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.payload import own_data
 from sluice.tasks.fold.checked_effects import checked_effect
 from sluice.tasks.fold.handler_faults import yield_frames
 from sluice.tasks.fold.registry import AnyEntry
 from sluice.tasks.fold.shown_path import shown_path
+
+ENDLESS_NONE = repeat(None)
 
 
 def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
@@ -29,7 +31,7 @@ def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
 def begin_run(decoded: Decoded) -> HandlerWatch:
     """Begins a run of all handlers of an event and starts its limits. Call `end` afterwards."""
     watch = current_watch()
-    watch.begin(EventPlace(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset))
+    watch.begin(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset)
     return watch
 
 
@@ -71,29 +73,39 @@ class HandlerSteps:
 
     def advance(self, answer: object) -> Effect | None:
         """Returns the next effect, checked, or None at the end. See `iter_effects`."""
-        watch = self._watch
+        effects: list[Effect] = []
+        self.collect(effects, [answer])
+        return effects[0] if effects else None
+
+    def collect(self, effects: list[Effect], answers: Iterable[object] = ENDLESS_NONE) -> None:
+        """Adds the next effects, checked: one for each answer, up to a Read. See `iter_effects`."""
+        watch, entry = self._watch, self._entry
         cells = watch.cells
         refused: EffectRefused | None = None
         cells[RUNNING] = watch.number
         try:
             if self._steps is None:
-                self._event = own_event(self._entry, self._event)
-                self._steps = self._entry.function(self._event)
-            try:
-                effect = self._steps.send(answer)
-            except StopIteration:
-                return None
-            watch.effects += 1
-            if watch.effects > limits.effects:
-                raise watch.too_many_effects()
-            try:
-                return checked_effect(self._entry, self._event, effect)
-            except EffectRefused as error:
-                refused = error
+                self._event = own_event(entry, self._event)
+                self._steps = entry.function(self._event)
+            event = self._event
+            for effect in map(self._steps.send, answers):
+                watch.effects += 1
+                if watch.effects > limits.effects:
+                    raise watch.too_many_effects()
+                try:
+                    checked = checked_effect(entry, event, effect)
+                except EffectRefused as error:
+                    refused = error
+                    break
+                effects.append(checked)
+                if type(checked) is Read:
+                    break
         finally:
             cells[RUNNING] = 0
             if watch.expired == watch.number:
                 raise watch.timed_out()
+        if refused is None:
+            return
         frames = yield_frames(self._steps)
         located = EffectRefused(f"{shown_path(frames[-1].file)}:{frames[-1].line}: {refused}")
         located.frames = frames

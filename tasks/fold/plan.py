@@ -173,15 +173,13 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
 
 def _first_run(entry: AnyEntry, event: Event[Any], watch: HandlerWatch) -> HandlerRun:
     run = HandlerRun(entry, event, [])
-    # Does not use the generator `iter_effects`, because this loop takes most of an event's time.
+    # Does not use the generator `iter_effects`, because the handlers take most of an event's time.
     steps = HandlerSteps(entry, event, watch)
     try:
-        while (effect := steps.advance(None)) is not None:
-            run.effects.append(effect)
-            if isinstance(effect, Read):
-                run.reads = True
-                end_quietly(steps)
-                break
+        steps.collect(run.effects)
+        if run.effects and type(run.effects[-1]) is Read:
+            run.reads = True
+            end_quietly(steps)
     except BaseException as error:
         end_quietly(steps)
         if is_worker_stop(error):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.values import ValueRefused, add_exactly, bare_array, coercer, text_array
+from sluice.db.values import ValueRefused, add_exactly, bare_array, coercer, text_array, uuid_array
 from tests.unit.tasks.strategies import EVERY_TYPE, every_type_values, json_values
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 1, tzinfo=UTC)
@@ -146,4 +146,12 @@ def test_arrays_quote_texts_that_postgres_would_misread() -> None:
         == '{"a",NULL,"NULL","say \\"\\\\\\"","{,}",""}'
     )
     assert bare_array([1, -2]) == "{1,-2}"
-    assert text_array([]) == bare_array([]) == "{}"
+    assert text_array([]) == bare_array([]) == uuid_array([]) == "{}"
+    assert text_array([None]) == "{NULL}"
+    assert uuid_array([UUID_1, UUID_1]) == f"{{{UUID_1.hex},{UUID_1.hex}}}"
+
+
+@given(st.lists(st.none() | st.text(alphabet=st.sampled_from('ab"\\,\0{} ')), max_size=5))
+def test_an_array_has_one_element_for_each_text(texts: list[str | None]) -> None:
+    one_by_one = [text_array([text])[1:-1] for text in texts]
+    assert text_array(texts) == "{" + ",".join(one_by_one) + "}"

@@ -4,18 +4,21 @@ The gate is the rule that the first stale or duplicate write ends its handler.
 """
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from sqlalchemy import Table
 
 from sluice.db.records import Outcome
 from sluice.tasks.api import EVENT, Call, Emit, Increment, Insert, Read, Rejected, Upsert, WriteVersion
 from sluice.tasks.events.event_fault import EventFault
-from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
+from sluice.tasks.fold.emitting import MAX_EMIT_BYTES, checked_emit, outbox_row
 from sluice.tasks.fold.fold_state import FoldState
 from tests.unit.tasks.scripted import INTEGER, TIMESTAMP, folded, fresh_memory, outcomes, scripted
 from tests.unit.tasks.strategies import PLAIN, whole
@@ -194,6 +197,14 @@ def test_an_emitted_event_has_the_time_and_the_trace_of_its_cause() -> None:
     sent = {"traceparent": TRACEPARENT, "ce_time": "2026-01-01T00:00:00+00:00", "x": "y"}
     assert msgspec.json.decode(emit.headers) == sent
     assert (emit.key, emit.version, emit.payload) == ("k", "3", '{"n":1}')
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_an_emitted_event_has_the_same_time_with_and_without_headers(time: datetime) -> None:
+    plain = checked_emit(Emit("t", key="k", type="t", data={}))
+    for emit in (plain, changed(plain, headers={"x": "y"})):
+        headers = msgspec.json.decode(outbox_row(emit, UUID(int=1), time, {}).headers)
+        assert headers == {"ce_time": time.isoformat(), **emit.headers}
 
 
 LOST = ConnectionError("lost")

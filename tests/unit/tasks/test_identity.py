@@ -47,11 +47,11 @@ def test_a_mutant_without_lengths_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_mutant_that_treats_null_as_empty_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    identity._event_prefix.cache_clear()
+    identity._event_hash.cache_clear()
     monkeypatch.setattr(identity, "_NULL", (0).to_bytes(8, "big"))
     with pytest.raises(AssertionError):
         test_similar_events_have_different_identities(*ALIKE[3][1:])
-    identity._event_prefix.cache_clear()
+    identity._event_hash.cache_clear()
 
 
 def test_an_identity_never_changes() -> None:

@@ -18,7 +18,6 @@ from sluice.runtime.handler_watch import (
     tick_seconds,
     timed,
 )
-from sluice.runtime.place import EventPlace
 from sluice.tasks.api import Read
 from sluice.tasks.fold.handler_steps import iter_effects
 from tests.unit.tasks import limited
@@ -86,14 +85,14 @@ def _pause(seconds: float) -> Effects:
 
 def test_a_frozen_process_does_not_time_out() -> None:
     """The limit counts timer ticks, not clock time. After a freeze, the timer fires only one time."""
-    main_watch.begin(EventPlace("limited", "id", 0, 0))
+    main_watch.begin("limited", "id", 0, 0)
     main_watch.cells[RUNNING] = main_watch.number
     try:
         main_watch.note_tick(LIMIT / 2)
         main_watch.note_tick(LIMIT / 2)
         with pytest.raises(HandlerTimedOut):
             main_watch.note_tick(LIMIT / 2)
-        main_watch.begin(EventPlace("limited", "id", 0, 1))
+        main_watch.begin("limited", "id", 0, 1)
         main_watch.cells[RUNNING] = main_watch.number
         main_watch.note_tick(LIMIT / 2)
         assert main_watch.expired != main_watch.number
