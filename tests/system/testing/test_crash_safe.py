@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sluice.admin.redis_keys import open_redis, read_prefixes
+from sluice.bridge.queue_buffer import FULL_RECORDS
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.fault_points import POINTS
 from sluice.runtime.service_urls import StackUrls
@@ -71,7 +72,10 @@ def test_a_handler_that_keeps_state_in_memory_is_not_crash_safe(servers: Servers
     # have the count of the first worker.
     events = [
         Incoming("orders", key="o-1", type="order.set", data={}, version=1),
-        *(Incoming("orders", key="o-1", type="order.remembered", data={}, version=n) for n in range(300)),
+        *(
+            Incoming("orders", key="o-1", type="order.remembered", data={}, version=n)
+            for n in range(FULL_RECORDS + 100)
+        ),
     ]
     with pytest.raises(AssertionError, match=r"after kills at apply.committed:\norders o-1: expected"):
         assert_crash_safe(
