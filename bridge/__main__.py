@@ -19,6 +19,7 @@ from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.bridge.publisher import RedisPublisher
 from sluice.bridge.topic_stops import BridgeStopped
 from sluice.db.connection import Session
+from sluice.db.delivery.progress import PLANS
 from sluice.db.errors import describe_refusal
 from sluice.db.records import ProcessKind
 from sluice.kafka_io.consumer import Consumer
@@ -82,7 +83,7 @@ def main() -> int:
     installation = membership.installation
     claims = ClaimWriter(settings, installation)
     store = PostgresProgressStore(
-        Session(settings.database_url.get_secret_value(), application_name="sluice bridge"),
+        Session(settings.database_url.get_secret_value(), application_name="sluice bridge", plans=PLANS),
         installation.group,
     )
     publisher = RedisPublisher(open_sender(settings, installation, membership.ring))

@@ -100,7 +100,7 @@ class LetterRedriver:
         if before is None:
             raise DeploymentBroken(f"entity type {entity} has no row: run `sluice init`")
         queue = queue_name(entity, shard_of(key.encode(), before[0]))
-        if guard.lock_queue(self._session, queue) is None:
+        if not guard.lock_queue(self._session, queue):
             raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
         if progress.read_routing(self._session, entity) != before:
             raise Rerouted(f"{entity} was re-routed")

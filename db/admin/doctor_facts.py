@@ -141,7 +141,7 @@ READ_EVENTS_WITHOUT_ID = Statement(
     SELECT l.topic, sum(l.without_id)::bigint,
            (SELECT count(*) FROM sluice.dead_letters d
             WHERE d.state = 'dead' AND d.topic = l.topic AND d.error_class = 'EventIdMissing')
-    FROM sluice.lane_progress l GROUP BY l.topic HAVING sum(l.without_id) > 0 ORDER BY l.topic
+    FROM sluice.lane_offsets l GROUP BY l.topic HAVING sum(l.without_id) > 0 ORDER BY l.topic
     """,
 )
 

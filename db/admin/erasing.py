@@ -54,8 +54,8 @@ READ_REACHED = Statement(
     SELECT t.topic, t.topic_id, r.partition, max(r.reached)
     FROM sluice.topics t
     LEFT JOIN (
-        SELECT topic, partition, watermark AS reached FROM sluice.partition_progress
-        UNION ALL SELECT topic, partition, applied_offset + 1 FROM sluice.lane_progress
+        SELECT topic, partition, watermark AS reached FROM sluice.partition_watermarks
+        UNION ALL SELECT topic, partition, applied_offset + 1 FROM sluice.lane_offsets
     ) r ON r.topic = t.topic
     WHERE t.entity = $1
     GROUP BY 1, 2, 3

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
+from sluice.db.apply.guard import WRITE_WINDOW, lock_queue
 from sluice.db.connection import Session, Statement
 
 
@@ -17,26 +18,37 @@ class ListedQueue(NamedTuple):
     accepted_deaths: int
 
 
-_LISTED = """queue, halted_reason, halted_at, length(failure_window),
-    length(failure_window) - length(replace(failure_window, 'x', '')), accepted_deaths"""
-
-READ_QUEUES = Statement("list_queues", f"SELECT {_LISTED} FROM sluice.queues ORDER BY queue")
-LOCK_LISTED_QUEUE = Statement(
-    "lock_listed_queue", f"SELECT {_LISTED} FROM sluice.queues WHERE queue = $1 FOR UPDATE", ("text",)
+READ_QUEUES = Statement(
+    "list_queues",
+    """
+    SELECT q.queue, q.halted_reason, q.halted_at, length(w.results),
+           length(w.results) - length(replace(w.results, 'x', '')), q.accepted_deaths
+    FROM sluice.queues q
+    CROSS JOIN LATERAL (
+        SELECT coalesce((SELECT f.failure_window FROM sluice.failure_windows f WHERE f.queue = q.queue
+                         ORDER BY f.step DESC LIMIT 1), '') AS results
+    ) w
+    WHERE $1 IS NULL OR q.queue = $1
+    ORDER BY q.queue
+    """,
+    ("text",),
 )
 
 
 def read_queues(session: Session) -> list[ListedQueue]:
     """Returns all queues, by name."""
-    return [ListedQueue(*row) for row in session.run(READ_QUEUES)]
+    return [ListedQueue(*row) for row in session.run(READ_QUEUES, None)]
 
 
 def lock_listed_queue(session: Session, queue: str) -> ListedQueue | None:
     """Locks a queue until the transaction ends, and returns the queue. None if no queue has this name."""
-    rows = session.run(LOCK_LISTED_QUEUE, queue)
+    lock_queue(session, queue)
+    # A separate statement, because the snapshot of the locking statement is older than the lock.
+    rows = session.run(READ_QUEUES, queue)
     return ListedQueue(*rows[0]) if rows else None
 
 
+# The window of the queue itself is for processes of the previous version.
 RESUME_QUEUE = Statement(
     "resume_queue",
     """
@@ -51,3 +63,4 @@ RESUME_QUEUE = Statement(
 def resume_queue(session: Session, queue: str, accepted_deaths: int) -> None:
     """Clears the halt and the failure window; allows N further dead letters. Requires the queue's lock."""
     session.run(RESUME_QUEUE, queue, accepted_deaths)
+    session.run(WRITE_WINDOW, queue, "")

@@ -44,7 +44,7 @@ def read_topics_of(session: Session, entity: str) -> list[str]:
 
 READ_WATERMARKS_OF = Statement(
     "read_watermarks_of",
-    "SELECT partition, watermark FROM sluice.partition_progress WHERE topic = $1 ORDER BY partition",
+    "SELECT partition, watermark FROM sluice.partition_watermarks WHERE topic = $1 ORDER BY partition",
     ("text",),
 )
 
@@ -86,7 +86,7 @@ RAISE_EPOCH = Statement(
 RAISE_PARTITION_EPOCHS = Statement(
     "raise_partition_epochs",
     """
-    UPDATE sluice.partition_progress p SET epoch = $2
+    UPDATE sluice.partition_watermarks p SET epoch = $2
     FROM sluice.topics t WHERE t.topic = p.topic AND t.entity = $1
     """,
     ("text", "int"),
@@ -105,9 +105,9 @@ def raise_epoch(session: Session, entity: str, shards: int) -> int:
 CARRY_LANES = Statement(
     "carry_lanes",
     """
-    INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)
+    INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)
     SELECT l.topic, l.partition, l.queue, $3, l.applied_offset
-    FROM sluice.lane_progress l JOIN sluice.topics t ON t.topic = l.topic
+    FROM sluice.lane_offsets l JOIN sluice.topics t ON t.topic = l.topic
     WHERE t.entity = $1 AND l.topic <> $2 AND l.epoch = $3 - 1
     """,
     ("text", "text", "int"),
@@ -126,16 +126,13 @@ SET_TOPIC_ID = Statement(
     "set_topic_id", "UPDATE sluice.topics SET topic_id = $2 WHERE topic = $1", ("text", "text")
 )
 DROP_PARTITIONS = Statement(
-    "drop_partitions",
-    "DELETE FROM sluice.partition_progress WHERE topic = $1 AND partition <> ALL ($2)",
-    ("text", "int[]"),
+    "drop_partitions", "DELETE FROM sluice.partition_watermarks WHERE topic = $1", ("text",)
 )
-SET_WATERMARKS = Statement(
-    "set_watermarks",
+INSERT_WATERMARKS = Statement(
+    "insert_watermarks",
     """
-    INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)
+    INSERT INTO sluice.partition_watermarks (topic, partition, epoch, watermark)
     SELECT $1, d.partition, $2, d.watermark FROM unnest($3, $4) AS d (partition, watermark)
-    ON CONFLICT (topic, partition) DO UPDATE SET epoch = excluded.epoch, watermark = excluded.watermark
     """,
     ("text", "int", "int[]", "bigint[]"),
 )
@@ -144,14 +141,16 @@ SET_WATERMARKS = Statement(
 def restart_topic(
     session: Session, topic: str, topic_id: str, *, epoch: int, watermarks: Mapping[int, int]
 ) -> None:
-    """Sets the id of the topic and its partitions with their start offsets. Deletes other partitions.
+    """Sets the id of the topic. Replaces its partitions by those in `watermarks`, the start offsets.
 
     Requires all locks.
     """
     numbers = sorted(watermarks)
     session.run(SET_TOPIC_ID, topic, topic_id)
-    session.run(DROP_PARTITIONS, topic, bare_array(numbers))
-    session.run(SET_WATERMARKS, topic, epoch, bare_array(numbers), bare_array(watermarks[n] for n in numbers))
+    session.run(DROP_PARTITIONS, topic)
+    session.run(
+        INSERT_WATERMARKS, topic, epoch, bare_array(numbers), bare_array(watermarks[n] for n in numbers)
+    )
 
 
 class Unsettled(NamedTuple):
@@ -176,9 +175,9 @@ READ_UNSETTLED = Statement(
     SELECT
         (SELECT count(*)
          FROM own
-         JOIN sluice.lane_progress l ON l.queue = own.queue
+         JOIN sluice.lane_offsets l ON l.queue = own.queue
          JOIN sluice.entities e ON e.entity = $1 AND e.epoch = l.epoch
-         LEFT JOIN sluice.partition_progress p ON p.topic = l.topic AND p.partition = l.partition
+         LEFT JOIN sluice.partition_watermarks p ON p.topic = l.topic AND p.partition = l.partition
          -- Includes the watermark itself, which is the lowest offset without an outcome.
          WHERE l.applied_offset >= coalesce(p.watermark, 0)),
         (SELECT count(*) FROM (

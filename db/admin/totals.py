@@ -12,7 +12,7 @@ from sluice.db.schema import OUTCOMES
 from sluice.runtime.place import Place
 
 READ_POSITIONS = Statement(
-    "read_positions", "SELECT topic, partition, watermark FROM sluice.partition_progress"
+    "read_positions", "SELECT topic, partition, watermark FROM sluice.partition_watermarks"
 )
 
 
@@ -61,7 +61,7 @@ def read_call_states(session: Session) -> list[tuple[str, str, int]]:
 _SUMS = ", ".join(f"sum({name})::bigint" for name in COUNTERS)
 
 READ_TOTALS = Statement(
-    "read_totals", f"SELECT topic, {_SUMS} FROM sluice.lane_progress GROUP BY topic ORDER BY topic"
+    "read_totals", f"SELECT topic, {_SUMS} FROM sluice.lane_offsets GROUP BY topic ORDER BY topic"
 )
 
 
@@ -93,7 +93,7 @@ READ_PARTITIONS = Statement(
     "read_partitions",
     """
     SELECT p.topic, p.partition, t.entity, e.shards, p.watermark
-    FROM sluice.partition_progress p
+    FROM sluice.partition_watermarks p
     JOIN sluice.topics t ON t.topic = p.topic
     JOIN sluice.entities e ON e.entity = t.entity
     ORDER BY p.topic, p.partition
@@ -103,7 +103,7 @@ READ_LANE_TOTALS = Statement(
     "read_lane_totals",
     f"""
     SELECT l.topic, l.partition, l.queue, l.applied_offset, l.epoch = e.epoch, ({" + ".join(OUTCOMES)})
-    FROM sluice.lane_progress l
+    FROM sluice.lane_offsets l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity
     ORDER BY l.topic, l.partition, l.queue, l.epoch
@@ -162,7 +162,7 @@ def read_queues(session: Session) -> dict[str, QueueState]:
 
 READ_COUNTERS = Statement(
     "read_counters",
-    f"SELECT topic, queue, {_SUMS} FROM sluice.lane_progress GROUP BY topic, queue ORDER BY topic, queue",
+    f"SELECT topic, queue, {_SUMS} FROM sluice.lane_offsets GROUP BY topic, queue ORDER BY topic, queue",
 )
 
 

@@ -161,7 +161,7 @@ def read_event_deaths(session: Session) -> list[EventDeath]:
 READ_QUEUE_PROGRESS = Statement(
     "read_queue_progress",
     """
-    SELECT queue, sum(applied_offset)::bigint FROM sluice.lane_progress GROUP BY queue ORDER BY queue
+    SELECT queue, sum(applied_offset)::bigint FROM sluice.lane_offsets GROUP BY queue ORDER BY queue
     """,
 )
 

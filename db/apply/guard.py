@@ -8,14 +8,13 @@ from typing import NamedTuple
 from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.db.connection import Session, Statement
 from sluice.db.schema import OUTCOMES
-from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import EventPlace
 
 COUNTERS = (*OUTCOMES, "call_conflict", "without_id")
 
 
 class QueueRow(NamedTuple):
-    """The locked queue. `halted_reason` is None if it is not halted.
+    """The queue as read under its lock. `halted_reason` is None if it is not halted.
 
     `failure_window`: the results of the last 200 events that were tried.
     """
@@ -62,31 +61,46 @@ class Lanes(NamedTuple):
 
 
 class LaneStep(NamedTuple):
-    """A lane's new offset in this transaction, and the number of records per outcome."""
+    """A lane's new offset in this transaction, and the number of records per outcome.
+
+    `before`: the applied offset that was read under the queue's lock; None if the lane has no row.
+    """
 
     topic: str
     partition: int
+    before: int | None
     applied_offset: int
     counts: Mapping[str, int]
 
 
-LOCK_QUEUE = Statement(
-    "lock_queue",
-    "SELECT halted_reason, failure_window, accepted_deaths FROM sluice.queues WHERE queue = $1 FOR UPDATE",
-    ("text",),
+LOCK_QUEUE = Statement("lock_queue", "SELECT FROM sluice.queues WHERE queue = $1 FOR UPDATE", ("text",))
+
+
+def lock_queue(session: Session, queue: str) -> bool:
+    """Takes THE lock of a queue until the transaction ends. Returns False if the queue has no row."""
+    return session.count(LOCK_QUEUE, queue) == 1
+
+
+# Each lane is read as the newest entry of the index. The next lane is searched below all entries of this
+# lane. A scan would read each version that an old snapshot keeps, and a join would be a nested loop.
+_NEWEST_LANE = """(
+    SELECT o FROM sluice.lane_offsets o WHERE o.queue = $1 AND o.epoch = {epoch} {below}
+    ORDER BY o.topic DESC, o.partition DESC, o.applied_offset DESC LIMIT 1
+)"""
+_FIRST_LANE = _NEWEST_LANE.format(epoch="e.epoch", below="")
+_NEXT_LANE = _NEWEST_LANE.format(
+    epoch="(l.lane).epoch", below="AND (o.topic, o.partition) < ((l.lane).topic, (l.lane).partition)"
 )
-
-
-def lock_queue(session: Session, queue: str) -> QueueRow | None:
-    """Takes THE lock of a queue until the transaction ends. Returns None if the queue has no row."""
-    rows = session.run(LOCK_QUEUE, queue)
-    return QueueRow(*rows[0]) if rows else None
-
-
 # A separate statement reads the lanes, because the snapshot of the locking statement is older than the lock.
 READ_LANES = Statement(
     "read_lanes",
-    """
+    f"""
+    WITH RECURSIVE l AS (
+        SELECT {_FIRST_LANE} AS lane
+        FROM sluice.queues q JOIN sluice.entities e ON e.entity = q.entity WHERE q.queue = $1
+        UNION ALL
+        SELECT {_NEXT_LANE} FROM l WHERE (l.lane).topic IS NOT NULL
+    )
     SELECT e.epoch, e.shards,
            (SELECT jsonb_object_agg(t.topic, t.topic_id) FROM sluice.topics t WHERE t.entity = e.entity),
            (SELECT jsonb_build_array(f.topic, f.partition, f."offset", f.failures, f.batch_limit)
@@ -97,11 +111,14 @@ READ_LANES = Statement(
             FROM sluice.handler_deaths d WHERE d.queue = $1),
            (SELECT coalesce(max(x.id), 0)::bigint FROM sluice.erasures x),
            EXISTS (SELECT FROM sluice.parked_entities k WHERE k.entity = e.entity),
-           q.halted_reason, q.failure_window, q.accepted_deaths,
-           l.topic, l.partition, l.applied_offset
+           q.halted_reason,
+           coalesce((SELECT w.failure_window FROM sluice.failure_windows w WHERE w.queue = $1
+                     ORDER BY w.step DESC LIMIT 1), ''),
+           q.accepted_deaths,
+           (SELECT jsonb_agg(jsonb_build_array((l.lane).topic, (l.lane).partition, (l.lane).applied_offset))
+            FROM l WHERE (l.lane).topic IS NOT NULL)
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
-    LEFT JOIN sluice.lane_progress l ON l.queue = q.queue AND l.epoch = e.epoch AND l.queue = $1
     WHERE q.queue = $1
     """,
     ("text",),
@@ -124,7 +141,7 @@ def _read(session: Session, queue: str) -> tuple[QueueRow | None, Lanes]:
     if not rows:
         return None, Lanes(None, 0, {}, {})
     epoch, shards, topic_ids, failures, retry_is_due, deaths, newest_erasure, has_parked = rows[0][:8]
-    applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
+    applied = {(topic, partition): offset for topic, partition, offset in rows[0][11] or ()}
     lanes = Lanes(
         epoch,
         shards,
@@ -165,21 +182,27 @@ def clear_failures(session: Session, queue: str) -> None:
 
 
 _COUNTER_LIST = ", ".join(COUNTERS)
-_COUNTER_ARRAYS = ", ".join(f"${6 + i}" for i in range(len(COUNTERS)))
-_COUNTER_SUMS = ", ".join(f"{name} = l.{name} + excluded.{name}" for name in COUNTERS)
+_COUNTER_VALUES = ", ".join(f"${7 + i}" for i in range(len(COUNTERS)))
+_COUNTER_SUMS = ", ".join(f"{name} = {name} + ${7 + i}" for i, name in enumerate(COUNTERS))
+_LANE_TYPES = ("text", "int", "text", "int", "bigint", "bigint", *["bigint"] * len(COUNTERS))
 
-ADVANCE_LANES = Statement(
-    "advance_lanes",
+# The row is found by its complete key: a shorter key would also find its old versions. One statement per
+# lane, because a join of several lanes would read all versions.
+ADVANCE_LANE = Statement(
+    "advance_lane",
     f"""
-    INSERT INTO sluice.lane_progress AS l
-        (topic, partition, queue, epoch, applied_offset, {_COUNTER_LIST})
-    SELECT d.topic, d.partition, $1, $2, d.applied_offset, {_COUNTER_LIST}
-    FROM unnest($3, $4, $5, {_COUNTER_ARRAYS}) AS d (topic, partition, applied_offset, {_COUNTER_LIST})
-    ORDER BY d.topic, d.partition
-    ON CONFLICT (topic, partition, queue, epoch) DO UPDATE SET
-        applied_offset = excluded.applied_offset, {_COUNTER_SUMS}
+    UPDATE sluice.lane_offsets SET applied_offset = $6, {_COUNTER_SUMS}
+    WHERE queue = $1 AND epoch = $2 AND topic = $3 AND partition = $4 AND applied_offset = $5
     """,
-    ("text", "int", "text[]", "int[]", "bigint[]", *["bigint[]"] * len(COUNTERS)),
+    _LANE_TYPES,
+)
+BEGIN_LANE = Statement(
+    "begin_lane",
+    f"""
+    INSERT INTO sluice.lane_offsets (queue, epoch, topic, partition, applied_offset, {_COUNTER_LIST})
+    VALUES ($1, $2, $3, $4, $6, {_COUNTER_VALUES})
+    """,
+    _LANE_TYPES,
 )
 
 
@@ -188,15 +211,17 @@ def advance_lanes(session: Session, queue: str, epoch: int, steps: Sequence[Lane
 
     Requires the queue's lock.
     """
-    session.defer_statement(
-        ADVANCE_LANES,
-        queue,
-        epoch,
-        text_array(step.topic for step in steps),
-        bare_array(step.partition for step in steps),
-        bare_array(step.applied_offset for step in steps),
-        *(bare_array(step.counts.get(name, 0) for step in steps) for name in COUNTERS),
-    )
+    for step in steps:
+        session.defer_statement(
+            BEGIN_LANE if step.before is None else ADVANCE_LANE,
+            queue,
+            epoch,
+            step.topic,
+            step.partition,
+            step.before,
+            step.applied_offset,
+            *(step.counts.get(name, 0) for name in COUNTERS),
+        )
 
 
 HALT_QUEUE = Statement(
@@ -214,22 +239,34 @@ def halt_queue(session: Session, queue: str, reason: str) -> bool:
     return session.count(HALT_QUEUE, queue, reason) == 1
 
 
-UPDATE_QUEUE = Statement(
-    "update_queue",
+CONTINUE_QUEUE = Statement(
+    "continue_queue",
+    "UPDATE sluice.queues SET halted_reason = NULL, halted_at = NULL, accepted_deaths = $2 WHERE queue = $1",
+    ("text", "int"),
+)
+# As with a lane, the row is found by its complete key.
+WRITE_WINDOW = Statement(
+    "write_failure_window",
     """
-    UPDATE sluice.queues SET halted_reason = NULL, halted_at = NULL, failure_window = $2, accepted_deaths = $3
-    WHERE queue = $1
+    WITH newest AS MATERIALIZED (
+        SELECT step FROM sluice.failure_windows WHERE queue = $1 ORDER BY step DESC LIMIT 1
+    ), written AS (
+        UPDATE sluice.failure_windows SET step = step + 1, failure_window = $2
+        WHERE queue = $1 AND step = (SELECT step FROM newest)
+    )
+    INSERT INTO sluice.failure_windows (queue, step, failure_window)
+    SELECT $1, 1, $2 WHERE NOT EXISTS (SELECT FROM newest)
     """,
-    ("text", "text", "int"),
+    ("text", "text"),
 )
 
 
-def update_queue(session: Session, queue: str, *, failure_window: str, accepted_deaths: int) -> None:
-    """After an applied batch, clears the halt and stores the results of the batch.
-
-    Requires the queue's lock.
-    """
-    session.run(UPDATE_QUEUE, queue, failure_window, accepted_deaths)
+def update_queue(session: Session, queue: str, before: QueueRow, after: QueueRow) -> None:
+    """Writes what a batch changed, before the next statement. Requires the queue's lock. Clears a halt."""
+    if before.failure_window != after.failure_window:
+        session.defer_statement(WRITE_WINDOW, queue, after.failure_window)
+    if before._replace(failure_window="") != after._replace(failure_window=""):
+        session.defer_statement(CONTINUE_QUEUE, queue, after.accepted_deaths)
 
 
 def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:
@@ -251,11 +288,11 @@ def _move_counts(before: str, after: str) -> Statement:
         WITH counted AS (
             SELECT queue, epoch, {before} AS n,
                    sum({before}) OVER (ORDER BY epoch DESC, queue) - {before} AS earlier
-            FROM sluice.lane_progress WHERE topic = $1 AND partition = $2 AND {before} > 0
+            FROM sluice.lane_offsets WHERE topic = $1 AND partition = $2 AND {before} > 0
         ), moved AS (
             SELECT queue, epoch, least(n, $3 - earlier) AS n FROM counted WHERE earlier < $3
         )
-        UPDATE sluice.lane_progress l SET {before} = l.{before} - m.n, {after} = l.{after} + m.n
+        UPDATE sluice.lane_offsets l SET {before} = l.{before} - m.n, {after} = l.{after} + m.n
         FROM moved m
         WHERE l.topic = $1 AND l.partition = $2 AND l.queue = m.queue AND l.epoch = m.epoch
         """,

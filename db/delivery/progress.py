@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sluice.db.connection import Session, Statement
+from sluice.db.connection import QUEUE_PLANS, Session, Statement
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 # Watermarks must be written on the same state from which they were computed. If a failover to an older state
 # happened in between, the write would raise a watermark above records that are not applied in that state.
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
+
+# A plan that was made while the tables were small would read all versions of their rows.
+PLANS = QUEUE_PLANS
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,23 @@ READ_ASSIGNMENTS = Statement(
     FROM unnest($1, $2) AS a (topic, partition)
     JOIN sluice.topics t ON t.topic = a.topic
     JOIN sluice.entities e ON e.entity = t.entity
-    LEFT JOIN sluice.partition_progress p ON p.topic = a.topic AND p.partition = a.partition
+    -- Each row is read as the newest of its key, so that no old version is read.
+    LEFT JOIN LATERAL (
+        SELECT w.epoch, w.watermark FROM sluice.partition_watermarks w
+        WHERE w.topic = a.topic AND w.partition = a.partition
+        ORDER BY w.epoch DESC, w.watermark DESC LIMIT 1
+    ) p ON true
     -- Rows of older epochs are kept only for their counters.
-    LEFT JOIN sluice.lane_progress l
-        ON l.topic = a.topic AND l.partition = a.partition AND l.epoch = e.epoch
+    LEFT JOIN LATERAL (
+        SELECT e.entity || '.' || n AS queue, o.applied_offset
+        FROM generate_series(0, e.shards - 1) AS n
+        CROSS JOIN LATERAL (
+            SELECT o.applied_offset FROM sluice.lane_offsets o
+            WHERE o.queue = e.entity || '.' || n AND o.epoch = e.epoch
+              AND o.topic = a.topic AND o.partition = a.partition
+            ORDER BY o.applied_offset DESC LIMIT 1
+        ) o
+    ) l ON true
     """,
     ("text[]", "int[]"),
 )
@@ -86,8 +102,8 @@ READ_REACH = Statement(
     "read_reach",
     """
     SELECT p.topic, p.partition, greatest(p.watermark - 1, max(l.applied_offset))
-    FROM sluice.partition_progress p
-    LEFT JOIN sluice.lane_progress l
+    FROM sluice.partition_watermarks p
+    LEFT JOIN sluice.lane_offsets l
         ON l.topic = p.topic AND l.partition = p.partition AND l.epoch = p.epoch
     GROUP BY p.topic, p.partition, p.watermark
     """,
@@ -121,11 +137,19 @@ def read_halted(session: Session) -> frozenset[str]:
 RAISE_WATERMARKS = Statement(
     "raise_watermarks",
     """
-    UPDATE sluice.partition_progress p SET watermark = d.watermark
-    FROM unnest($1, $2, $3, $4) AS d (topic, partition, epoch, watermark)
+    WITH d AS MATERIALIZED (
+        SELECT d.*, (
+            SELECT w.watermark FROM sluice.partition_watermarks w
+            WHERE w.topic = d.topic AND w.partition = d.partition AND w.epoch = d.epoch
+            ORDER BY w.watermark DESC LIMIT 1
+        ) AS before
+        FROM unnest($1, $2, $3, $4) AS d (topic, partition, epoch, watermark)
+    )
+    UPDATE sluice.partition_watermarks p SET watermark = d.watermark
+    FROM d
     WHERE p.topic = d.topic AND p.partition = d.partition
       -- Skips other epochs. Never lowers a watermark: a bridge may not know yet that it lost the partition.
-      AND p.epoch = d.epoch AND p.watermark < d.watermark
+      AND p.epoch = d.epoch AND p.watermark = d.before AND d.before < d.watermark
     """,
     ("text[]", "int[]", "int[]", "bigint[]"),
 )
@@ -170,7 +194,8 @@ INSERT_ENTITY = Statement(
 LOCK_ENTITY = Statement(
     "lock_entity", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# The names must equal those of `sluice.tasks.events.routing.queue_name`. A test compares them.
+# The names here and in READ_ASSIGNMENTS must equal those of `sluice.tasks.events.routing.queue_name`. A test
+# compares them.
 INSERT_QUEUES = Statement(
     "insert_queues",
     """
@@ -190,12 +215,14 @@ INSERT_TOPIC = Statement(
 INSERT_PARTITIONS = Statement(
     "insert_partitions",
     """
-    INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)
+    INSERT INTO sluice.partition_watermarks (topic, partition, epoch, watermark)
     SELECT t.topic, d.partition, e.epoch, d.watermark
     FROM unnest($2, $3) AS d (partition, watermark)
     JOIN sluice.topics t ON t.topic = $1
     JOIN sluice.entities e ON e.entity = t.entity
-    ON CONFLICT (topic, partition) DO NOTHING
+    WHERE NOT EXISTS (
+        SELECT FROM sluice.partition_watermarks w WHERE w.topic = $1 AND w.partition = d.partition
+    )
     """,
     ("text", "int[]", "bigint[]"),
 )

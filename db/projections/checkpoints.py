@@ -52,11 +52,11 @@ INSERT_CHECKPOINT = Statement(
                 p.topic, p.partition, e.entity || '.' || n, e.epoch,
                 greatest(p.watermark - 1, coalesce(l.applied_offset, -1))
             ) ORDER BY p.topic, p.partition, n), '[]')
-         FROM sluice.partition_progress p
+         FROM sluice.partition_watermarks p
          JOIN sluice.topics t ON t.topic = p.topic
          JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = p.epoch
          CROSS JOIN LATERAL generate_series(0, e.shards - 1) AS n
-         LEFT JOIN sluice.lane_progress l ON l.topic = p.topic AND l.partition = p.partition
+         LEFT JOIN sluice.lane_offsets l ON l.topic = p.topic AND l.partition = p.partition
             AND l.queue = e.entity || '.' || n AND l.epoch = e.epoch),
         (SELECT coalesce(
             jsonb_agg(jsonb_build_array(d.topic_id, d.partition, d."offset") ORDER BY d.id), '[]')

@@ -21,7 +21,7 @@ READ_LANE_STATES = Statement(
     "read_lane_states",
     """
     SELECT l.topic, l.partition, l.queue, l.applied_offset, coalesce(g.applied_offset, -1)
-    FROM sluice.lane_progress l
+    FROM sluice.lane_offsets l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
     LEFT JOIN sluice.generation_lanes g
@@ -45,7 +45,7 @@ READ_LAGGING = Statement(
     FROM sluice.generations g
     JOIN sluice.projections p ON p.projection = g.projection
         AND (p.live_generation <> g.generation OR g.state = 'resuming')
-    CROSS JOIN sluice.lane_progress l
+    CROSS JOIN sluice.lane_offsets l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
     LEFT JOIN sluice.generation_lanes k
@@ -69,7 +69,7 @@ NOTE_READY = Statement(
     """
     UPDATE sluice.generations g SET state = 'ready', ready_at = now()
     WHERE g.projection = $1 AND g.generation = $2 AND g.state = 'building' AND NOT EXISTS (
-        SELECT FROM sluice.lane_progress l
+        SELECT FROM sluice.lane_offsets l
         JOIN sluice.topics t ON t.topic = l.topic
         JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
         LEFT JOIN sluice.generation_lanes k
@@ -93,14 +93,17 @@ def note_ready(session: Session, projection: str, generation: int) -> bool:
 GIVE_LANES = Statement(
     "give_lanes",
     """
-    INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)
+    INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)
     SELECT p.topic, p.partition, e.entity || '.' || n, e.epoch, p.watermark - 1
-    FROM sluice.partition_progress p
+    FROM sluice.partition_watermarks p
     JOIN sluice.topics t ON t.topic = p.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = p.epoch
     CROSS JOIN LATERAL generate_series(0, e.shards - 1) AS n
-    WHERE p.watermark > 0
-    ON CONFLICT (topic, partition, queue, epoch) DO NOTHING
+    WHERE p.watermark > 0 AND NOT EXISTS (
+        SELECT FROM sluice.lane_offsets l
+        WHERE l.queue = e.entity || '.' || n AND l.epoch = e.epoch
+          AND l.topic = p.topic AND l.partition = p.partition
+    )
     """,
 )
 
@@ -119,7 +122,7 @@ FOLLOW_LIVE = Statement(
     """
     INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
     SELECT $1, $2, l.topic, l.partition, l.queue, l.applied_offset
-    FROM sluice.lane_progress l
+    FROM sluice.lane_offsets l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
     ON CONFLICT (projection, generation, topic, partition, queue)
@@ -168,7 +171,7 @@ READ_PARTITION = Statement(
     FROM sluice.generations g
     JOIN sluice.topics t ON t.topic = $3
     JOIN sluice.entities e ON e.entity = t.entity
-    LEFT JOIN sluice.lane_progress l ON l.topic = $3 AND l.partition = $4 AND l.epoch = e.epoch
+    LEFT JOIN sluice.lane_offsets l ON l.topic = $3 AND l.partition = $4 AND l.epoch = e.epoch
     LEFT JOIN sluice.generation_lanes k
         ON k.projection = $1 AND k.generation = $2 AND k.topic = $3 AND k.partition = $4 AND k.queue = l.queue
     WHERE g.projection = $1 AND g.generation = $2

@@ -189,7 +189,7 @@ KEEP_LIVE_PLACES = Statement(
     """
     INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
     SELECT $1, $2, l.topic, l.partition, l.queue, l.applied_offset
-    FROM sluice.lane_progress l
+    FROM sluice.lane_offsets l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
     WHERE $3 IS NULL OR l.queue = $3

@@ -44,7 +44,7 @@ END_RESUMING = Statement(
         WHERE p.projection = g.projection AND g.projection = $1 AND g.generation = $2 AND g.state = 'resuming'
         RETURNING g.projection, g.generation, g.state
     ), lanes AS (
-        -- The offsets of the live generation are in `lane_progress`.
+        -- The offsets of the live generation are in `lane_offsets`.
         DELETE FROM sluice.generation_lanes l USING ended e
         WHERE l.projection = e.projection AND l.generation = e.generation AND e.state = 'live'
     )
@@ -98,7 +98,7 @@ READ_STOPPED_PLACES = Statement(
     SELECT g.projection, g.generation, l.topic, l.partition,
            min(coalesce(k.applied_offset, l.applied_offset))
     FROM sluice.generations g
-    CROSS JOIN sluice.lane_progress l
+    CROSS JOIN sluice.lane_offsets l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
     LEFT JOIN sluice.generation_lanes k

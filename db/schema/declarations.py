@@ -18,7 +18,7 @@ from sluice.db.records import Outcome
 SCHEMA = "sluice"
 
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
-"""The columns of `lane_progress` that count records."""
+"""The columns of `lane_offsets` that count records."""
 
 metadata = MetaData(
     schema=SCHEMA,

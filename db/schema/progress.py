@@ -1,5 +1,7 @@
 """The tables of the delivery guard, with the identities of events."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -7,6 +9,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     PrimaryKeyConstraint,
@@ -15,9 +18,17 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.sql.elements import quoted_name
 
 from sluice.db.records import Outcome, ProblemKind
-from sluice.db.schema.declarations import OUTCOMES, metadata, moment_column, now_column, one_of
+from sluice.db.schema.declarations import (
+    OUTCOMES,
+    SCHEMA,
+    metadata,
+    moment_column,
+    now_column,
+    one_of,
+)
 
 entities = Table(
     "entities",
@@ -46,8 +57,7 @@ queues = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
     Column("halted_reason", Text),
     Column("halted_at", DateTime(timezone=True)),
-    # One character per event that was tried, newest last: "." succeeded, "x" failed. The circuit breaker
-    # reads it.
+    # Only processes of the previous version use this column. Others use `failure_windows`.
     Column("failure_window", Text, nullable=False, server_default=""),
     Column("accepted_deaths", Integer, nullable=False, server_default=text("0")),
     CheckConstraint("length(failure_window) <= 200", name="failure_window_bounded"),
@@ -69,39 +79,92 @@ queue_failures = Table(
     now_column("failed_at"),
 )
 
-partition_progress = Table(
-    "partition_progress",
+# The rows of the next three tables are rewritten every second or with every batch. While a snapshot is old,
+# Postgres keeps each version of a row. Therefore the value that increases is the last column of the only
+# index, each row is found by its complete key or as the newest of its key, and no read walks old versions. A
+# unique index without this column would make each write check all versions. So the locks of the writers
+# ensure that there is one row per key.
+
+# The results of the last events that were tried in a queue. The circuit breaker reads them. Requires the
+# queue's lock.
+failure_windows = Table(
+    "failure_windows",
     metadata,
-    Column("topic", Text, ForeignKey(topics.c.topic), nullable=False),
-    Column("partition", Integer, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("watermark", BigInteger, nullable=False),
-    PrimaryKeyConstraint("topic", "partition"),
-    # Each partition's row is rewritten about every second. The fill factor leaves room for HOT updates.
-    postgresql_with={"fillfactor": "50"},
+    Column("queue", Text, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    # One character per event, newest last: "." succeeded, "x" failed.
+    Column("failure_window", Text, nullable=False),
+    PrimaryKeyConstraint("queue", "step"),
+    CheckConstraint("length(failure_window) <= 200", name="failure_window_bounded"),
 )
+
+
+def _partition_columns() -> list[Column[Any]]:
+    return [
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("epoch", Integer, nullable=False),
+        Column("watermark", BigInteger, nullable=False),
+    ]
+
+
+def _lane_columns() -> list[Column[Any]]:
+    return [
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("queue", Text, nullable=False),
+        Column("epoch", Integer, nullable=False),
+        Column("applied_offset", BigInteger, nullable=False),
+        *(_counter(name) for name in OUTCOMES if name != Outcome.ERASED),
+        _counter("call_conflict"),
+        _counter("without_id"),
+        _counter(Outcome.ERASED),
+    ]
 
 
 def _counter(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
+# Empty tables for processes of the previous version. A trigger passes their rows to the tables below, which
+# inherit from them, so that these processes also read the rows.
+partition_progress = Table(
+    "partition_progress",
+    metadata,
+    *_partition_columns(),
+    PrimaryKeyConstraint("topic", "partition"),
+    ForeignKeyConstraint(["topic"], [topics.c.topic]),
+    postgresql_with={"fillfactor": "50"},
+)
 lane_progress = Table(
     "lane_progress",
     metadata,
-    Column("topic", Text, nullable=False),
-    Column("partition", Integer, nullable=False),
-    Column("queue", Text, ForeignKey(queues.c.queue), nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("applied_offset", BigInteger, nullable=False),
-    *(_counter(name) for name in OUTCOMES if name != Outcome.ERASED),
-    _counter("call_conflict"),
-    _counter("without_id"),
-    _counter(Outcome.ERASED),
+    *_lane_columns(),
     PrimaryKeyConstraint("topic", "partition", "queue", "epoch"),
-    # Rows are rewritten by every batch. The fill factor leaves room for HOT updates.
+    ForeignKeyConstraint(["queue"], [queues.c.queue]),
     postgresql_with={"fillfactor": "30"},
 )
+Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
+
+# One row per partition. Requires the lock of the entity type to insert a row.
+partition_watermarks = Table(
+    "partition_watermarks",
+    metadata,
+    *_partition_columns(),
+    PrimaryKeyConstraint("topic", "partition", "epoch", "watermark"),
+    postgresql_inherits=quoted_name(f"{SCHEMA}.partition_progress", quote=False),
+)
+partition_watermarks.add_is_dependent_on(partition_progress)
+
+# One row per lane. Requires the queue's lock to insert a row or to change an offset.
+lane_offsets = Table(
+    "lane_offsets",
+    metadata,
+    *_lane_columns(),
+    PrimaryKeyConstraint("queue", "epoch", "topic", "partition", "applied_offset"),
+    postgresql_inherits=quoted_name(f"{SCHEMA}.lane_progress", quote=False),
+)
+lane_offsets.add_is_dependent_on(lane_progress)
 
 # Each partition's row is rewritten every few seconds. The fill factor leaves room for HOT updates.
 partition_reads = Table(
@@ -121,9 +184,6 @@ partition_reads = Table(
     one_of("problem", ProblemKind),
     postgresql_with={"fillfactor": "50"},
 )
-
-# For workers, which read the lanes of one queue with every batch.
-Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
 
 # Records that an operator skipped, because the Kafka client cannot read them.
 skipped_records = Table(

@@ -162,7 +162,7 @@ class _Erasure:
         try:
             with self._session.transaction():
                 self._erasure_key = erasing.lock_erasure_key(self._session, secrets.token_bytes(32))
-                if guard.lock_queue(self._session, queue) is None:
+                if not guard.lock_queue(self._session, queue):
                     raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
                 if read_routing(self._session, self._entity) != routing:
                     raise NotYet(f"entity type {self._entity} was re-routed during the erasure", "Try again")

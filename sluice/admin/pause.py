@@ -103,7 +103,7 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
         if before is None:
             raise OperationRefused(f"there is no entity type {entity}")
         queue = queue_name(entity, shard_of(key.encode(), before[0]))
-        if lock_queue(session, queue) is None:
+        if not lock_queue(session, queue):
             raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
         if read_routing(session, entity) != before:
             raise OperationRefused(f"entity type {entity} was re-routed during this command: try again")

@@ -16,6 +16,7 @@ from sluice.db.records import Outcome
 from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.place import Place
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
@@ -239,14 +240,9 @@ class Applier:
         verdict = self._judge_deaths(row, settled)
         moved = reached(claims.next, len(settled))
         assert lanes.epoch is not None
-        guard.advance_lanes(self._session, queue, lanes.epoch, _steps(settled, moved))
-        if row != guard.QueueRow(None, verdict.failure_window, verdict.accepted_deaths):
-            guard.update_queue(
-                self._session,
-                queue,
-                failure_window=verdict.failure_window,
-                accepted_deaths=verdict.accepted_deaths,
-            )
+        guard.advance_lanes(self._session, queue, lanes.epoch, _steps(settled, lanes.applied, moved))
+        after = guard.QueueRow(None, verdict.failure_window, verdict.accepted_deaths)
+        guard.update_queue(self._session, queue, row, after)
         if lanes.failures is not None:
             self._failures.note_success(queue, lanes.failures)
         if lanes.deaths:
@@ -286,8 +282,10 @@ class Applier:
         self._session.close()
 
 
-def _steps(settled: Sequence[EventResult], moved: dict[tuple[str, int], int]) -> list[guard.LaneStep]:
-    counts: dict[tuple[str, int], Counter[str]] = {lane: Counter() for lane in moved}
+def _steps(
+    settled: Sequence[EventResult], before: Mapping[Place, int], moved: Mapping[Place, int]
+) -> list[guard.LaneStep]:
+    counts: dict[Place, Counter[str]] = {lane: Counter() for lane in moved}
     for one in settled:
         decoded = one.planned.decoded
         count = counts[decoded.topic, decoded.partition]
@@ -295,4 +293,4 @@ def _steps(settled: Sequence[EventResult], moved: dict[tuple[str, int], int]) ->
             count[one.outcome] += 1
             count["without_id"] += decoded.lacks_id
         count["call_conflict"] += one.call_conflicts
-    return [guard.LaneStep(*lane, moved[lane], count) for lane, count in counts.items()]
+    return [guard.LaneStep(*lane, before.get(lane), moved[lane], count) for lane, count in counts.items()]

@@ -267,7 +267,7 @@ class _Turn:
     def _apply(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk, *, singly: bool) -> int:
         """Applies one chunk in one transaction. Returns the number of applied records."""
         with self._session.transaction():
-            if chunk.locked and guard.lock_queue(self._session, lane.queue) is None:
+            if chunk.locked and not guard.lock_queue(self._session, lane.queue):
                 raise DeploymentBroken(f"queue {lane.queue} has no row: run `sluice init`")
             held = generation_lanes.lock_lanes(
                 self._session, self._projection, self._generation, lane.queue, [self._place]

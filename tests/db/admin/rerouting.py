@@ -28,9 +28,9 @@ def bench(database_url: str) -> Iterator[Bench]:
         INSERT INTO sluice.entities (entity, shards) VALUES ('alien', 1);
         INSERT INTO sluice.queues (queue, entity) VALUES ('alien.0', 'alien');
         INSERT INTO sluice.topics VALUES ('{OTHER}', 'id-2', 'thing'), ('aliens', 'id-3', 'alien');
-        INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark) VALUES
+        INSERT INTO sluice.partition_watermarks (topic, partition, epoch, watermark) VALUES
             ('{TOPIC}', 0, 1, 0), ('{TOPIC}', 7, 1, 3), ('{OTHER}', 0, 1, 4), ('aliens', 0, 1, 5);
-        INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset, applied)
+        INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset, applied)
         VALUES ('{OTHER}', 0, 'thing.0', 1, 3, 4)""")
     yield bench
     bench.close()
@@ -38,7 +38,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 def lanes(bench: Bench, epoch: int) -> list[tuple[Any, ...]]:
     return bench.look(
-        "SELECT topic, partition, queue, applied_offset, applied FROM sluice.lane_progress"
+        "SELECT topic, partition, queue, applied_offset, applied FROM sluice.lane_offsets"
         f" WHERE epoch = {epoch} ORDER BY 1, 2, 3"
     )
 

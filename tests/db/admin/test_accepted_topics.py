@@ -88,7 +88,7 @@ def test_the_offsets_left_to_read_end_where_the_log_ended_at_the_accept(
     bench: Bench, session: Session, watermark: int, left: list[tuple[int, int, int]]
 ) -> None:
     accept(session, TOPIC_ID, 9)
-    bench.look(f"UPDATE sluice.partition_progress SET watermark = {watermark} WHERE topic = '{TOPIC}'")
+    bench.look(f"UPDATE sluice.partition_watermarks SET watermark = {watermark} WHERE topic = '{TOPIC}'")
     assert list(left_to_read(accepted(session))) == left
 
 

@@ -28,7 +28,7 @@ def accept(session: Session, topic_id: str = TOPIC_ID, logs: dict[int, LogRange]
 
 def partitions(bench: Bench) -> list[tuple[Any, ...]]:
     return bench.look(
-        "SELECT topic, partition, epoch, watermark FROM sluice.partition_progress ORDER BY 1, 2"
+        "SELECT topic, partition, epoch, watermark FROM sluice.partition_watermarks ORDER BY 1, 2"
     )
 
 
@@ -106,7 +106,7 @@ def test_reading_every_outcome_again_changes_only_the_counts_of_repeats(
     bench.apply(slice_of(records, epoch=2))
     assert everything(bench) == before
     # The database has no row for a repeat, so the worker counts each new reading of the repeat.
-    counted = bench.look(f"SELECT * FROM sluice.lane_progress WHERE epoch = 2 AND topic = '{TOPIC}'")
+    counted = bench.look(f"SELECT * FROM sluice.lane_offsets WHERE epoch = 2 AND topic = '{TOPIC}'")
     assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0)]
 
 
@@ -136,7 +136,7 @@ def test_a_mutant_that_carries_no_lanes_over_is_caught(
 
 
 def test_accepting_waits_for_the_batch_in_flight(bench: Bench, session: Session, database_url: str) -> None:
-    work = f"UPDATE sluice.lane_progress SET applied_offset = 50 WHERE topic = '{OTHER}'"
+    work = f"UPDATE sluice.lane_offsets SET applied_offset = 50 WHERE topic = '{OTHER}'"
     with during_batch(bench, database_url, work, lambda: accept(session)):
         assert lanes(bench, 2) == [(OTHER, 0, "thing.0", 50, 0)]
 

@@ -21,7 +21,7 @@ bench = erasing.bench
 def outcomes(bench: Bench) -> dict[str, int]:
     found = bench.look(
         "SELECT sum(applied), sum(duplicate), sum(conflict), sum(waiting), sum(dead), sum(erased)"
-        " FROM sluice.lane_progress"
+        " FROM sluice.lane_offsets"
     )
     names = ("applied", "duplicate", "conflict", "waiting", "dead", "erased")
     return {name: int(count) for name, count in zip(names, found[0], strict=True) if count}
@@ -163,7 +163,7 @@ def test_a_rebuild_counts_erased_events(bench: Bench) -> None:
 
 def test_a_generation_from_an_earlier_checkpoint_does_not_restore_an_erased_entity(bench: Bench) -> None:
     bench.look(
-        "INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)"
+        "INSERT INTO sluice.partition_watermarks (topic, partition, epoch, watermark)"
         f" VALUES ('{TOPIC}', 0, 1, 0)"
     )
     bench.live(of(KEY, 0), poison(1, KEY), of("bob", 2))
@@ -184,7 +184,7 @@ def test_a_recreated_topic_does_not_restore_an_erased_entity(bench: Bench, repea
     sent(bench)
     erase_key(bench)
     bench.look(f"UPDATE sluice.topics SET topic_id = 'recreated' WHERE topic = '{TOPIC}'")
-    bench.look("DELETE FROM sluice.lane_progress")
+    bench.look("DELETE FROM sluice.lane_offsets")
     again = [of("bob", 0)._replace(offset=0), of(KEY, 0)._replace(offset=1)]
     again = [one._replace(timestamp_ms=repeat_milliseconds) for one in again]
     bench.log[:] = again
@@ -208,7 +208,7 @@ def test_records_of_another_topic_id_are_erased_if_their_timestamps_are_older(be
     sent(bench)
     erase_key(bench)
     bench.look(f"UPDATE sluice.topics SET topic_id = 'recreated' WHERE topic = '{TOPIC}'")
-    bench.look("DELETE FROM sluice.lane_progress")
+    bench.look("DELETE FROM sluice.lane_offsets")
     copied, fresh = of(KEY, 7)._replace(offset=0), of(KEY, 8)._replace(offset=1)
     fresh = fresh._replace(timestamp_ms=4_000_000_000_000)
     bench.apply(slice_of([copied, fresh])._replace(topic_id="recreated"))

@@ -85,7 +85,7 @@ class RandomRun:
 
     def accept(self) -> None:
         """Accepts the topic, whose log is then read again from the beginning."""
-        self.bench.look("DELETE FROM sluice.lane_progress")
+        self.bench.look("DELETE FROM sluice.lane_offsets")
         self.bench.look("UPDATE sluice.generations SET state = 'failed' WHERE state <> 'live'")
 
     def steps(self, number: int) -> None:
@@ -172,8 +172,8 @@ def test_accepting_the_topic_does_not_restore_an_erased_entity(bench: Bench) -> 
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     erase_key(bench)
-    bench.look("DELETE FROM sluice.lane_progress")
+    bench.look("DELETE FROM sluice.lane_offsets")
     bench.apply(slice_of(bench.log))
     # The records that are read again are not counted again.
-    assert bench.look("SELECT applied, duplicate, erased FROM sluice.lane_progress") == [(0, 0, 0)]
+    assert bench.look("SELECT applied, duplicate, erased FROM sluice.lane_offsets") == [(0, 0, 0)]
     assert mentions(bench) == []

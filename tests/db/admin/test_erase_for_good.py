@@ -41,7 +41,7 @@ def test_changes_of_the_installation_keep_the_hash_key_of_erasures(bench: Bench)
     restarted = bench.with_code(registry())
     restarted.catch_up()
     restarted.close()
-    assert bench.look("SELECT erased FROM sluice.lane_progress") == [(1,)]
+    assert bench.look("SELECT erased FROM sluice.lane_offsets") == [(1,)]
     assert erase_key(bench).erased == before
     assert bench.amounts() == {}
 
@@ -52,10 +52,10 @@ def test_a_conflict_in_a_recreated_topic_makes_no_dead_letter(bench: Bench) -> N
     sent(bench)
     erase_key(bench)
     bench.look(f"UPDATE sluice.topics SET topic_id = 'recreated' WHERE topic = '{TOPIC}'")
-    bench.look("DELETE FROM sluice.lane_progress")
+    bench.look("DELETE FROM sluice.lane_offsets")
     again = made(0, "thing.set", KEY, event_id=f"{KEY}:0", amount=99)._replace(timestamp_ms=LATER)
     bench.apply(slice_of([again])._replace(topic_id="recreated"))
-    assert bench.look("SELECT erased, conflict FROM sluice.lane_progress") == [(1, 0)]
+    assert bench.look("SELECT erased, conflict FROM sluice.lane_offsets") == [(1, 0)]
     assert mentions(bench) == []
 
 
@@ -176,7 +176,7 @@ def test_a_repeat_of_an_erased_event_does_not_lengthen_the_retention_of_the_even
     bench.look("UPDATE sluice.processed_events SET processed_at = now() - interval '90 days'")
     age = bench.look("SELECT processed_at FROM sluice.processed_events")
     bench.catch_up()
-    assert bench.look("SELECT erased FROM sluice.lane_progress") == [(1,)]
+    assert bench.look("SELECT erased FROM sluice.lane_offsets") == [(1,)]
     assert bench.look("SELECT processed_at FROM sluice.processed_events") == age
 
 

@@ -33,7 +33,7 @@ def queues(session: Session) -> Session:
     """Creates two queues with committed batches."""
     register_topic(session, TopicStart("orders", "id-1", "order", 2, {0: 10}))
     session.command(
-        "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
+        "INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)"
         " VALUES ('orders', 0, 'order.0', 1, 5), ('orders', 0, 'order.1', 1, 7)"
     )
     return session
@@ -41,7 +41,7 @@ def queues(session: Session) -> Session:
 
 def commit(session: Session, queue: str) -> None:
     session.command(
-        f"UPDATE sluice.lane_progress SET applied_offset = applied_offset + 1 WHERE queue = '{queue}'"
+        f"UPDATE sluice.lane_offsets SET applied_offset = applied_offset + 1 WHERE queue = '{queue}'"
     )
 
 

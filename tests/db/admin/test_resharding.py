@@ -25,7 +25,7 @@ def reshard(session: Session, shards: int, *, force: bool = False) -> Resharded 
 
 def settle_all(bench: Bench) -> None:
     """Changes the database so that nothing is in flight."""
-    bench.look("UPDATE sluice.partition_progress SET watermark = 50; DELETE FROM sluice.outbox_events")
+    bench.look("UPDATE sluice.partition_watermarks SET watermark = 50; DELETE FROM sluice.outbox_events")
 
 
 def claim_resharding_is_complete(bench: Bench, session: Session) -> None:
@@ -66,7 +66,7 @@ def test_resharding_to_fewer_shards_keeps_the_rows_of_unused_queues(bench: Bench
     ("unsettled", "found"),
     [
         (
-            f"UPDATE sluice.partition_progress SET watermark = 3 WHERE topic = '{OTHER}'",
+            f"UPDATE sluice.partition_watermarks SET watermark = 3 WHERE topic = '{OTHER}'",
             Unsettled(1, 0, 0, 0),
         ),
         ("SELECT", Unsettled(1, 1, 0, 0)),
@@ -96,7 +96,7 @@ def claim_judged_under_the_locks(bench: Bench, session: Session, database_url: s
     """Asserts that resharding is refused if a batch commits just before resharding gets the locks."""
     settle_all(bench)
     found: list[object] = []
-    work = f"UPDATE sluice.lane_progress SET applied_offset = 60 WHERE topic = '{OTHER}'"
+    work = f"UPDATE sluice.lane_offsets SET applied_offset = 60 WHERE topic = '{OTHER}'"
     with during_batch(bench, database_url, work, lambda: found.append(reshard(session, 4))):
         assert found == [Unsettled(1, 0, 0, 0)]
         assert bench.look("SELECT shards, epoch FROM sluice.entities WHERE entity = 'thing'") == [(1, 1)]

@@ -35,7 +35,7 @@ def session(database_url: str) -> Iterator[Session]:
 def _insert_lane(session: Session, partition: int, queue: str, epoch: int, **counts: int) -> None:
     names, values = ", ".join(counts), ", ".join(map(str, counts.values()))
     session.command(
-        f"INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset, {names})"
+        f"INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset, {names})"
         f" VALUES ('payments', {partition}, '{queue}', {epoch}, 0, {values})"
     )
 

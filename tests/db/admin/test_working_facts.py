@@ -204,10 +204,10 @@ def test_events_that_killed_a_worker_are_read(session: Session) -> None:
 def test_progress_of_a_queue_is_the_sum_of_its_lanes(session: Session) -> None:
     register_topic(session, TopicStart("orders", "id-1", "order", 2, {0: 10, 1: 20}))
     session.command(
-        "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
+        "INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)"
         " VALUES ('orders', 0, 'order.0', 1, 5), ('orders', 1, 'order.0', 1, 7)"
     )
     before = read_queue_progress(session)
-    session.command("UPDATE sluice.lane_progress SET applied_offset = 8 WHERE partition = 1")
+    session.command("UPDATE sluice.lane_offsets SET applied_offset = 8 WHERE partition = 1")
     assert before == {"order.0": 12}
     assert read_queue_progress(session) == {"order.0": 13}

@@ -101,7 +101,7 @@ def test_a_missing_table_is_reported_in_one_sentence(bench: Bench, redriver: Red
     said = run("dlq", "redrive", "1", *WHY, "--yes", exit_code=2)
     assert "sluice: thing/k: the deployment is broken: relation" in said
     bench.look(
-        "DELETE FROM sluice.lane_progress; DELETE FROM sluice.parked_entities; DELETE FROM sluice.queues"
+        "DELETE FROM sluice.lane_offsets; DELETE FROM sluice.parked_entities; DELETE FROM sluice.queues"
     )
     with pytest.raises(OperationRefused, match="run `sluice init`") as raised:
         redrive_rest(redriver, "thing", "k")

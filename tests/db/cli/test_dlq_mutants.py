@@ -61,7 +61,7 @@ def refuses_a_waiting_letter(module: Any, bench: Bench, redriver: Redriver) -> b
 def audits_before_the_change(module: Any, bench: Bench, redriver: Redriver) -> bool:
     [letters] = read_open_entities(bench.looking, Chosen(ids=(1,)), limit=1)
     bench.look(
-        "DELETE FROM sluice.lane_progress; DELETE FROM sluice.parked_entities; DELETE FROM sluice.queues"
+        "DELETE FROM sluice.lane_offsets; DELETE FROM sluice.parked_entities; DELETE FROM sluice.queues"
     )
     try:
         module.redrive_entity(bench.looking, redriver, letters, Decision("ann", "dlq redrive", "why"))

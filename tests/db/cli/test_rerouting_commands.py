@@ -56,7 +56,7 @@ def run(environ: dict[str, str]) -> Run:
 
 def _read_order(session: Session, applied_offset: int) -> None:
     session.command(
-        "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
+        "INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)"
         f" VALUES ('orders', 0, 'order.0', 1, {applied_offset})"
     )
 

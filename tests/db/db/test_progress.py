@@ -1,12 +1,14 @@
 """Progress on a real Postgres: topics are registered, assignments are consistent, watermarks only rise."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psycopg2
 import pytest
 
 from sluice.bridge.progress_store import PostgresProgressStore, ProgressStoreUnavailable
-from sluice.db.connection import Session
+from sluice.db.connection import Session, Statement
 from sluice.db.delivery.progress import (
     ONE_SNAPSHOT,
     Assignment,
@@ -20,11 +22,20 @@ from sluice.db.delivery.progress import (
     try_instance,
 )
 from sluice.db.errors import Fault, whose_fault
+from sluice.stack.patience import patient
 from sluice.tasks.events.routing import queue_name
 from tests.waiting import wait_until
 
 START = TopicStart("payments", "id-1", "payment", 4, {0: 10, 1: 20})
 PLACE = ("payments", 0)
+BRIDGE_WAITS = Statement(
+    "bridge_waits",
+    """
+    SELECT EXISTS (
+        SELECT FROM pg_locks l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid))
+    )
+    """,
+)
 
 
 @pytest.fixture
@@ -34,14 +45,14 @@ def other(make_session: Callable[[], Session]) -> Session:
 
 def _insert_lane(session: Session, queue: str, epoch: int, applied: int) -> None:
     session.command(
-        "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
+        "INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)"
         f" VALUES ('payments', 0, '{queue}', {epoch}, {applied})"
     )
 
 
 def _reroute(session: Session, epoch: int) -> None:
     session.command(f"UPDATE sluice.entities SET epoch = {epoch}")
-    session.command(f"UPDATE sluice.partition_progress SET epoch = {epoch}")
+    session.command(f"UPDATE sluice.partition_watermarks SET epoch = {epoch}")
 
 
 def test_a_new_topic_gets_all_its_rows(session: Session) -> None:
@@ -84,6 +95,25 @@ def test_lanes_of_older_epochs_are_not_read(session: Session) -> None:
     _reroute(session, 2)
     _insert_lane(session, "payment.1", 2, 30)
     assert read_assignments(session, [PLACE])[PLACE].applied == {"payment.1": 30}
+
+
+def test_bridges_that_register_a_topic_at_the_same_time_insert_one_row(
+    session: Session, other: Session
+) -> None:
+    register_topic(session, START)
+    more = replace(START, starts={**START.starts, 2: 0})
+    # Another bridge has inserted the row of partition 2, and has not committed it yet.
+    other.command(
+        "BEGIN; SELECT FROM sluice.entities FOR UPDATE;"
+        " INSERT INTO sluice.partition_watermarks VALUES ('payments', 2, 1, 7)"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        registering = pool.submit(register_topic, session, more)
+        wait_until(lambda: other.run(BRIDGE_WAITS) == [(True,)], timeout_seconds=10, what="the bridge waits")
+        other.command("COMMIT")
+        registering.result(timeout=patient(30))
+    rows = Statement("rows", "SELECT watermark FROM sluice.partition_watermarks WHERE partition = 2")
+    assert other.run(rows) == [(7,)]
 
 
 def test_watermarks_only_rise_and_only_in_their_epoch(session: Session) -> None:

@@ -148,7 +148,7 @@ class Bench:
     def outcomes(self) -> dict[str, int]:
         """Returns the counters of the lane that are not zero."""
         names = ("applied", "duplicate", "stale", "conflict", "waiting", "dead", "ignored", "call_conflict")
-        found = self.look(f"SELECT {', '.join(names)} FROM sluice.lane_progress")
+        found = self.look(f"SELECT {', '.join(names)} FROM sluice.lane_offsets")
         return {name: count for row in found for name, count in zip(names, row, strict=True) if count}
 
     def close(self) -> None:

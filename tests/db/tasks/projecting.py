@@ -130,7 +130,7 @@ class Bench(applying.Bench):
         log = [r for r in self.log if through is None or r.offset <= through]
         for queue in queues or self.queues():
             rows = self.look(
-                f"SELECT applied_offset FROM sluice.lane_progress WHERE queue = '{queue}' AND epoch = {epoch}"
+                f"SELECT applied_offset FROM sluice.lane_offsets WHERE queue = '{queue}' AND epoch = {epoch}"
             )
             applied = rows[0][0] if rows else -1
             left = [r for r in log if r.offset > applied and self.queue_of(r) == queue]
@@ -227,15 +227,16 @@ class Bench(applying.Bench):
                 self.looking.command(f"DROP TABLE public.totals_g{number}")
         self.looking.command(
             """
-            TRUNCATE public.things, public.totals_g1, sluice.processed_events, sluice.lane_progress,
-                sluice.outbox_events, sluice.executed_side_effects, sluice.dead_letters,
-                sluice.parked_entities, sluice.tombstones, sluice.generations, sluice.audit CASCADE;
+            TRUNCATE public.things, public.totals_g1, sluice.processed_events, sluice.lane_offsets,
+                sluice.failure_windows, sluice.outbox_events, sluice.executed_side_effects,
+                sluice.dead_letters, sluice.parked_entities, sluice.tombstones, sluice.generations,
+                sluice.audit CASCADE;
             UPDATE sluice.topics SET topic_id = 'id-of-things';
             UPDATE sluice.entities SET epoch = 1;
             UPDATE sluice.projections SET live_generation = 1, newest_generation = 1;
             INSERT INTO sluice.generations (projection, generation, state, revision, has_been_live)
             VALUES ('totals', 1, 'live', 1, true);
-            UPDATE sluice.queues SET halted_reason = NULL, failure_window = ''
+            UPDATE sluice.queues SET halted_reason = NULL
             """
         )
         self.log.clear()

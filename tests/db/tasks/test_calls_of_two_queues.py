@@ -67,5 +67,5 @@ def test_a_concurrent_call_of_another_queue_retries_the_transaction(
     other.close()
     assert bench.look("SELECT entity, args FROM sluice.executed_side_effects") == [("other", {"amount": 1})]
     assert bench.amounts() == {"k": 1, "of-the-other-queue": 1}
-    counted = bench.look(f"SELECT applied, call_conflict FROM sluice.lane_progress WHERE queue = '{QUEUE}'")
+    counted = bench.look(f"SELECT applied, call_conflict FROM sluice.lane_offsets WHERE queue = '{QUEUE}'")
     assert counted == [(1, conflicts)]

@@ -26,8 +26,8 @@ def fixed(bench: Bench) -> Iterator[Bench]:
 def move_watermark(bench: Bench) -> None:
     """Moves the watermark to the end of the log, as the bridge does."""
     bench.looking.command(
-        f"INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, {len(bench.log)})"
-        " ON CONFLICT (topic, partition) DO UPDATE SET watermark = excluded.watermark"
+        "DELETE FROM sluice.partition_watermarks;"
+        f"INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, {len(bench.log)})"
     )
 
 
@@ -94,7 +94,7 @@ def test_a_generation_is_in_lockstep_although_its_last_record_is_far_below_the_w
     bench: Bench,
 ) -> None:
     bench.live(thing_set(0, "a", 1))
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 9)")
+    bench.looking.command("INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, 9)")
     number = bench.begin(checkpoint=bench.checkpoint("monday"))
     assert bench.rebuild(number)
     require_lockstep(bench.session, "totals", number)

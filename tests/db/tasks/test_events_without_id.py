@@ -38,7 +38,7 @@ def by_position(code: Registry) -> Registry:
 
 
 def counted(bench: applying.Bench) -> int:
-    [(found,)] = bench.look("SELECT sum(without_id)::int FROM sluice.lane_progress")
+    [(found,)] = bench.look("SELECT sum(without_id)::int FROM sluice.lane_offsets")
     return int(found)
 
 
@@ -102,7 +102,7 @@ def test_letters_without_id_are_applied_with_dedup_by_position(bench: Bench, red
     assert bench.look("SELECT state FROM sluice.dead_letters GROUP BY state") == [("done",)]
     assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 0)]
     # The same records are read again, as after an accept. The position of each record is known.
-    bench.looking.command("DELETE FROM sluice.lane_progress")
+    bench.looking.command("DELETE FROM sluice.lane_offsets")
     bench.apply(slice_of(records))
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {})
 

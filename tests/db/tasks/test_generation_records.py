@@ -72,7 +72,7 @@ def test_a_changed_size_limit_does_not_change_which_records_are_folded(bench: Be
 def test_records_from_before_the_first_applied_record_are_not_folded(bench: Bench) -> None:
     bench.log.append(thing_set(0, "old", 1))
     # The bridge began at offset 1, so the first record was never applied.
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
+    bench.looking.command("INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, 1)")
     bench.live_from_here(thing_set(1, "a", 5))
     number = bench.begin()
     assert bench.rebuild(number)
@@ -144,7 +144,7 @@ def test_a_redrive_for_a_generation_of_another_revision_is_refused(bench: Bench,
 
 def test_records_from_before_a_re_routing_are_read_in_the_new_lanes(bench: Bench) -> None:
     bench.live(*(thing_set(n, f"key-{n}", n) for n in range(20)))
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 20)")
+    bench.looking.command("INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, 20)")
     assert isinstance(reshard_entity(bench.session, "thing", 3, DECISION, force=True), Resharded)
     number = bench.begin()
     assert bench.rebuild(number)
@@ -162,7 +162,7 @@ def test_a_re_routing_is_refused_while_a_generation_is_kept_in_sync(bench: Bench
 
 def test_an_accepted_topic_fails_generations_that_were_kept_in_sync(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
+    bench.looking.command("INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, 1)")
     number = bench.begin()
     before, wanted = TopicRouting(TOPIC_ID, "thing"), TopicRouting("another id", "thing")
     accept_topic(bench.session, TOPIC, before, wanted, {0: LogRange(0, 0)}, DECISION)

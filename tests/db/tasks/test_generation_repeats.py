@@ -81,7 +81,7 @@ def test_only_the_applied_record_of_a_repeated_event_is_folded(
 ) -> None:
     event = thing_set(0, "k", 1, event_id="event", version=2)
     bench.log.append(event)
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
+    bench.looking.command("INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, 1)")
     bench.live_from_here(thing_set(1, "k", 2, version=1), again(event, 2))
     number = bench.begin()
     assert bench.rebuild(number)

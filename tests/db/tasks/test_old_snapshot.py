@@ -1,17 +1,29 @@
-"""The queries of the relay stay fast while another session has an old snapshot."""
+"""The relay, a worker and a bridge stay fast while another session has an old snapshot."""
 
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from statistics import median
+from types import ModuleType
+from typing import Any
 
 import pytest
+from sqlalchemy import BigInteger, Column, MetaData, String, create_engine
 
-from bench.cpu import read_times
-from sluice.db.connection import QUEUE_PLANS, Session
+from bench.cpu import TICKS_PER_SECOND, read_times
+from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
+from sluice.db.delivery import progress
 from sluice.db.records import WaitingRow
+from sluice.db.tables import entity_table
 from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
+from sluice.tasks.api import Effect, Entity, Event, Insert, Topic, handles
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.events.routing import shard_of
+from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.outbox.relay import Relay
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, made
 from tests.waiting import wait_until
 
 ROWS_PER_SECOND = 1_000
@@ -94,3 +106,123 @@ def test_the_cpu_time_of_the_relay_does_not_grow_under_an_old_snapshot(
         f" {late} at the end"
     )
     assert late <= MOST_GROWTH * early
+
+
+QUEUES = 4
+BATCHES_PER_SECOND = 100
+RECORDS = ROWS_PER_SECOND // BATCHES_PER_SECOND
+READS_PER_SECOND = 10
+MOST_COST_GROWTH = 1.25
+
+metadata = MetaData()
+notes = entity_table(
+    "notes",
+    metadata,
+    Column("note_id", String(64), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+)
+
+
+@handles("note.made")
+def make_note(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Yields a new row."""
+    yield Insert(notes, event.key, {"amount": event.data["amount"]})
+
+
+def registry() -> Registry:
+    """Returns the registry of the application."""
+    module = ModuleType("notes")
+    topics = (Topic(TOPIC, entity=Entity("thing", QUEUES)),)
+    vars(module).update(make_note=make_note, notes=notes, topics=topics)
+    return collect_modules([module])
+
+
+class WorkerAndBridge:
+    """A worker and a bridge with one lane per queue. Events insert rows and change none."""
+
+    def __init__(self, database_url: str) -> None:
+        self._worker = Session(database_url, application_name="worker", plans=BATCH_PLANS)
+        self._bridge = Session(database_url, application_name="bridge", plans=progress.PLANS)
+        metadata.create_all(create_engine(database_url, connect_args={"options": "-c search_path=public"}))
+        lanes = dict.fromkeys(range(QUEUES), 0)
+        progress.register_topic(self._bridge, progress.TopicStart(TOPIC, TOPIC_ID, "thing", QUEUES, lanes))
+        self._applier = Applier(self._worker, registry())
+        self._keys: list[list[str]] = [[] for _ in range(QUEUES)]
+        self._offsets = [-1] * QUEUES
+        self._made = 0
+
+    def spent_ticks(self) -> int:
+        """Returns the CPU ticks of the two Postgres backends."""
+        times = read_times()
+        return sum(
+            times[session.connection.get_backend_pid()].spent_ticks
+            for session in (self._worker, self._bridge)
+        )
+
+    def run_second(self) -> None:
+        """Applies the events of one second. Reads the progress, and raises the watermarks once."""
+        places = [(TOPIC, lane) for lane in range(QUEUES)]
+        for batch in range(BATCHES_PER_SECOND):
+            self._apply(batch % QUEUES)
+            if batch % (BATCHES_PER_SECOND // READS_PER_SECOND) == 0:
+                progress.read_assignments(self._bridge, places)
+                progress.read_halted(self._bridge)
+        with self._bridge.transaction(progress.ONE_SNAPSHOT):
+            progress.read_assignments(self._bridge, places)
+            marks = {place: (1, self._offsets[place[1]] + 1) for place in places}
+            progress.raise_watermarks(self._bridge, marks)
+
+    def _apply(self, lane: int) -> None:
+        before = self._offsets[lane]
+        records = [made(before + 1 + n, "note.made", self._key_of(lane), amount=1) for n in range(RECORDS)]
+        piece = Slice(TOPIC, TOPIC_ID, lane, 1, before, records)
+        applied = self._applier.apply(f"thing.{lane}", [piece])
+        assert applied is not None
+        assert applied.outcomes == {"applied": RECORDS}
+        self._offsets[lane] = before + RECORDS
+
+    def _key_of(self, lane: int) -> str:
+        while not self._keys[lane]:
+            key = f"key-{self._made}"
+            self._made += 1
+            self._keys[shard_of(key.encode(), QUEUES)].append(key)
+        return self._keys[lane].pop()
+
+    def close(self) -> None:
+        self._worker.close()
+        self._bridge.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7_200)
+def test_the_cost_of_an_event_does_not_grow_under_an_old_snapshot(database_url: str) -> None:
+    seconds = round(60 * float(os.environ.get("SOAK_MINUTES", "10")))
+    with (
+        closing(WorkerAndBridge(database_url)) as pair,
+        closing(Session(database_url, application_name="old snapshot")) as old,
+    ):
+        old.command("SET idle_in_transaction_session_timeout = 0")
+        old.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        pair.run_second()
+        cpu, milliseconds = [pair.spent_ticks()], []
+        for _ in range(seconds):
+            began = time.monotonic()
+            pair.run_second()
+            milliseconds.append((time.monotonic() - began) * 1_000)
+            cpu.append(pair.spent_ticks())
+            wait_until(
+                lambda at=began + 1: time.monotonic() >= at,  # type: ignore[misc]
+                timeout_seconds=2,
+                what="one second has passed",
+            )
+    tenth = max(1, seconds // 10)
+    costs = [
+        (cpu[end] - cpu[end - tenth]) * 1_000_000 / TICKS_PER_SECOND / tenth / ROWS_PER_SECOND
+        for end in range(tenth, seconds + 1, tenth)
+    ]
+    print(
+        f"{seconds} s: Postgres' microseconds per event in each tenth: {[round(one) for one in costs]};"
+        f" {ROWS_PER_SECOND} events in {median(milliseconds[:tenth]):.0f} ms at first,"
+        f" {median(milliseconds[-tenth:]):.0f} ms at the end"
+    )
+    assert costs[-1] <= MOST_COST_GROWTH * costs[0]

@@ -157,7 +157,7 @@ def test_a_swap_waits_for_a_snapshot_older_than_the_copy_of_a_checkpoint(
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     # The bridge would write this row. With this watermark, the rebuild has no records left to read.
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 2)")
+    bench.looking.command("INSERT INTO sluice.partition_watermarks VALUES ('things', 0, 1, 2)")
     kept = bench.checkpoint("kept")
     reader = open_reader(f"{RR}; SELECT 1")
     number = bench.begin(checkpoint=kept)

@@ -23,8 +23,9 @@ STATE = {
     "letters": 'SELECT "offset", outcome, error_class, error_text FROM sluice.dead_letters ORDER BY "offset"',
     "parked": "SELECT key FROM sluice.parked_entities ORDER BY key",
     "lanes": "SELECT applied_offset, applied, stale, duplicate, conflict, dead, waiting"
-    " FROM sluice.lane_progress",
-    "queue": "SELECT halted_reason, failure_window FROM sluice.queues",
+    " FROM sluice.lane_offsets",
+    "queue": "SELECT halted_reason, w.failure_window FROM sluice.queues LEFT JOIN sluice.failure_windows w"
+    " USING (queue)",
 }
 
 

@@ -7,7 +7,6 @@ import psycopg2
 import pytest
 
 from sluice.db.apply import guard
-from sluice.db.apply.guard import QueueRow
 from sluice.db.connection import Session
 from sluice.db.errors import RowsChanged
 from sluice.runtime.fault_points import faults
@@ -74,7 +73,7 @@ def test_a_redrive_reads_the_routing_again_if_it_changed(
     bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
     plain, locked = guard.lock_queue, []
 
-    def rerouted_before_the_lock(session: Session, queue: str) -> QueueRow | None:
+    def rerouted_before_the_lock(session: Session, queue: str) -> bool:
         locked.append(queue)
         if len(locked) == 1:
             bench.look("UPDATE sluice.entities SET epoch = epoch + 1 RETURNING epoch")

@@ -37,7 +37,7 @@ def test_an_undeclared_slice_is_left_and_the_other_slices_are_applied(bench: Ben
     assert dict(applied.judgements) == {"undeclared": 1, "next": 1, "gap": 1}
     assert applied.undeclared == {"news"}
     assert bench.amounts() == {"k": 8}
-    assert bench.look("SELECT topic, applied_offset FROM sluice.lane_progress") == [("things", 3)]
+    assert bench.look("SELECT topic, applied_offset FROM sluice.lane_offsets") == [("things", 3)]
     assert halted(bench) == []
 
 
@@ -52,12 +52,12 @@ def test_a_process_that_declares_no_topic_of_the_queue_leaves_all_slices(bench: 
     applied = Applier(bench.session, Registry()).apply(QUEUE, [unknown(0), slice_of([thing_set(0)])])
     assert isinstance(applied, Applied)
     assert (dict(applied.judgements), dict(applied.outcomes)) == ({"undeclared": 2}, {})
-    assert (bench.look("SELECT 1 FROM sluice.lane_progress"), halted(bench)) == ([], [])
+    assert (bench.look("SELECT 1 FROM sluice.lane_offsets"), halted(bench)) == ([], [])
 
 
 def test_an_undeclared_slice_that_another_worker_has_applied_is_a_repeat(bench: Bench) -> None:
     bench.look(
-        "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
+        "INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)"
         f" VALUES ('news', 0, '{QUEUE}', 1, 5)"
     )
     applied = bench.apply(unknown(4, 5, prev=3))

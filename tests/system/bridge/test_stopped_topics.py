@@ -67,7 +67,7 @@ def test_an_applied_offset_above_the_log_end_stops_the_topic_until_accepted(
         lambda: "partitions started" in second.log.read_text(), timeout_seconds=60, what="both bridges read"
     )
     deployment.session.command(
-        f"UPDATE sluice.lane_progress SET applied_offset = 1000000 WHERE topic = '{topic}' AND partition = 0"
+        f"UPDATE sluice.lane_offsets SET applied_offset = 1000000 WHERE topic = '{topic}' AND partition = 0"
     )
     for bridge in (first, second):
         _wait_for_stop(deployment, bridge, "offset 1000000 was applied")

@@ -183,8 +183,8 @@ def test_verify_finds_counters_that_were_changed_by_hand(deployment: Deployment)
     assert b"counters and log agree" in sluice(deployment, "verify").stdout
     for change in ("+ 1", "- 2"):
         deployment.session.command(
-            f"UPDATE sluice.lane_progress SET applied = applied {change} WHERE (topic, partition, queue) ="
-            " (SELECT topic, partition, queue FROM sluice.lane_progress WHERE applied > 2"
+            f"UPDATE sluice.lane_offsets SET applied = applied {change} WHERE (topic, partition, queue) ="
+            " (SELECT topic, partition, queue FROM sluice.lane_offsets WHERE applied > 2"
             " ORDER BY 1, 2, 3 LIMIT 1)"
         )
         found = verified(deployment, exit_code=1)

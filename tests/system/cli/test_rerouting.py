@@ -214,7 +214,7 @@ def _parked(deployment: Deployment) -> list[tuple[Any, ...]]:
 
 
 def _queues_with(deployment: Deployment, *, epoch: int) -> int:
-    query = f"SELECT count(DISTINCT queue) FROM sluice.lane_progress WHERE epoch = {epoch} AND applied > 0"
+    query = f"SELECT count(DISTINCT queue) FROM sluice.lane_offsets WHERE epoch = {epoch} AND applied > 0"
     return int(_query(deployment, query)[0][0])
 
 
