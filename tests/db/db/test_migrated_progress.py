@@ -79,6 +79,12 @@ OLD_ACCEPT = """
 """
 
 
+def patient_session(database_url: str) -> Session:
+    """Returns a session of the previous version whose transaction may wait for a migration."""
+    no_limit = {"idle_in_transaction_session_timeout": "0"}
+    return Session(database_url, application_name="old worker", plans=BATCH_PLANS, settings=no_limit)
+
+
 def old_advance(session: Session, offset: int, applied: int) -> None:
     """Advances the lane as a worker of the previous version does."""
     counts = [[applied if name == "applied" else 0] for name in COUNTERS]
@@ -150,8 +156,7 @@ def test_prepared_statements_of_the_previous_version_read_and_write_the_new_rows
 def test_a_transaction_of_the_previous_version_continues_over_the_migration(
     session: Session, database_url: str
 ) -> None:
-    """Its snapshot is older than the migration, or it has read the lanes before the migration."""
-    with closing(Session(database_url, application_name="old worker", plans=BATCH_PLANS)) as old:
+    with closing(patient_session(database_url)) as old:
         with old.transaction():
             assert old.run(OLD_READ_LANES, "payment.0") == [(*PLACE, 7)]
             upgrade(database_url)
@@ -162,10 +167,14 @@ def test_a_transaction_of_the_previous_version_continues_over_the_migration(
 
 
 def test_a_snapshot_from_before_the_migration_reads_the_lanes(session: Session, database_url: str) -> None:
-    with session.transaction("ISOLATION LEVEL REPEATABLE READ"):
-        session.run(Statement("begin", "SELECT 1"))
+    with (
+        closing(patient_session(database_url)) as old,
+        old.transaction("ISOLATION LEVEL REPEATABLE READ"),
+    ):
+        old.command("SELECT 1")
         upgrade(database_url)
-        assert session.run(OLD_READ_LANES, "payment.0") == [(*PLACE, 7)]
+        assert old.run(OLD_READ_LANES, "payment.0") == [(*PLACE, 7)]
+    assert lanes(session) == [("payment.0", 7, 6, 2)]
 
 
 def test_a_bridge_of_the_previous_version_only_adds_missing_partitions(
@@ -176,7 +185,7 @@ def test_a_bridge_of_the_previous_version_only_adds_missing_partitions(
         session.command(OLD_INSERT_PARTITION.format(partition=partition, epoch=1, watermark=0))
     register_topic(session, TopicStart("payments", "id", "payment", 2, {0: 1, 1: 1, 2: 1}))
     read = read_assignments(session, [("payments", partition) for partition in (0, 1, 2)])
-    assert [one.watermark for one in read.values()] == [5, 0, 0]
+    assert {partition: one.watermark for (_, partition), one in read.items()} == {0: 5, 1: 0, 2: 0}
 
 
 def test_accept_of_the_previous_version_restarts_a_partition(session: Session, database_url: str) -> None:
