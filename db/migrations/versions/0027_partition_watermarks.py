@@ -25,8 +25,8 @@ def upgrade() -> None:
         DECLARE
             is_restarted boolean;
         BEGIN
-            -- `sluice accept` raises the epochs of all partitions, and then sets the new watermarks in the
-            -- same transaction. A bridge only inserts a missing row, and must not lower a watermark.
+            -- A topic is accepted in one transaction, which raises the epochs of all partitions and then sets
+            -- the new watermarks. A bridge only inserts a missing row, and must not lower a watermark.
             SELECT w.xmin = pg_current_xact_id()::xid INTO is_restarted FROM sluice.partition_watermarks w
             WHERE w.topic = NEW.topic AND w.partition = NEW.partition;
             IF NOT FOUND THEN
