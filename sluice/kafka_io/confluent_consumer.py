@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from sluice.kafka_io.bounded_record import record_of
 from sluice.kafka_io.config import (
+    GATHER_SECONDS,
     MAX_POLL_RECORDS,
     KafkaAccess,
     build_confluent_admin,
@@ -29,6 +30,7 @@ from sluice.runtime.place import Place
 # blocks the loop until its time-out.
 ASKING_SECONDS = 30.0
 ANSWER_AGE_SECONDS = 15.0
+MORE = MAX_POLL_RECORDS - 1  # records of a poll beside the first
 
 # Facts that are at most this old belong to the topic of the returned records: see FETCH_ERROR_BACKOFF_MS. A
 # paused partition had no failed fetch, so new facts are requested for its first records after a pause or a
@@ -63,6 +65,7 @@ class ConfluentConsumer:
         self._truncated: dict[Place, str] = {}
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
+        self._assigned: frozenset[Place] | None = None  # only the callbacks of a rebalance change it
         # The client reports a fatal error one time; after that, every poll of the client returns nothing.
         self._fatal_error = ""
         self._errors: list[ClientError] = []
@@ -94,8 +97,9 @@ class ConfluentConsumer:
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer. Raises ConsumerBroken at every poll after a fatal error."""
         with _translated():
-            # `consume` also calls the callbacks for errors and for finished commits.
-            messages = self._consumer.consume(MAX_POLL_RECORDS, timeout_seconds)
+            # `consume` waits for its whole time-out. Both calls also run the callbacks of errors and commits.
+            first = self._consumer.poll(timeout_seconds)
+            messages = [] if first is None else [first, *self._consumer.consume(MORE, GATHER_SECONDS)]
         polled: dict[Place, list[Record]] = {}
         message: Any
         for message in messages:
@@ -105,11 +109,10 @@ class ConfluentConsumer:
                 continue
             place = (message.topic(), message.partition())
             record = record_of(message, self._max_record_bytes)
-            if place in polled:
-                polled[place].append(record)
-            else:
-                polled[place] = [record]
+            if place not in polled:
+                polled[place] = []
                 self._ends.pop(place, None)
+            polled[place].append(record)
         self._readable |= polled.keys()
         if self._fatal_error:
             raise ConsumerBroken(self._fatal_error)
@@ -131,8 +134,10 @@ class ConfluentConsumer:
 
     def assignment(self) -> frozenset[Place]:
         """See Consumer."""
-        with _translated():
-            return frozenset((place.topic, place.partition) for place in self._consumer.assignment())
+        if self._assigned is None:
+            with _translated():
+                self._assigned = frozenset((one.topic, one.partition) for one in self._consumer.assignment())
+        return self._assigned
 
     def seek(self, place: Place, offset: int) -> None:
         """See Consumer."""
@@ -214,6 +219,7 @@ class ConfluentConsumer:
         self._doubted_at = time.monotonic()
 
     def _note(self, _: Any, partitions: Iterable[TopicPartition]) -> None:
+        self._assigned = None
         for partition in partitions:
             place = (partition.topic, partition.partition)
             self._changes.add(place)

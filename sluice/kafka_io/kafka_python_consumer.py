@@ -24,6 +24,7 @@ from sluice.kafka_io.config import (
     FETCH_MAX_BYTES,
     FETCH_MAX_WAIT_MS,
     FETCH_MIN_BYTES,
+    GATHER_SECONDS,
     HEARTBEAT_INTERVAL_MS,
     MAX_POLL_INTERVAL_MS,
     MAX_POLL_RECORDS,
@@ -37,12 +38,14 @@ from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
 from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction
 from sluice.kafka_io.kafka_python_mends import (
     FetchErrors,
+    FetchPace,
     TopicMetadata,
     client_error,
     finish_joining,
     note_heartbeat_errors,
     pause_without_position,
     raise_if_fenced,
+    read_position,
     take_up_parked,
 )
 from sluice.kafka_io.kafka_python_offsets import LeaderOffsets
@@ -113,17 +116,18 @@ class KafkaPythonConsumer:
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
             self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
             self._metadata = TopicMetadata(self._consumer, self._topics)
+            self._pace = FetchPace(self._consumer)
             note_heartbeat_errors(self._consumer._coordinator, self._errors.append)
             self._offsets = LeaderOffsets(self._consumer, self._errors.append, timeout_ms=OFFSETS_TIMEOUT_MS)
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer."""
         with _translated():
-            now = time.monotonic()
-            polled = self._poll_once(timeout_seconds) if self._group_backoff.allows(now) else None
+            allowed = self._group_backoff.allows(time.monotonic())
+            polled = self._poll_once(timeout_seconds) if allowed else None
             if polled is None:
                 # After an error, this wait prevents a busy loop.
-                time.sleep(timeout_seconds)
+                time.sleep(max(timeout_seconds, GATHER_SECONDS))
                 return {}
             if polled and not self._metadata.renew(self._errors.append):
                 # Without new facts, these records may be of another topic, so they are read again.
@@ -166,6 +170,7 @@ class KafkaPythonConsumer:
             return None
         self._failing_since = None
         self._group_backoff.note_success()
+        self._pace.note_polled(bool(polled))
         return polled
 
     def take_changes(self) -> frozenset[Place]:
@@ -185,19 +190,14 @@ class KafkaPythonConsumer:
         """See Consumer."""
         try:
             self._consumer.seek(TopicPartition(*place), offset)
-            # The partition was paused because it had no position.
-            self._consumer.resume(TopicPartition(*place))
+            self._consumer.resume(TopicPartition(*place))  # it was paused because it had no position
         except (ValueError, KeyError):
             # The partition was revoked meanwhile; `take_changes` will return it.
             self._changes.note([TopicPartition(*place)])
 
     def position(self, place: Place) -> int | None:
         """See Consumer."""
-        try:
-            position: int | None = self._consumer.position(TopicPartition(*place), timeout_ms=0)
-        except (KafkaError, KeyError):
-            return None
-        return position
+        return read_position(self._consumer, place)
 
     def pause_exactly(self, places: Iterable[Place]) -> None:
         """See Consumer."""

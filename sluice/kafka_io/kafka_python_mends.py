@@ -26,6 +26,7 @@ from kafka.errors import (
 )
 from kafka.util import WeakMethod
 
+from sluice.kafka_io.config import FETCH_MAX_WAIT_MS, FETCH_MIN_BYTES
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction, judge_error
 from sluice.runtime.backoff import Backoffs
@@ -35,6 +36,8 @@ from sluice.runtime.place import Place
 FETCH_AGAIN_SECONDS = 10.0
 ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
+# A partition that starts during such a fetch is first fetched after this time at the latest.
+IDLE_FETCH_MAX_WAIT_MS = 100
 
 _REJOINING = (IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 
@@ -125,6 +128,8 @@ class TopicMetadata:
         self._cluster, self._manager = consumer._cluster, consumer._manager
         self._coordinator = consumer._coordinator
         self._topics = tuple(topics)
+        self._updates = 0
+        self._facts: tuple[int, Mapping[str, TopicFacts]] = (-1, {})
         self._update = self._cluster.update_metadata
         self._cluster.update_metadata = self._take
         # The coordinator's own listener raises an error for a denied topic, and then ignores the other
@@ -132,8 +137,16 @@ class TopicMetadata:
         self._cluster.remove_listener(WeakMethod(self._coordinator._handle_metadata_update))
         self._cluster.add_listener(self._handle_update)
 
-    def facts(self) -> dict[str, TopicFacts]:
-        """Returns the facts of the topics that exist."""
+    def facts(self) -> Mapping[str, TopicFacts]:
+        """Returns the facts of the topics that exist. Computes them again only after an update."""
+        # The client's own thread updates the metadata. The number is read first, so that facts from before an
+        # update never count as newer.
+        updates = self._updates
+        if self._facts[0] != updates:
+            self._facts = (updates, self._compute_facts())
+        return self._facts[1]
+
+    def _compute_facts(self) -> dict[str, TopicFacts]:
         found = {}
         for topic in self._topics:
             partitions, topic_id = self._cluster.partitions_for_topic(topic), self._cluster.topic_id(topic)
@@ -182,6 +195,7 @@ class TopicMetadata:
             if found.error_code and error is not UnknownTopicOrPartitionError and found.name in self._topics:
                 errors[found.name] = client_error(error(), topic=found.name)
         self._update(answer)
+        self._updates += 1
         if answer.brokers:
             self.errors = errors
             # Without this line, a topic with an invalid name would not be requested again, and would count as
@@ -191,6 +205,30 @@ class TopicMetadata:
     def _handle_update(self, cluster: Any) -> None:
         cluster.unauthorized_topics = set()
         self._coordinator._handle_metadata_update(cluster)
+
+
+class FetchPace:
+    """Sets how long a broker waits with its answer to the fetches of one consumer.
+
+    Each answer costs time in proportion to the number of partitions. While no records arrive, a broker
+    therefore waits for longer, and answers at once when it has a record.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self._config = consumer._fetcher.config
+
+    def note_polled(self, has_records: bool) -> None:
+        """Notes whether the newest poll returned records. The next fetch uses the new pace."""
+        self._config["fetch_min_bytes"] = FETCH_MIN_BYTES if has_records else 1
+        self._config["fetch_max_wait_ms"] = FETCH_MAX_WAIT_MS if has_records else IDLE_FETCH_MAX_WAIT_MS
+
+
+def read_position(consumer: Any, place: Place) -> int | None:
+    """Returns the position of an assigned partition; None if it has none."""
+    # The client's own method first checks the positions of all partitions.
+    state = consumer._subscription.assignment.get(TopicPartition(*place))
+    position = None if state is None else state.position
+    return None if position is None else int(position.offset)
 
 
 def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
