@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from sluice.bridge.inflight import Inflight
-from sluice.bridge.queue_buffer import Resend
+from sluice.bridge.queue_messages import Resend
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, counter, gauge

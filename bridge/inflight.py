@@ -1,10 +1,13 @@
 """All records that the bridge has read and that are not applied yet, by partition and by queue. Pure."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 from sluice.bridge.lanes import Lane, Origin
-from sluice.bridge.queue_buffer import QueueBuffer, Resend
+from sluice.bridge.queue_buffer import QueueBuffer
+from sluice.bridge.queue_messages import Resend
+from sluice.bridge.queue_schedule import QueueSchedule
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -15,6 +18,8 @@ REMEMBERED_KEYS = 10_000
 # Longer keys are not cached, so the cached keys of a partition take at most 10 MB.
 REMEMBERED_KEY_BYTES = 1024
 
+Asked: TypeAlias = tuple[list[Place], AbstractSet[str]]
+"""The partitions and queues of a reading of the progress."""
 Watermarks: TypeAlias = dict[Place, tuple[int, int]]
 """Partition → (epoch, watermark)."""
 
@@ -33,6 +38,8 @@ class Partition:
         self.watermark = watermark
         """The highest watermark known to be stored in Postgres."""
         self.held_bytes = 0
+        self._holding: dict[Lane, None] = {}  # the lanes with records
+        self._lowest: Lane | None = None  # the lane with the lowest record; None if it is not computed
         self._origin = Origin(topic, assignment.topic_id, number, assignment.epoch)
         self._by_key: dict[bytes | None, str] = {}
         for queue in assignment.applied:
@@ -58,10 +65,26 @@ class Partition:
                 routed[queue] = [record]
         return routed
 
+    def hold(self, lane: Lane, records: list[Record]) -> None:
+        """Adds the lane's next records. Their offsets are higher than those of all held records."""
+        self.held_bytes += lane.add(records)
+        if lane.first_unapplied() is not None:
+            self._holding[lane] = None
+
+    def advance(self, lane: Lane, applied: int, now: float) -> None:
+        """Drops the lane's records up to the offset `applied`, which must not decrease."""
+        self.held_bytes -= lane.advance(applied, now)
+        if lane.first_unapplied() is None:
+            self._holding.pop(lane, None)
+        if lane is self._lowest:
+            self._lowest = None
+
     def lowest_unapplied(self) -> int:
         """Returns the lowest offset without an outcome, which is the new watermark."""
-        offsets = (lane.first_unapplied() for lane in self.lanes.values())
-        return min((offset for offset in offsets if offset is not None), default=self.position)
+        if self._lowest is None and self._holding:
+            self._lowest = min(self._holding, key=lambda lane: lane.first_unapplied() or 0)
+        lowest = None if self._lowest is None else self._lowest.first_unapplied()
+        return self.position if lowest is None else lowest
 
     def _queue_of(self, key: bytes | None) -> str:
         if len(self._by_key) >= REMEMBERED_KEYS:
@@ -71,10 +94,10 @@ class Partition:
             self._by_key[key] = queue
         return queue
 
-    def why_lost(self, now: Assignment | None) -> str | None:
-        """Returns the reason why the held records no longer match the state in Postgres.
+    def why_lost(self, now: Assignment | None, queues: Iterable[str] | None = None) -> str | None:
+        """Returns the reason why the held records no longer match the state in Postgres; None if they match.
 
-        None if they match.
+        `queues`: the queues whose lanes `now` contains, if not all.
         """
         was = self.assignment
         if now is None or now.watermark is None:
@@ -87,7 +110,8 @@ class Partition:
             return "the watermark in Postgres decreased"
         # Postgres may lose the newest writes, for example in a failover. Without this check, the records of a
         # lane that were applied in the lost writes would be skipped.
-        if any(now.applied.get(queue, -1) < lane.applied for queue, lane in self.lanes.items()):
+        read = self.lanes if queues is None else self.lanes.keys() & set(queues)
+        if any(now.applied.get(queue, -1) < self.lanes[queue].applied for queue in read):
             return "the applied offset of a lane in Postgres decreased"
         return None
 
@@ -103,6 +127,11 @@ class Inflight:
         self._max_span = max_span
         self.partitions: dict[Place, Partition] = {}
         self.queues: dict[str, QueueBuffer] = {}
+        self.schedule = QueueSchedule()
+        self._holding: dict[Place, Partition] = {}  # partitions that may hold records
+        self.moved: dict[Place, Partition] = {}
+        """Partitions whose watermark may be higher than the stored one."""
+        self._halted: frozenset[str] = frozenset()
         self._paused_topics: frozenset[str] | None = None
 
     def start(self, place: Place, assignment: Assignment, watermark: int) -> None:
@@ -119,9 +148,12 @@ class Inflight:
         Messages that were sent are harmless, because workers apply each record only once.
         """
         partition = self.partitions.pop(place, None)
+        self._holding.pop(place, None)
+        self.moved.pop(place, None)
         if partition is not None:
             for queue, lane in partition.lanes.items():
-                self._buffer(queue).forget(lane)
+                if queue in self.queues:
+                    self._buffer(queue).forget(lane)
 
     def take(self, place: Place, records: list[Record], now: float) -> None:
         """Holds the next records of a partition. Discards them if the partition is not started.
@@ -134,9 +166,10 @@ class Inflight:
             return
         for queue, routed in partition.route(records).items():
             lane = partition.lane(queue)
-            partition.held_bytes += lane.add(routed)
+            partition.hold(lane, routed)
             self._buffer(queue).note_added(lane, now)
         partition.position = records[-1].offset + 1
+        self._holding[place] = self.moved[place] = partition
 
     def note_position(self, place: Place, position: int) -> None:
         """Notes the consumer's position.
@@ -147,20 +180,32 @@ class Inflight:
         partition = self.partitions.get(place)
         if partition is not None and position > partition.position:
             partition.position = position
+            self.moved[place] = partition
+
+    @property
+    def is_busy(self) -> bool:
+        """Returns True if a reading of the progress may soon change what is sent."""
+        return bool(self.schedule.in_flight or self._halted)
+
+    def asked(self) -> Asked:
+        """Returns the partitions and queues whose progress may soon change what is sent."""
+        return list(self._holding), frozenset(self.schedule.in_flight)
 
     def settle(
-        self, read: Mapping[Place, Assignment], now: float
+        self, read: Mapping[Place, Assignment], now: float, asked: Asked | None = None
     ) -> tuple[dict[Place, str], dict[Lane, Resend]]:
         """Drops the records that are applied according to Postgres.
 
-        Returns the partitions whose records no longer match Postgres, with the reasons, and the lanes that
-        will be sent again. The caller drops these partitions with `forget`, and starts them again as after an
-        assignment.
+        `asked`: the partitions and queues whose lanes were read; by default, all lanes were read. Returns the
+        partitions whose records no longer match Postgres, with the reasons, and the lanes that will be sent
+        again. The caller drops these partitions with `forget`, and starts them again as after an assignment.
         """
         lost: dict[Place, str] = {}
         moved: dict[str, QueueBuffer] = {}
-        for place, partition in self.partitions.items():
-            reason = partition.why_lost(read.get(place))
+        places, queues = (self.partitions.keys(), None) if asked is None else asked
+        for place in places:
+            partition = self.partitions[place]
+            reason = partition.why_lost(read.get(place), queues)
             if reason is not None:
                 lost[place] = reason
                 continue
@@ -169,22 +214,25 @@ class Inflight:
                 lane = partition.lane(queue)
                 if applied > lane.applied:
                     moved[queue] = buffer = self._buffer(queue)
-                    partition.held_bytes -= lane.advance(applied, now)
+                    partition.advance(lane, applied, now)
                     buffer.note_applied(lane)
+                    self.moved[place] = partition
         resent: dict[Lane, Resend] = {}
         for buffer in moved.values():
             resent.update(buffer.resend_overtaken(now))
-        for buffer in self.queues.values():
-            buffer.note_settled()
+        for name in self.queues.keys() if queues is None else queues:
+            self.queues[name].note_settled()
         return lost, resent
 
     def watermarks(self) -> Watermarks:
         """Returns the new watermarks that are higher than the stored watermarks in Postgres."""
         found: Watermarks = {}
-        for place, partition in self.partitions.items():
+        for place, partition in list(self.moved.items()):
             watermark = partition.lowest_unapplied()
             if watermark > partition.watermark:
                 found[place] = (partition.assignment.epoch, watermark)
+            else:
+                del self.moved[place]
         return found
 
     def note_halted(self, halted: frozenset[str]) -> tuple[list[str], list[str]]:
@@ -192,10 +240,10 @@ class Inflight:
 
         Returns the newly halted queues, and the queues that are no longer halted.
         """
-        fresh = [name for name, buffer in self.queues.items() if name in halted and not buffer.halted]
-        mended = [name for name, buffer in self.queues.items() if name not in halted and buffer.halted]
-        for name, buffer in self.queues.items():
-            buffer.halted = name in halted
+        before, self._halted = self._halted, halted & self.queues.keys()
+        fresh, mended = sorted(self._halted - before), sorted(before - self._halted)
+        for name in [*fresh, *mended]:
+            self._buffer(name).halted = name in halted
         return fresh, mended
 
     def note_paused(self, topics: frozenset[str]) -> tuple[list[str], list[str]]:
@@ -213,6 +261,8 @@ class Inflight:
         Before the first answer of Postgres, returns all partitions, because any topic may be paused.
         """
         topics = self._paused_topics
+        if topics is not None and not topics:
+            return frozenset()
         return frozenset(place for place in self.partitions if topics is None or place[0] in topics)
 
     def rewind_all(self) -> int:
@@ -220,7 +270,7 @@ class Inflight:
 
         Returns the number of lanes.
         """
-        return sum(buffer.rewind_all() for buffer in self.queues.values())
+        return sum(self._buffer(name).rewind_all() for name in self.queues)
 
     def over_bounds(self, paused: frozenset[Place]) -> frozenset[Place]:
         """Returns the partitions whose held records exceed a limit.
@@ -230,7 +280,10 @@ class Inflight:
         """
         share = max(len(self.partitions), 1)
         found = set()
-        for place, partition in self.partitions.items():
+        for place, partition in list(self._holding.items()):
+            if not partition.held_bytes:
+                del self._holding[place]
+                continue
             factor = share * (2 if place in paused else 1)
             span = partition.position - partition.lowest_unapplied()
             if partition.held_bytes * factor > self._max_bytes or span * factor > self._max_span:
@@ -238,6 +291,9 @@ class Inflight:
         return frozenset(found)
 
     def _buffer(self, queue: str) -> QueueBuffer:
+        """Returns the buffer of a queue, and notes that the caller changes it."""
         if queue not in self.queues:
             self.queues[queue] = QueueBuffer(queue)
-        return self.queues[queue]
+        buffer = self.queues[queue]
+        self.schedule.touch(buffer)
+        return buffer

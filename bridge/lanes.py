@@ -18,6 +18,9 @@ from sluice.tasks.apply.batch_message import Slice
 # some 10 ms. The time doubles with each resend without progress, so that a slow database gets few resends.
 FIRST_PATIENCE_SECONDS = 1.0
 MAX_PATIENCE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 10.0  # the longest pause of a lane without progress in a queue whose other lanes advance
+# The pause of a lane that older workers cannot read; the list of workers is read every 10 s.
+HELD_SECONDS = 5.0
 REFUSED_AFTER = 2  # consecutive messages without an applied record; one message may be lost, but rarely two
 
 
@@ -71,6 +74,10 @@ class Lane:
         other lanes.
         """
         return self.refusals >= REFUSED_AFTER
+
+    def overdue_at(self) -> float:
+        """Returns the time at which the message of a lane in flight is searched for."""
+        return self.waiting_since + self.patience_seconds
 
     def first_unapplied(self) -> int | None:
         """Returns the offset of the first held record; None if no record is held."""

@@ -12,11 +12,12 @@ import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.group_member import GroupMember
-from sluice.bridge.inflight import Inflight, Watermarks
+from sluice.bridge.inflight import Inflight
 from sluice.bridge.log_watch import LogWatch
 from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
-from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
+from sluice.bridge.progress_step import ProgressStep
+from sluice.bridge.progress_store import ProgressStore, ProgressStoreUnavailable
 from sluice.bridge.publisher import Publisher
 from sluice.bridge.read_report import ReadReport
 from sluice.bridge.send_loop import SendLoop
@@ -24,20 +25,18 @@ from sluice.bridge.start_conditions import truncated
 from sluice.bridge.topic_stopper import TopicStopper
 from sluice.bridge.topic_stops import BridgeStopped, TopicStopped
 from sluice.bridge.unreadable_records import UnreadableRecords
+from sluice.kafka_io.config import GATHER_SECONDS
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
-from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place, place_names
 from sluice.tasks.api import Topic
 
 log = structlog.get_logger("sluice.bridge")
 
-POLL_SECONDS = 0.010  # equal to EAGER_SECONDS, the shortest time for which a queue waits for more records
-# The time between readings of Postgres; each applied message makes room for the next message.
-PROGRESS_SECONDS = 0.1
-# After a restart, records of this time are read again; each write costs a row version.
-WATERMARK_SECONDS = 1.0
+# The longest wait for a record. After a signal or a new assignment, the bridge reacts within this time.
+LONGEST_POLL_SECONDS = 0.1
+FAILING_POLL_SECONDS = 0.010  # the shortest wait while a service fails, because a due step then stays due
 COMMIT_SECONDS = 5.0  # long, because commits are only for tools that show the lag
 MEASURE_SECONDS = 1.0  # Prometheus does not read metrics more often
 IDLE_SECONDS = 0.1  # the pause between attempts to make a consumer
@@ -77,7 +76,8 @@ class Bridge:
         self._reported_over: frozenset[Place] = frozenset()  # used only for the log
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
-        self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
+        self._progress = ProgressStep(store, inflight, self._send_loop.note_resent)
+        self._committed_at = self._measured_at = float("-inf")
 
     def run(self, *, should_stop: Callable[[], bool], turned: Callable[[bool], None]) -> None:
         """Runs turns until `should_stop` returns True. Raises BridgeStopped if no topic is left to read.
@@ -110,7 +110,7 @@ class Bridge:
                 self._report_reads(None, now)
                 self._sleep(IDLE_SECONDS)
                 return
-            self._read(consumer, now)
+            now = self._read(consumer, now)
             self._stopper.take_look(consumer)
             self._start(consumer, now)
             self._bound(consumer)
@@ -157,24 +157,34 @@ class Bridge:
         if consumer is not None:
             self._member.note_unread(consumer, unread, now)
 
-    def _read(self, consumer: Consumer, now: float) -> None:
-        """Polls, and keeps the records of started partitions."""
-        polled = consumer.poll(POLL_SECONDS)
+    def _wait_seconds(self, now: float) -> float:
+        """Returns how long a poll may wait: until the next step is due."""
+        due_at = min(self._send_loop.due_at(), self._progress.due_at())
+        shortest = FAILING_POLL_SECONDS if self._store_backoff.failing or self._send_loop.is_failing else 0.0
+        return min(max(due_at - now, shortest), LONGEST_POLL_SECONDS)
+
+    def _read(self, consumer: Consumer, now: float) -> float:
+        """Polls, and keeps the records of started partitions. Returns the time after the poll."""
+        polled = consumer.poll(self._wait_seconds(now))
+        began, now = now, self._clock()
         # Positions are read before changes of the assignment are handled. After that, a partition may have
         # been assigned again with another position.
-        positions = self._positions(consumer) if self._is_write_due(now) else {}
+        needs_positions = self._progress.needs_positions(now, has_records=bool(polled))
+        positions = self._positions(consumer) if needs_positions else {}
         self._report.take(consumer, now)
         self._forget_changed(consumer)
         for place, error in consumer.take_truncated().items():
             self._stopper.stop(place, truncated(place, error), now)
-        self._take(consumer, polled, now)
+        # The first of these records may have arrived this long ago.
+        self._take(consumer, polled, max(began, now - GATHER_SECONDS))
         for place, position in positions.items():
             self.inflight.note_position(place, position)
+        return now
 
     def _forget_changed(self, consumer: Consumer) -> None:
         changed, assigned = consumer.take_changes(), consumer.assignment()
         changed |= self._starter.find_replaced(consumer.topics())
-        left = [place for place in self.inflight.partitions if place in changed or place not in assigned]
+        left = sorted(self.inflight.partitions.keys() & changed | self.inflight.partitions.keys() - assigned)
         for place in left:
             self.inflight.forget(place)
         if left:
@@ -222,50 +232,18 @@ class Bridge:
             log.info("partitions over their limits are paused", partitions=place_names(over))
             self._reported_over = over
 
-    def _is_write_due(self, now: float) -> bool:
-        return now - self._written_at >= WATERMARK_SECONDS
-
     def _settle(self, now: float, *, last: bool = False) -> None:
-        if not last and (now - self._settled_at < PROGRESS_SECONDS or not self._store_backoff.allows(now)):
+        if not last and not self._store_backoff.allows(now):
             return
-        places = list(self.inflight.partitions)
-        self._settled_at = now
         try:
-            if last or self._is_write_due(now):
-                faults.reach("bridge.before_progress")
-                self._store.settle_progress(places, lambda progress: self._decide(progress, now))
-                self._written_at = now
-            else:
-                self._apply(self._store.read_progress(places), now)
+            if not self._progress.run(now, last=last):
+                return
             self._member.keep_instance()
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
             return
         self._note_store_back()
         self._commit(now)
-
-    def _decide(self, progress: Progress, now: float) -> Watermarks:
-        self._apply(progress, now)
-        return self.inflight.watermarks()
-
-    def _apply(self, progress: Progress, now: float) -> None:
-        lost, resent = self.inflight.settle(progress.partitions, now)
-        for place, reason in lost.items():
-            log.warning(
-                "partition restarted from its watermark", topic=place[0], partition=place[1], reason=reason
-            )
-            self.inflight.forget(place)
-        self._send_loop.note_resent(resent)
-        halted, mended = self.inflight.note_halted(progress.halted)
-        for queue in halted:
-            log.warning("queue halted; its first records are retried every few seconds", queue=queue)
-        for queue in mended:
-            log.info("queue no longer halted", queue=queue)
-        paused, resumed = self.inflight.note_paused(progress.paused)
-        for topic in paused:
-            log.warning("topic paused by an operator; the bridge does not read it", topic=topic)
-        for topic in resumed:
-            log.info("topic resumed", topic=topic)
 
     def _commit(self, now: float) -> None:
         consumer, partitions = self._member.consumer, self.inflight.partitions.items()
@@ -296,4 +274,5 @@ class Bridge:
 
     def _note_store_back(self) -> None:
         if self._store_backoff.note_success():
+            self._progress.request_all()
             log.info("Postgres available again")

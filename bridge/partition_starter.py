@@ -28,6 +28,8 @@ class PartitionStarter:
         self._topics = topics
         self._stops = stops
         self._differing: set[str] = set()
+        # The topic ids with which all started partitions were compared; None after a start.
+        self._compared: dict[str, str] | None = None
         # The checks of a partition that cannot be started are repeated with growing pauses, because they need
         # round trips, which delay the other partitions.
         self._unstarted: Backoffs[Place] = Backoffs()
@@ -77,6 +79,7 @@ class PartitionStarter:
                 case Start(assignment, watermark):
                     consumer.seek(place, watermark)
                     self._inflight.start(place, assignment, watermark)
+                    self._compared = None
                     self._unstarted.note_success(place)
                     started.append(f"{topic}[{partition}] at {watermark}")
                     self._compare_shards(assignment.entity, assignment.shards, topic)
@@ -106,6 +109,9 @@ class PartitionStarter:
     def find_replaced(self, facts: Mapping[str, TopicFacts]) -> frozenset[Place]:
         """Returns the started partitions of topics that were re-created or deleted."""
         ids = {topic: known.topic_id for topic, known in facts.items()}
+        if ids == self._compared:
+            return frozenset()
+        self._compared = ids
         return frozenset(
             place
             for place, partition in self._inflight.partitions.items()

@@ -1,6 +1,7 @@
 """The bridge's access to Postgres: assignments, progress, watermarks, and the report of partitions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -41,8 +42,8 @@ class ProgressStore(Protocol):
     def register_topic(self, start: TopicStart) -> None:
         """Inserts the rows of a topic and its partitions. Existing rows stay unchanged."""
 
-    def read_progress(self, places: Iterable[Place]) -> Progress:
-        """Returns the current progress."""
+    def read_progress(self, places: Iterable[Place], queues: AbstractSet[str]) -> Progress:
+        """Returns the current progress. The assignments contain only the lanes of these queues."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         """Reads the progress, and writes the watermarks that `decide` returns for it, in one snapshot."""
@@ -88,9 +89,9 @@ class PostgresProgressStore:
         """See ProgressStore."""
         self._tried(lambda: progress.register_topic(self._session, start))
 
-    def read_progress(self, places: Iterable[Place]) -> Progress:
+    def read_progress(self, places: Iterable[Place], queues: AbstractSet[str]) -> Progress:
         """See ProgressStore."""
-        return self._tried(lambda: self._read(places))
+        return self._tried(lambda: self._read(places, queues))
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         """See ProgressStore."""
@@ -136,9 +137,9 @@ class PostgresProgressStore:
         """Ends the connection. Idempotent."""
         self._session.close()
 
-    def _read(self, places: Iterable[Place]) -> Progress:
+    def _read(self, places: Iterable[Place], queues: AbstractSet[str] | None = None) -> Progress:
         return Progress(
-            progress.read_assignments(self._session, places),
+            progress.read_assignments(self._session, places, queues),
             progress.read_halted(self._session),
             frozenset(switches.read_paused_topics(self._session)),
         )

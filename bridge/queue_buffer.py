@@ -2,43 +2,33 @@
 
 import math
 from collections import deque
-from enum import Enum
 
-from sluice.bridge.lanes import MAX_PATIENCE_SECONDS, Lane
-from sluice.bridge.queue_messages import MessageInFlight, OutgoingBatch
+from sluice.bridge.lanes import HELD_SECONDS, MAX_PATIENCE_SECONDS, MAX_PAUSE_SECONDS, Lane
+from sluice.bridge.queue_messages import (
+    LOOK_AGAIN_SECONDS,
+    LOOK_SECONDS,
+    STUCK_SECONDS,
+    Due,
+    MessageInFlight,
+    OutgoingBatch,
+    Resend,
+    cut_batch,
+)
 from sluice.bridge.queue_state import Waiting, Whereabouts
-from sluice.tasks.apply.batch_message import Slice
 
 # Records per message: with fewer records, an event costs more; with more records, nothing is saved.
 FULL_RECORDS = 500
 # Limit of a message; a few messages must not fill Redis.
 FULL_BYTES = 512 * 1024
 EAGER_SECONDS = 0.010  # records of an idle queue wait this long for more records
+PACE_SECONDS = 0.020  # the time between two small messages of a queue, so that a steady flow fills them
 PATIENT_SECONDS = 0.250  # records of a busy queue wait this long, so that there are fewer and fuller messages
 # The most on a queue's list: enough for a busy worker, and few are lost if Redis loses its data.
 MAX_MESSAGES = 8
 MAX_BYTES = 6 * 1024 * 1024  # the most on a queue's list, as Redis stores it: MAX_MESSAGES full messages
 SHORT_MESSAGES = 2  # a list with this many messages is long enough; more small messages would only wait
 LONG_SECONDS = 0.030  # the time between reads of a list's length while the list is not short
-LOOK_SECONDS = 1.0  # the time between searches for a queue's overdue messages
-# The time to the next search after a message was not found; progress is read twice as often.
-LOOK_AGAIN_SECONDS = 0.2
-# If a running worker has had a message for this long, it is sent again; a batch stops after 20 seconds.
-STUCK_SECONDS = 60.0
-MAX_PAUSE_SECONDS = 10.0  # the longest pause of a lane without progress in a queue whose other lanes advance
-# The pause of a lane that older workers cannot read; the list of workers is read every 10 s.
-HELD_SECONDS = 5.0
 HALTED_RETRY_SECONDS = 5.0  # the time between attempts of a halted queue
-
-
-class Resend(Enum):
-    """The reason why a lane is sent again."""
-
-    OVERTAKEN = "a later message of its queue was applied"
-    SILENT = "the lane makes no progress, and its message is neither on the list nor in hand of a worker"
-    STUCK = "a worker has had the lane's message in hand for too long"
-    HALTED = "the queue is halted: its first records are retried"
-    WIPED = "Redis was wiped"
 
 
 class QueueBuffer:
@@ -53,6 +43,7 @@ class QueueBuffer:
         self._paused: dict[Lane, float] = {}
         self._messages: deque[MessageInFlight] = deque()  # oldest first
         self._ask_at = self._look_at = -math.inf
+        self._overdue_at = math.inf  # no lane is overdue before this time
         self._settled = 0
         self._oldest_at = math.inf
         self._added_at = -math.inf
@@ -81,11 +72,35 @@ class QueueBuffer:
     def needs_list(self, now: float) -> bool:
         """Returns True if a decision depends on the content of the queue's list."""
         self._end_pauses(now)
-        if self.halted:
-            return now - self._sent_at >= HALTED_RETRY_SECONDS
-        if not self._ready or now < self._ask_at or self._count_unapplied() >= MAX_MESSAGES:
+        if now < self._ask_at:
             return False
-        return now - self._oldest_at >= EAGER_SECONDS or self._is_full()
+        if self.halted:
+            return self._may_retry_halted(now) and bool(self._ready or self._messages)
+        if not self._ready or self._count_unapplied() >= MAX_MESSAGES:
+            return False
+        return now >= self._eager_at() or self._is_full()
+
+    def due_at(self, patience_seconds: float) -> Due:
+        """Returns the first times at which `needs_list` or `needs_search` can be True without a change.
+
+        `patience_seconds`: the age at which a small message is due in any case.
+        """
+        must = min(self._paused.values(), default=math.inf)
+        if self.halted:
+            retry_at = max(self._ask_at, self._sent_at + HALTED_RETRY_SECONDS)
+            return Due(math.inf, min(must, retry_at if self._ready or self._messages else math.inf))
+        if self._messages:
+            must = min(must, max(self._look_at, self._overdue_at))
+        if not self._ready or self._count_unapplied() >= MAX_MESSAGES:
+            return Due(math.inf, must)
+        if self._is_full():
+            return Due(math.inf, min(must, self._ask_at))
+        eager = max(self._ask_at, self._eager_at())
+        return Due(eager, min(must, max(eager, self._oldest_at + patience_seconds)))
+
+    def note_asked(self, now: float, pause_seconds: float) -> None:
+        """Notes that the list was read. It is not read again within the pause."""
+        self._ask_at = max(self._ask_at, now + pause_seconds)
 
     def is_due(self, now: float, waiting: Waiting | None) -> bool:
         """Returns True if the next message may be sent now; False if the state of the list is unknown."""
@@ -93,7 +108,7 @@ class QueueBuffer:
         if not self._ready or waiting is None:
             return False
         if self.halted:
-            return not waiting.messages and now - self._sent_at >= HALTED_RETRY_SECONDS
+            return not waiting.messages and self._may_retry_halted(now)
         unapplied = self._count_unapplied()
         if unapplied >= MAX_MESSAGES:
             return False
@@ -106,30 +121,15 @@ class QueueBuffer:
             return False
         if self._is_full():
             return True
-        age = now - self._oldest_at
         if not waiting.messages:
-            return age >= EAGER_SECONDS
+            return now >= self._eager_at()
         # While the list is long, a small message is not sent, and gets more records.
-        return age >= PATIENT_SECONDS and (waiting.messages < SHORT_MESSAGES or not unapplied)
+        is_old = now >= self._oldest_at + PATIENT_SECONDS
+        return is_old and (waiting.messages < SHORT_MESSAGES or not unapplied)
 
     def cut(self) -> OutgoingBatch:
-        """Returns the next message. It contains records of the lanes in turns, up to two limits.
-
-        The limits are FULL_RECORDS and FULL_BYTES. A record that is larger than FULL_BYTES gets its own
-        message.
-        """
-        records, room = FULL_RECORDS, FULL_BYTES
-        parts: list[tuple[Lane, Slice, int]] = []
-        for lane in self._ready:
-            taken, used = lane.head(records, room)
-            if not taken and not parts:
-                taken, used = lane.head(1, lane.unsent_bytes)
-            if taken:
-                parts.append((lane, lane.slice_of(taken), used))
-            records, room = records - len(taken), room - used
-            if records <= 0 or room <= 0 or len(taken) < len(lane.unsent):
-                break
-        return OutgoingBatch(self.name, tuple(parts))
+        """Returns the next message. Changes nothing until `note_sent`."""
+        return cut_batch(self.name, self._ready, FULL_RECORDS, FULL_BYTES)
 
     def hold_back(self, lane: Lane, now: float) -> None:
         """Pauses a lane that cannot be sent now. The pause takes HELD_SECONDS. The other lanes continue."""
@@ -140,6 +140,7 @@ class QueueBuffer:
         """Notes that the batch returned by `cut` is in flight as this message."""
         for lane, part, used in batch.parts:
             lane.note_sent(len(part.records), used, now)
+            self._overdue_at = min(self._overdue_at, lane.overdue_at())
             del self._ready[lane]
             if lane.unsent and not lane.is_refused:
                 self._ready[lane] = None
@@ -175,16 +176,11 @@ class QueueBuffer:
         return overtaken
 
     def needs_search(self, now: float) -> bool:
-        """Returns True if a lane has made no progress within its patience.
-
-        Then its message must be searched for.
-        """
-        if self.halted or now < self._look_at:
+        """Returns True if a message must be searched for: its lane made no progress within its patience."""
+        if self.halted or now < max(self._look_at, self._overdue_at):
             return False
-        found = bool(self._overdue_lanes(now))
-        if not found:
-            self._look_at = now + LOOK_SECONDS / 4
-        return found
+        self._overdue_at = min(map(Lane.overdue_at, self._first_messages()), default=math.inf)
+        return now >= self._overdue_at
 
     def note_settled(self) -> None:
         """Notes that the progress in Postgres was read, and that all lanes were advanced."""
@@ -192,8 +188,7 @@ class QueueBuffer:
 
     def resend_halted(self, now: float, waiting: Waiting | None) -> dict[Lane, Resend]:
         """If the queue is halted and its list is empty, marks all records as unsent, to retry the first."""
-        due = self.halted and now - self._sent_at >= HALTED_RETRY_SECONDS
-        if not due or waiting is None or waiting.messages:
+        if not (self.halted and self._may_retry_halted(now)) or waiting is None or waiting.messages:
             return {}
         return self._resend(dict.fromkeys(self._first_messages(), Resend.HALTED))
 
@@ -213,8 +208,7 @@ class QueueBuffer:
             elif message.id in found.on_list:
                 message.missing_at = None
             elif message.missing_at is None:
-                # The message may have been applied a moment ago. If so, the next reading of the progress will
-                # show that.
+                # It may have been applied a moment ago. The next reading of the progress would show that.
                 message.missing_at = self._settled
                 self._look_at = now + LOOK_AGAIN_SECONDS
             elif message.missing_at < self._settled:
@@ -247,6 +241,8 @@ class QueueBuffer:
     def note_applied(self, lane: Lane) -> None:
         """Notes that the lane advanced. The lane may now be empty, and it is no longer refused."""
         self._paused.pop(lane, None)
+        if lane.sent:
+            self._overdue_at = min(self._overdue_at, lane.overdue_at())
         if not lane.unsent:
             self._ready.pop(lane, None)
         elif lane not in self._ready:
@@ -269,15 +265,17 @@ class QueueBuffer:
         return found
 
     def _overdue_lanes(self, now: float) -> list[tuple[Lane, MessageInFlight]]:
-        return [
-            (lane, message)
-            for lane, message in self._first_messages().items()
-            if now - lane.waiting_since >= lane.patience_seconds
-        ]
+        found = self._first_messages().items()
+        return [(lane, message) for lane, message in found if now >= lane.overdue_at()]
+
+    def _eager_at(self) -> float:
+        return max(self._oldest_at + EAGER_SECONDS, self._sent_at + PACE_SECONDS)
+
+    def _may_retry_halted(self, now: float) -> bool:
+        return now >= self._sent_at + HALTED_RETRY_SECONDS
 
     def _count_unapplied(self) -> int:
-        # A refused lane has at most one message in flight. This message does not count for the limit of the
-        # queue.
+        # The one message in flight of a refused lane does not count for the limit of the queue.
         return sum(not all(lane.is_refused for lane in message.ends) for message in self._messages)
 
     def _is_on_trial(self, lane: Lane) -> bool:

@@ -1,7 +1,7 @@
 """Publishes due messages, and resends lost ones."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -9,8 +9,8 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
 from sluice.bridge.publisher import Probe, Publisher, PublisherRefused, PublisherUnavailable
-from sluice.bridge.queue_buffer import QueueBuffer, Resend
-from sluice.bridge.queue_messages import OutgoingBatch
+from sluice.bridge.queue_buffer import EAGER_SECONDS, QueueBuffer
+from sluice.bridge.queue_messages import OutgoingBatch, Resend
 from sluice.bridge.queue_state import Waiting
 from sluice.bridge.start_conditions import too_large
 from sluice.bridge.topic_stops import TopicStopped
@@ -23,7 +23,13 @@ from sluice.tasks.task_sender import Sent
 
 log = structlog.get_logger("sluice.bridge")
 
-SENTINEL_SECONDS = 0.2  # after this time at the latest, the bridge detects that Redis lost its data
+# After this time at the latest, the bridge detects that Redis lost a message of the bridge.
+SENTINEL_SECONDS = 0.2
+# The same without messages in flight. Then the answer is needed only for the metrics and the log.
+IDLE_SENTINEL_SECONDS = 1.0
+# The least time between two readings of a list, per queue that is read in the same round trip. A bridge reads
+# at most 2,000 lists per second. With up to 20 queues, lists are read after EAGER_SECONDS.
+ASK_SECONDS = 0.0005
 
 
 class SendLoop:
@@ -38,7 +44,7 @@ class SendLoop:
         self.redis_refuses = False
         """True if Redis answered the last request but refused to store data."""
         self._sentinel: str | None = None
-        self._probed_at = -SENTINEL_SECONDS
+        self._probed_at = -IDLE_SENTINEL_SECONDS
 
     def send_due(self, now: float) -> None:
         """Sends the messages that are due. In an outage of Redis, all messages stay unsent.
@@ -48,7 +54,8 @@ class SendLoop:
         if not self._backoff.allows(now):
             return
         try:
-            self._publish(now, self._probe(now))
+            due = self._inflight.schedule.take_due(now)
+            self._publish(now, due, self._probe(now, due))
             self.redis_refuses = False
         except PublisherRefused:
             self.redis_refuses = True
@@ -61,6 +68,15 @@ class SendLoop:
             return
         if self._backoff.note_success():
             log.info("Redis available again")
+
+    def due_at(self) -> float:
+        """Returns the time at which `send_due` next has something to do, if nothing changes before."""
+        return min(self._inflight.schedule.next_at(), self._sentinel_due_at())
+
+    @property
+    def is_failing(self) -> bool:
+        """Returns True if the last request failed. Until it is repeated, due messages stay due."""
+        return self._backoff.failing
 
     @property
     def redis_is_away(self) -> bool:
@@ -76,11 +92,14 @@ class SendLoop:
         for reason, lanes in Counter(resent.values()).items():
             log.info("lanes will be sent again", reason=reason.value, lanes=lanes)
 
-    def _probe(self, now: float) -> Probe:
-        buffers = self._inflight.queues.values()
-        queues = [buffer.name for buffer in buffers if buffer.needs_list(now)]
-        searched = [buffer.name for buffer in buffers if buffer.needs_search(now)]
-        if not queues and not searched and now - self._probed_at < SENTINEL_SECONDS:
+    def _sentinel_due_at(self) -> float:
+        is_idle = not self._inflight.schedule.in_flight
+        return self._probed_at + (IDLE_SENTINEL_SECONDS if is_idle else SENTINEL_SECONDS)
+
+    def _probe(self, now: float, due: Iterable[QueueBuffer]) -> Probe:
+        queues = [buffer.name for buffer in due if buffer.needs_list(now)]
+        searched = [buffer.name for buffer in due if buffer.needs_search(now)]
+        if not queues and not searched and now < self._sentinel_due_at():
             return Probe({}, {}, self._sentinel or "")
         probe = self._publisher.probe(queues, searched)
         self._probed_at = now
@@ -91,9 +110,10 @@ class SendLoop:
         self._sentinel = probe.sentinel
         return probe
 
-    def _publish(self, now: float, probe: Probe) -> None:
+    def _publish(self, now: float, due: Iterable[QueueBuffer], probe: Probe) -> None:
         published = 0
-        for queue in self._inflight.queues.values():
+        pause_seconds = max(EAGER_SECONDS, ASK_SECONDS * len(probe.waiting))
+        for queue in due:
             waiting = probe.waiting.get(queue.name)
             self.note_resent(queue.resend_halted(now, waiting))
             if queue.name in probe.found:
@@ -111,6 +131,8 @@ class SendLoop:
                 self._metrics.note_published(batch.slices)
                 published += 1
                 waiting = Waiting(sent.waiting, waiting.bytes + sent.bytes)
+            if waiting is not None:
+                queue.note_asked(now, pause_seconds)
         if published:
             faults.reach("bridge.published")
 

@@ -88,10 +88,11 @@ class UnreadableRecords:
         return [record for record in records if next_unskipped(skipped, record.offset) == record.offset]
 
     def _note_stalled(self, consumer: Consumer, now: float) -> None:
+        paused = consumer.paused()
         positions = {
             place: partition.position
             for place, partition in self._inflight.partitions.items()
-            if place not in consumer.paused()
+            if place not in paused
         }
         moved, stood = self._watch.note(positions, now)
         for place in self._stalled & moved:

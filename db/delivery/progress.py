@@ -46,11 +46,10 @@ class TopicStart:
     """Partition → the offset of the first record that is read."""
 
 
-READ_ASSIGNMENTS = Statement(
-    "read_assignments",
-    """
+# One row per partition, with its lanes as arrays. A row per lane costs several times as much at both ends.
+_ASSIGNMENTS = """
     SELECT t.topic, a.partition, t.topic_id, t.entity, e.epoch, e.shards, p.epoch, p.watermark,
-           l.queue, l.applied_offset
+           l.queues, l.offsets
     FROM unnest($1, $2) AS a (topic, partition)
     JOIN sluice.topics t ON t.topic = a.topic
     JOIN sluice.entities e ON e.entity = t.entity
@@ -61,40 +60,47 @@ READ_ASSIGNMENTS = Statement(
         ORDER BY w.epoch DESC, w.watermark DESC LIMIT 1
     ) p ON true
     -- Rows of older epochs are kept only for their counters.
-    LEFT JOIN LATERAL (
-        SELECT e.entity || '.' || n AS queue, o.applied_offset
-        FROM generate_series(0, e.shards - 1) AS n
-        CROSS JOIN LATERAL (
+    CROSS JOIN LATERAL (
+        SELECT array_agg(q.queue) AS queues, array_agg(o.applied_offset) AS offsets
+        FROM {queues} CROSS JOIN LATERAL (
             SELECT o.applied_offset FROM sluice.lane_offsets o
-            WHERE o.queue = e.entity || '.' || n AND o.epoch = e.epoch
+            WHERE o.queue = q.queue AND o.epoch = e.epoch
               AND o.topic = a.topic AND o.partition = a.partition
             ORDER BY o.applied_offset DESC LIMIT 1
         ) o
-    ) l ON true
-    """,
-    ("text[]", "int[]"),
+    ) l
+    """
+_ALL_QUEUES = "(SELECT e.entity || '.' || n AS queue FROM generate_series(0, e.shards - 1) AS n) q"
+READ_ASSIGNMENTS = Statement("read_assignments", _ASSIGNMENTS.format(queues=_ALL_QUEUES), ("text[]", "int[]"))
+READ_LANES = Statement(
+    "read_assigned_lanes",
+    _ASSIGNMENTS.format(queues="unnest($3) AS q (queue)"),
+    ("text[]", "int[]", "text[]"),
 )
 
 
-def read_assignments(session: Session, places: Iterable[Place]) -> dict[Place, Assignment]:
+def read_assignments(
+    session: Session, places: Iterable[Place], queues: Iterable[str] | None = None
+) -> dict[Place, Assignment]:
     """Reads the state of partitions in ONE statement. Omits partitions of topics without a row.
+
+    `queues`: the queues whose lanes are read; by default, all lanes are read.
 
     Several statements could read different states, for example a watermark from before a failover and lanes
     from after the failover. Then records would be lost.
     """
     wanted = list(places)
-    rows = session.run(
-        READ_ASSIGNMENTS, text_array(topic for topic, _ in wanted), bare_array(number for _, number in wanted)
-    )
+    if not wanted:
+        return {}
+    arrays = [text_array(topic for topic, _ in wanted), bare_array(number for _, number in wanted)]
+    if queues is None:
+        rows = session.run(READ_ASSIGNMENTS, *arrays)
+    else:
+        rows = session.run(READ_LANES, *arrays, text_array(queues))
     found: dict[Place, Assignment] = {}
-    applied: dict[Place, dict[str, int]] = {}
-    for topic, partition, topic_id, entity, epoch, shards, own_epoch, watermark, queue, offset in rows:
-        place = (topic, partition)
-        lanes = applied.setdefault(place, {})
-        if queue is not None:
-            lanes[queue] = offset
-        if place not in found:
-            found[place] = Assignment(topic_id, entity, epoch, shards, own_epoch, watermark, lanes)
+    for topic, partition, topic_id, entity, epoch, shards, own_epoch, watermark, names, offsets in rows:
+        applied = dict(zip(names or (), offsets or (), strict=True))
+        found[topic, partition] = Assignment(topic_id, entity, epoch, shards, own_epoch, watermark, applied)
     return found
 
 

@@ -1,7 +1,8 @@
 """The Postgres and Redis of a simulation. Both fail at random."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -93,9 +94,15 @@ class ProgressStore:
                 pg.epoch_starts.setdefault((place, pg.epoch), 0)
         pg.registered = True
 
-    def read_progress(self, places: Iterable[Place]) -> Progress:
+    def read_progress(self, places: Iterable[Place], queues: AbstractSet[str]) -> Progress:
         self._reach()
-        return self._progress(places)
+        progress = self._progress(places)
+        return progress._replace(
+            partitions={
+                place: replace(one, applied={q: o for q, o in one.applied.items() if q in queues})
+                for place, one in progress.partitions.items()
+            }
+        )
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         self._reach()

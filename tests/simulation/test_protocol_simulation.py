@@ -54,7 +54,8 @@ class TwoTransactions(ProgressStore):
     """A mutant that reads progress and writes the watermark in two transactions."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
-        watermarks = decide(self.read_progress(places))
+        self._reach()
+        watermarks = decide(self._progress(places))
         self.simulation.meanwhile()
         self._write(watermarks)
 
@@ -85,11 +86,12 @@ class SeveralStatements(ProgressStore):
 class PolledBeforeSeekUsed(Bridge):
     """A mutant that starts a new partition and then takes records that were polled before the seek."""
 
-    def _read(self, consumer: Consumer, now: float) -> None:
+    def _read(self, consumer: Consumer, now: float) -> float:
         polled = consumer.poll(0.0)
         self._forget_changed(consumer)
         self._start(consumer, now)
         self._take(consumer, polled, now)
+        return now
 
 
 def _judge_without_prev(*, prev: int, applied_offset: int, **rest: Any) -> Judgement:

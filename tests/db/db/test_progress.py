@@ -162,12 +162,12 @@ def test_the_store_reconnects_and_raises_an_error_if_postgres_is_unavailable(ses
     with pytest.raises(psycopg2.Error):
         session.command("SELECT pg_terminate_backend(pg_backend_pid())")
     session.connection.close()
-    assert store.read_progress([PLACE]).partitions[PLACE].watermark == 10
+    assert store.read_progress([PLACE], set()).partitions[PLACE].watermark == 10
     gone = PostgresProgressStore(
         Session("postgresql+psycopg2://nobody@127.0.0.1:1/none", application_name="test"), "sluice"
     )
     with pytest.raises(ProgressStoreUnavailable):
-        gone.read_progress([PLACE])
+        gone.read_progress([PLACE], set())
 
 
 def test_an_error_while_settling_progress_writes_nothing(session: Session) -> None:

@@ -5,8 +5,8 @@ from types import MappingProxyType
 
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane, Origin
-from sluice.bridge.queue_buffer import QueueBuffer, Resend
-from sluice.bridge.queue_messages import OutgoingBatch
+from sluice.bridge.queue_buffer import QueueBuffer
+from sluice.bridge.queue_messages import OutgoingBatch, Resend
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.record_types import Record

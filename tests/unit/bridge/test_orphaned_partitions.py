@@ -153,7 +153,7 @@ class _Postgres:
     def keep_instance(self, _: int) -> bool:
         return True
 
-    def read_progress(self, _: Iterable[Place]) -> Progress:
+    def read_progress(self, _: Iterable[Place], __: Iterable[str] = ()) -> Progress:
         return Progress({}, frozenset(), frozenset())
 
     def settle_progress(self, places: Iterable[Place], decide: Any) -> None:

@@ -5,17 +5,16 @@ import itertools
 import pytest
 
 from sluice.bridge import queue_buffer
+from sluice.bridge.lanes import MAX_PAUSE_SECONDS
 from sluice.bridge.queue_buffer import (
     FULL_BYTES,
     FULL_RECORDS,
     LONG_SECONDS,
     MAX_BYTES,
     MAX_MESSAGES,
-    MAX_PAUSE_SECONDS,
     SHORT_MESSAGES,
-    STUCK_SECONDS,
-    Resend,
 )
+from sluice.bridge.queue_messages import STUCK_SECONDS, Resend
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from tests.mutants import mutated
 from tests.unit.bridge import bridging

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.lanes import HELD_SECONDS
 from sluice.bridge.publisher import Probe
-from sluice.bridge.queue_buffer import HELD_SECONDS
 from sluice.bridge.send_loop import SendLoop
 from sluice.bridge.topic_stops import TopicStopped
 from sluice.kafka_io.record_types import Flaw

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.queue_buffer import Resend
+from sluice.bridge.queue_messages import Resend
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.db.schema import OUTCOMES
 from sluice.runtime import metrics
