@@ -126,7 +126,9 @@ class PartitionStarter:
         if len(starts) < facts.partitions:
             return False
         entity = declared.entity
-        self._store.register_topic(TopicStart(topic, facts.topic_id, entity.name, entity.shards, starts))
+        self._store.register_topic(
+            TopicStart(topic, facts.topic_id, entity.name, entity.shards, starts, declared.dedup)
+        )
         log.info("topic registered", topic=topic, start=declared.start, partitions=facts.partitions)
         return True
 

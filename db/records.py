@@ -97,6 +97,15 @@ class GenerationState(StrEnum):
     """The generation was stopped, and now catches up from the log."""
 
 
+class DedupMode(StrEnum):
+    """How a repeated event of a topic is recognized."""
+
+    ID = "id"
+    POSITION = "position"
+    NATURAL = "natural"
+    """Not at all: the event changes nothing if it is applied again."""
+
+
 class PartitionProblem(NamedTuple):
     """The reason why a partition is not read. `detail` is a sentence with the failure and the remedy."""
 

@@ -158,13 +158,18 @@ class FieldNames:
     data: str = "data"
 
 
+Dedup: TypeAlias = Literal["id", "position", "natural"]
+"""How a repeated event is recognized: see Topic."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """A Kafka topic whose record keys are keys of `entity`.
 
     `dedup` sets how a repeated event is recognized. "id": by its event id. A record with a value but no id
     becomes a dead letter. "position": by topic, partition and offset. Every record then counts, even if a
-    producer sends an event twice.
+    producer sends an event twice. "natural": not at all. Handlers may then yield only Upsert, Merge and
+    Delete with a version, which change nothing if they are applied again; Sluice stores no identities.
     """
 
     name: str
@@ -172,7 +177,7 @@ class Topic:
     ignores: tuple[str, ...] = ()
     start: Literal["earliest", "latest"] = "earliest"
     on_failure: Literal["park", "skip"] = "park"
-    dedup: Literal["id", "position"] = "id"
+    dedup: Dedup = "id"
     fields: FieldNames = FieldNames()
     tombstone_type: str | None = None  # default: <entity type>.deleted
     max_bytes: int = 1_048_576  # a larger value is rejected without decoding

@@ -17,6 +17,7 @@ from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.generation_stops import GenerationBroken, stop_broken
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Tries
+from sluice.tasks.apply.topic_modes import TopicModes
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import Planned
@@ -60,6 +61,7 @@ class LetterRedriver:
         self._session = session
         self._records = LetterRecords(read_whole)
         self._registry = registry
+        self._modes = TopicModes(session, registry)
         self._queue = ""
         """The queue that was locked last."""
 
@@ -91,7 +93,7 @@ class LetterRedriver:
         return events
 
     def _decode(self, letter: Letter) -> Decoded:
-        topic = topic_of(self._registry, letter)
+        topic = self._modes.topics[topic_of(self._registry, letter).name]
         return decode(topic, letter.topic_id, letter.partition, self._records.record_of(letter))
 
     def _lock(self, entity: str, key: str) -> str:
@@ -104,6 +106,7 @@ class LetterRedriver:
             raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
         if progress.read_routing(self._session, entity) != before:
             raise Rerouted(f"{entity} was re-routed")
+        self._modes.follow_entity(entity, before[1])
         self._queue = queue
         return queue
 

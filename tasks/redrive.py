@@ -182,7 +182,7 @@ class Redriver(LetterRedriver):
         self._generation_writer.sync_redriven(snapshot, queue, list(zip(settled, was, strict=True)))
 
     def _plan(self, decoded: Decoded) -> Planned:
-        return plan_event(self._registry, self._registry.topics[decoded.topic], decoded)
+        return plan_event(self._registry, self._modes.topics[decoded.topic], decoded)
 
     def _note(self, letter: Letter, settled: EventResult, redriven: Redriven) -> None:
         assert settled.outcome is not None
@@ -209,8 +209,9 @@ class Redriver(LetterRedriver):
             assert one.outcome is not None
             place = (letter.topic_id, letter.partition, letter.offset)
             changed.append((letter.identity, one.outcome, *place))
-            # The record could not be decoded before. Now it has the identity of its event.
-            if one.planned.decoded.identity != letter.identity and not one.known:
+            # The record could not be decoded before, or it had no identity. Now it has that of its event.
+            decoded = one.planned.decoded
+            if decoded.identity != letter.identity and not (one.known or decoded.is_natural):
                 new.append(processed_row(one, one.outcome))
         identities.update_outcomes(self._session, changed)
         identities.insert_identities(self._session, new)

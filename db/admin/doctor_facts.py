@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sluice.db.admin.totals import read_positions, read_queues, read_topic_ids
 from sluice.db.connection import Session, Statement
+from sluice.db.delivery.dedup_modes import read_all_modes
 from sluice.db.delivery.progress import ONE_SNAPSHOT
 from sluice.db.delivery.switches import read_paused_topics
 
@@ -34,6 +35,8 @@ class Registered:
     """Topic → number of partitions with a watermark."""
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     """Topic → the reason why an operator paused it."""
+    dedup: Mapping[str, str | None] = field(default_factory=dict)
+    """Topic → its stored mode."""
 
 
 class EventsWithoutId(NamedTuple):
@@ -132,6 +135,7 @@ def read_registered(session: Session) -> Registered:
             topic_ids=read_topic_ids(session),
             partitions=partitions,
             paused_topics=read_paused_topics(session),
+            dedup=read_all_modes(session),
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.delivery.dedup_modes import restart_modes
 from sluice.db.values import bare_array, text_array
 
 # Long, because each of several batches may hold the lock of its queue for some seconds.
@@ -151,6 +152,7 @@ def restart_topic(
     session.run(
         INSERT_WATERMARKS, topic, epoch, bare_array(numbers), bare_array(watermarks[n] for n in numbers)
     )
+    restart_modes(session, topic)
 
 
 class Unsettled(NamedTuple):

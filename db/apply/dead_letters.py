@@ -76,6 +76,45 @@ def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequenc
         session.run(INSERT_DEAD_LETTERS, queue, entity, *letter_arrays(rows))
 
 
+class LetterPlace(NamedTuple):
+    """The place of a record that has a letter, and what became of the record."""
+
+    topic_id: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    outcome: str
+    state: str
+
+
+# Each array holds few different values, except the offsets, so the index is read once per offset. A join
+# would hash the whole table.
+LOAD_LETTER_PLACES = Statement(
+    "load_letter_places",
+    """
+    SELECT topic_id, partition, "offset", timestamp_ms, outcome, state FROM sluice.dead_letters
+    WHERE topic_id = ANY ($1) AND partition = ANY ($2) AND "offset" = ANY ($3)
+    """,
+    ("text[]", "int[]", "bigint[]"),
+)
+
+
+def load_letter_places(
+    session: Session, places: Collection[tuple[str, int, int]]
+) -> dict[tuple[str, int, int], LetterPlace]:
+    """Returns place → letter, for the records at these places that have a letter in any state.
+
+    Each place is (topic id, partition, offset). If an accepted log has another record at a place, its time
+    differs.
+    """
+    if not places:
+        return {}
+    topic_ids, partitions, offsets = (sorted(set(column)) for column in zip(*places, strict=True))
+    rows = session.run(LOAD_LETTER_PLACES, text_array(topic_ids), bare_array(partitions), bare_array(offsets))
+    found = (LetterPlace(*row) for row in rows)
+    return {one[:3]: one for one in found if one[:3] in places}
+
+
 class Letter(NamedTuple):
     """One record that was not applied, as read from Kafka. `headers` is a JSON text with values in hex.
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
+from sluice.db.delivery.dedup_modes import insert_first_starts
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
@@ -44,6 +45,7 @@ class TopicStart:
     shards: int
     starts: Mapping[int, int]
     """Partition → the offset of the first record that is read."""
+    dedup: str = "id"
 
 
 # One row per partition, with its lanes as arrays. A row per lane costs several times as much at both ends.
@@ -215,8 +217,11 @@ INSERT_QUEUES = Statement(
 )
 INSERT_TOPIC = Statement(
     "insert_topic",
-    "INSERT INTO sluice.topics (topic, topic_id, entity) VALUES ($1, $2, $3) ON CONFLICT (topic) DO NOTHING",
-    ("text", "text", "text"),
+    """
+    INSERT INTO sluice.topics (topic, topic_id, entity, dedup) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (topic) DO NOTHING
+    """,
+    ("text", "text", "text", "text"),
 )
 INSERT_PARTITIONS = Statement(
     "insert_partitions",
@@ -246,13 +251,14 @@ def register_entity(session: Session, entity: str, shards: int) -> int:
 def register_topic(session: Session, start: TopicStart) -> None:
     """Inserts missing rows of a topic, its entity type, queues and partitions. Existing rows are kept.
 
-    `starts` are used only if the topic has no row yet. A partition that is added later starts at offset 0, so
-    that no record is skipped. If several bridges call this at the same time, the values of the first bridge
-    are stored.
+    `starts` and `dedup` are used only if the topic has no row yet. A partition that is added later starts at
+    offset 0, so that no record is skipped. If several bridges call this at the same time, the values of the
+    first bridge are stored.
     """
     with session.transaction():
         _register_entity(session, start.entity, start.shards)
-        first_seen = session.count(INSERT_TOPIC, start.topic, start.topic_id, start.entity) == 1
+        new = (start.topic, start.topic_id, start.entity, start.dedup)
+        first_seen = session.count(INSERT_TOPIC, *new) == 1
         numbers: Sequence[int] = sorted(start.starts)
         session.run(
             INSERT_PARTITIONS,
@@ -260,6 +266,7 @@ def register_topic(session: Session, start: TopicStart) -> None:
             bare_array(numbers),
             bare_array(start.starts[number] if first_seen else 0 for number in numbers),
         )
+        insert_first_starts(session, start.topic)
 
 
 def _register_entity(session: Session, entity: str, shards: int) -> int:

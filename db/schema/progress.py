@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import quoted_name
 
-from sluice.db.records import Outcome, ProblemKind
+from sluice.db.records import DedupMode, Outcome, ProblemKind
 from sluice.db.schema.declarations import (
     OUTCOMES,
     SCHEMA,
@@ -44,6 +44,23 @@ topics = Table(
     Column("topic", Text, primary_key=True),
     Column("topic_id", Text, nullable=False),
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
+    # NULL for a topic that an earlier version registered: the declared mode counts, except "natural".
+    Column("dedup", Text),
+    one_of("dedup", DedupMode),
+)
+
+# The mode of the records from an offset on, up to the next start. Records below the first start have
+# identities.
+dedup_starts = Table(
+    "dedup_starts",
+    metadata,
+    Column("topic", Text, ForeignKey(topics.c.topic), nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("dedup", Text, nullable=False),
+    PrimaryKeyConstraint("topic_id", "partition", "first_offset"),
+    one_of("dedup", DedupMode),
 )
 
 # For workers, which read the topics of one entity type with every batch.

@@ -13,12 +13,14 @@ from sluice.db.admin.doctor_facts import read_user_columns
 from sluice.db.admin.stored_tables import read_misplaced, read_stored_tables
 from sluice.db.admin.totals import read_positions
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import read_all_modes
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
 from sluice.db.tables import TableRefused, is_projection
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.service_urls import StackUrls
+from sluice.tasks.apply.topic_modes import differences
 from sluice.tasks.fold.registry import FIRST_REVISION, Registry
 from sluice.tasks.installation.opening import require_installation
 
@@ -36,6 +38,8 @@ class Initialised:
     topics: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
     """Entity type → the shard count in Postgres, which is used."""
+    dedup: list[str] = field(default_factory=list)
+    """Sentences on topics whose declared `dedup` differs from Postgres."""
     projections: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     """How the users' tables in Postgres differ from their declarations."""
@@ -74,6 +78,7 @@ def initialise(
     try:
         for entity in registry.entities.values():
             made.shards[entity.name] = register_entity(session, entity.name, entity.shards)
+        made.dedup = differences(registry.topics.values(), read_all_modes(session))
         made.has_events = any(mark > 0 for mark in read_positions(session).values())
         made.findings = _compare_tables(session, registry)
     finally:

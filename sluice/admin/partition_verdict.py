@@ -45,6 +45,13 @@ class PartitionVerdict:
     said: str
 
 
+_COUNTED_AGAIN = {
+    False: "an accept or a forced reshard let outcomes be counted again",
+    True: "an accept or a forced reshard let records be read and counted again, because the topic has"
+    ' dedup="natural" and so no identities',
+}
+
+
 def has_outcome(totals: PartitionTotals, offset: int, key: bytes | None) -> bool:
     """Returns True if a record has an outcome: it is below the watermark, or not above the applied
     offset of its lane.
@@ -68,12 +75,14 @@ def judge_partition(
     *,
     from_the_end: bool,
     rerouted: bool,
+    natural: bool = False,
 ) -> PartitionVerdict:
     """Compares the outcomes in Postgres with the records in the log.
 
     `from_the_end`: bridges began to read at the topic's end, so earlier records have no outcome.
     `rerouted`: `sluice accept` or a forced `sluice reshard` was run, so repeats may be counted
-    again, and the counters include the outcomes of a former log.
+    again, and the counters include the outcomes of a former log. `natural`: the topic has
+    dedup="natural", so every record that was read again is counted again.
     """
     if log is None:
         found, said = Verdict.UNCOUNTABLE, "Kafka has no such partition"
@@ -84,7 +93,7 @@ def judge_partition(
     fewer = [
         *([f"records below {log.start} are deleted"] if log.start > 0 else []),
         *(["the topic is compacted"] if log.compacted else []),
-        *(["an accept or a forced reshard let outcomes be counted again"] if rerouted else []),
+        *([_COUNTED_AGAIN[natural]] if rerouted else []),
         *(["a re-routing lets records with an outcome be read again"] if totals.read_again else []),
     ]
     more = ["reading began at the topic's end"] if from_the_end else []

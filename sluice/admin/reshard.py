@@ -167,6 +167,18 @@ def reshard(
         return until_possible(attempt, patience_seconds, waiting=waiting)
 
 
+def refuse_synced(session: Session) -> None:
+    """Raises OperationRefused if a generation is kept in sync: its lanes would end with the epoch."""
+    synced = read_projection_snapshot(session).synced
+    if synced:
+        names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
+        first = synced[0].projection
+        raise OperationRefused(
+            f"{names} is kept in sync with live, by lanes that end with a re-routing: first run"
+            f' `sluice rebuild drop {first} --reason "…"` (or cancel), or `resume` it if it is stopped'
+        )
+
+
 def reshard_entity(
     session: Session, entity: str, shards: int, decision: Decision, *, force: bool
 ) -> Resharded | Unsettled:
@@ -177,14 +189,7 @@ def reshard_entity(
     """
     with refused_if_queues_are_held(entity), session.transaction():
         before = require_other_shards(entity, lock_routing(session, entity), shards)
-        synced = read_projection_snapshot(session).synced
-        if synced:
-            names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
-            first = synced[0].projection
-            raise OperationRefused(
-                f"{names} is kept in sync with live, by lanes that end with a re-routing: first run"
-                f' `sluice rebuild drop {first} --reason "…"` (or cancel), or `resume` it if it is stopped'
-            )
+        refuse_synced(session)
         # Checked again under the locks, because a batch may have been committed after the wait.
         unsettled = read_unsettled(session, entity)
         if not force and not is_settled(unsettled):

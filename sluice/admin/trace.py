@@ -11,9 +11,10 @@ from sluice.db.admin import tracing
 from sluice.db.admin.tracing import TracedCall, TracedEvent, TracedLetter
 from sluice.db.apply.rows import RowStatements, read_version
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import read_all_modes, read_starts
 from sluice.db.delivery.progress import read_assignments, read_routing
 from sluice.db.delivery.skipped_records import read_skipped_ranges
-from sluice.db.records import Outcome
+from sluice.db.records import LetterState, Outcome
 from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import RecordUnreadable
@@ -21,6 +22,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.apply.erasures import Erasures
+from sluice.tasks.apply.topic_modes import effective_mode, topic_at
 from sluice.tasks.events.decode import Decoded, decode, former_identity
 from sluice.tasks.events.identity import event_identity, record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
@@ -45,7 +47,10 @@ class Trace:
     queue: str | None
     """None for an erased entity, because its key is not shown."""
     outcome: str | None
-    """The outcome of the record that was applied under the identity; None if not known."""
+    """The outcome of the record that was applied under the identity; None if not known.
+
+    For a topic with dedup="natural", only the outcome of a record that was not applied is known.
+    """
     processed_at: str | None
     repeats: str | None
     """The earlier record that this record repeats, or conflicts with."""
@@ -80,6 +85,11 @@ def find_place(
     if the identity is not known.
     """
     topic = _declared(registry, name)
+    if effective_mode(topic.dedup, read_all_modes(session).get(name)) == "natural":
+        raise OperationRefused(
+            f'topic {name} has dedup="natural", so Postgres has no outcomes of its events by their ids: pass'
+            " the record as TOPIC:PARTITION:OFFSET"
+        )
     known = tracing.read_traced(session, event_identity(name, source, key.encode(), event_id))
     if known is None and topic.dedup == "position":
         raise OperationRefused(
@@ -131,9 +141,10 @@ def trace(
     session: Session, registry: Registry, topic: Topic, topic_id: str, partition: int, record: Record
 ) -> Trace:
     """Returns the trace of a record. Only reads."""
+    topic = topic_at(topic, read_starts(session, topic_id, partition), record.offset)
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
-    known = _read_known(session, topic, decoded)
+    known = None if decoded.is_natural else _read_known(session, topic, decoded)
     if _is_erased(session, topic, decoded, known):
         return _erased(topic, decoded, known)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
@@ -155,6 +166,8 @@ def trace(
         None if error is None else str(error),
     )
     found.letter = tracing.read_traced_letter(session, topic_id, partition, record.offset)
+    if decoded.is_natural and found.letter is not None and found.letter.state != LetterState.DONE:
+        found.outcome = found.letter.outcome
     if error is None:
         _follow(session, planned, found)
     return found

@@ -21,6 +21,7 @@ from sluice.db.admin.outbox_admin import read_waiting
 from sluice.db.admin.projection_letters import count_open
 from sluice.db.admin.totals import PartitionTotals, read_call_states, read_partition_totals
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import read_all_modes
 from sluice.db.delivery.skipped_records import read_skipped_ranges
 from sluice.db.projections.generations import read_projection_snapshot
 from sluice.kafka_io.log_reader import LogReader
@@ -60,9 +61,15 @@ def verify(
     rerouted = {place[0] for place, of in totals.items() if _was_rerouted(session, place[0], of.entity)}
     logs = _read_logs(bootstrap_servers, totals, read_skipped_ranges(session), max_record_bytes, counted)
     latest = {topic.name for topic in registry.topics.values() if topic.start == "latest"}
+    natural = {topic for topic, mode in read_all_modes(session).items() if mode == "natural"}
     partitions = [
         judge_partition(
-            *place, of, logs.get(place), from_the_end=place[0] in latest, rerouted=place[0] in rerouted
+            *place,
+            of,
+            logs.get(place),
+            from_the_end=place[0] in latest,
+            rerouted=place[0] in rerouted,
+            natural=place[0] in natural,
         )
         for place, of in totals.items()
     ]

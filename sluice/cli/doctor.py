@@ -82,13 +82,16 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
             f" min.insync.replicas {insync}, cleanup.policy {topic.cleanup_policy or UNKNOWN}"
         )
     for one in _without_id(facts):
-        known = "positions" if one.topic in facts.declared.by_position else "ids"
+        known = _KNOWN[facts.declared.dedup.get(one.topic, "id")]
         lines.append(
             f"topic {one.topic}: {counted(one.events, 'event')} without id so far; Sluice identifies the"
             f" events of this topic by their {known}"
         )
     is_green = all(finding.severity is Severity.NOTE for finding in findings)
     return [*lines, "no problem found"] if is_green else lines
+
+
+_KNOWN = {"id": "ids", "position": "positions", "natural": "versions"}
 
 
 def _without_id(facts: Facts) -> Sequence[EventsWithoutId]:

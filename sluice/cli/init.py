@@ -192,4 +192,5 @@ def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
             for name, shards in made.shards.items()
             if declared[name] != shards
         ),
+        *made.dedup,
     ]

@@ -42,6 +42,7 @@ COMMANDS = {
     "accept": "sluice.cli.reroute:accept",
     "skip": "sluice.cli.skip:skip",
     "reshard": "sluice.cli.reroute:reshard",
+    "dedup": "sluice.cli.dedup:dedup",
     "erase": "sluice.cli.erase:erase",
     "verify": "sluice.cli.verify:verify",
     "trace": "sluice.cli.trace:trace",

@@ -171,8 +171,9 @@ class AnyWorld(ABC):
     def redeliver(self) -> None:
         """Sends every event again, in the order of sending.
 
-        An event with an id is sent as a new record, like a repeat by a producer. An event without
-        an id is delivered from the same offset, like a repeat by a broker. Neither may change the result.
+        An event with an id, or of a topic with dedup="natural", is sent as a new record, like a repeat by
+        a producer. Another event is delivered from the same offset, like a repeat by a broker. Neither may
+        change the result.
         """
         self.script.append("redeliver()")
         for name, record in list(self._sent):
@@ -184,7 +185,8 @@ class AnyWorld(ABC):
 
     def _repeat(self, topic: str, record: Record) -> None:
         decoded = decode(self._registry.topics[topic], topic_id(topic), PARTITION, record)
-        if decoded.identity == record_identity(decoded.topic_id, PARTITION, record.offset):
+        is_of_place = decoded.identity == record_identity(decoded.topic_id, PARTITION, record.offset)
+        if is_of_place and not decoded.is_natural:
             self._take(topic, record)
         else:
             self._take(topic, record._replace(offset=self._draw_offset(topic)))

@@ -31,7 +31,7 @@ class Incoming:
 
     def with_id(self, id: str, topic: Topic) -> "Incoming":
         """Returns the event. If it needs an id and has none, the returned event has this id."""
-        if self.id is not None or self.type is None or topic.dedup == "position":
+        if self.id is not None or self.type is None or topic.dedup != "id":
             return self
         return replace(self, id=id)
 

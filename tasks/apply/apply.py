@@ -33,6 +33,7 @@ from sluice.tasks.apply.set_aside import set_aside
 from sluice.tasks.apply.set_aside_rules import RetryLimits
 from sluice.tasks.apply.settler import Settler
 from sluice.tasks.apply.suspects import passed
+from sluice.tasks.apply.topic_modes import TopicModes
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.registry import Registry
@@ -84,6 +85,7 @@ class Applier:
         self._retrier = Retrier(session, registry, limits)
         self._failures = FailureCounts(session)
         self._generation_writer = GenerationWriter(session, registry)
+        self._modes = TopicModes(session, registry)
         self._deaths = DeathLog()
         self._recent = RecentLanes()
         self._pace = LogPace()
@@ -95,7 +97,7 @@ class Applier:
         it gave up or halted the queue before it applied an event. The bridge then sends the batch again.
         Raises only if Sluice has a bug, so the caller may always acknowledge the message.
         """
-        message = MessageEvents(self._registry, slices)
+        message = MessageEvents(self._registry, slices, topics=self._modes.topics)
         total = self._apply_chunks(queue, message)
         retried = self._retrier.run(queue) if message.retry_is_due else Retried()
         if total is None:
@@ -124,6 +126,7 @@ class Applier:
         def attempt() -> Applied:
             nonlocal chunk
             if chunk is None:
+                self._modes.follow(message.epochs)
                 # Without the lock, only to avoid decoding records that were applied before.
                 lanes = self._recent.get(queue)
                 if lanes is None or not message.follows(lanes):

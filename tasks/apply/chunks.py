@@ -10,6 +10,7 @@ from sluice.db.apply.guard import Lanes, QueueFailures
 from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import EventPlace, Place
+from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.guard import first_unapplied
 from sluice.tasks.apply.suspects import find_fault
@@ -68,15 +69,26 @@ class MessageEvents:
     """The slices of a message and their events. Each record is decoded and planned one time."""
 
     def __init__(
-        self, registry: Registry, slices: Sequence[Slice], clock: Callable[[], float] = time.monotonic
+        self,
+        registry: Registry,
+        slices: Sequence[Slice],
+        clock: Callable[[], float] = time.monotonic,
+        topics: Mapping[str, Topic] | None = None,
     ) -> None:
+        """`topics`: the declared topics with their stored modes; None: as declared."""
         self._registry = registry
+        self._topics = registry.topics if topics is None else topics
         self._slices = list(slices)
         self._planned: dict[RecordPlace, Planned] = {}
         self.retry_is_due = False
         """True if an event of the queue was due for a retry when its lanes were read."""
         self._deaths: Mapping[EventPlace, HandlerDeaths] = {}
         self._clock = clock
+
+    @property
+    def epochs(self) -> set[tuple[str, int]]:
+        """Returns the topics of the slices, with their epochs."""
+        return {(piece.topic, piece.epoch) for piece in self._slices}
 
     def follows(self, lanes: Lanes) -> bool:
         """Returns True if each slice is next in line, so that none of its records is skipped unread."""
@@ -143,7 +155,7 @@ class MessageEvents:
         place = (piece.topic, piece.partition, record.offset)
         planned = self._planned.get(place)
         if planned is None:
-            topic = self._registry.topics[piece.topic]
+            topic = self._topics[piece.topic]
             decoded = decode(topic, piece.topic_id, piece.partition, record)
             fault = self._find_fault(piece, record) if self._deaths else None
             if fault is None:

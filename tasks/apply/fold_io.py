@@ -89,9 +89,9 @@ class FoldIO:
         memory = FoldState(
             self._rows.load_row, self._load_effect, left=self._snapshot.left, faults=self._faults
         )
-        wanted = list({planned.decoded.identity for planned in events})
+        wanted = list({planned.decoded.identity for planned in events if not planned.decoded.is_natural})
         own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
-        for identity, *where, is_old in identities.load_identities(self._session, wanted):
+        for identity, *where, is_old in identities.load_identities(self._session, wanted) if wanted else ():
             if identity in self._noted:
                 continue
             known = FirstSeen(*where)
@@ -102,6 +102,7 @@ class FoldIO:
                     self._renewed.append(identity)
         keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
         if not self._redriving:
+            memory.identities |= load_known_places(self._session, events)
             memory.parked = dead_letters.load_parked(self._session, self._entity, keys)
             if self._erasures.may_have(self._entity):
                 memory.erased = self._find_erased(events, memory)
@@ -151,7 +152,9 @@ class FoldIO:
         self._write_letters(queue, [s for s in folded.settled if s.error is not None])
         reasons = [(key, printable(reason)[:MAX_ERROR_CHARACTERS]) for key, reason in folded.parked]
         dead_letters.park_entities(self._session, self._entity, queue, reasons)
-        new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
+        new = [
+            processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and s.gets_identity
+        ]
         if self._noted:
             changed = [row for row in new if self._noted.get(row.identity, row.outcome) != row.outcome]
             identities.update_outcomes(
@@ -190,6 +193,21 @@ class FoldIO:
         stand_ins = self._erasures.stand_ins(keys)
         found = outgoing.load_effects(self._session, sorted([*keys, *stand_ins]))
         return {stand_ins.get(key, key): fingerprint for key, fingerprint in found.items()}
+
+
+def load_known_places(session: Session, events: Sequence[Planned]) -> dict[UUID, FirstSeen]:
+    """Returns those events of natural topics that have letters, by the identities of their places.
+
+    No identity shows that such an event was read before. If its record is read again after a forced
+    re-routing, the letter shows that an operator dropped the event.
+    """
+    natural = {place_of(one.decoded): one.decoded for one in events if one.decoded.is_natural}
+    found = dead_letters.load_letter_places(session, natural.keys())
+    return {
+        one.identity: FirstSeen(one.data_hash, *place)
+        for place, letter in found.items()
+        if (one := natural[place]).record.timestamp_ms == letter.timestamp_ms
+    }
 
 
 def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:

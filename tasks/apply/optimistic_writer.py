@@ -24,7 +24,7 @@ from sluice.runtime.settings import read_source
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.erasures import Erasures
-from sluice.tasks.apply.fold_io import FoldIO, processed_row
+from sluice.tasks.apply.fold_io import FoldIO, load_known_places, processed_row
 from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, needs_rows
 from sluice.tasks.fold.assumed_writes import writes_by_table
 from sluice.tasks.fold.fold import fold
@@ -107,6 +107,9 @@ class OptimisticWriter:
     def _exact_from_the_start(self, events: Sequence[Planned]) -> set[int]:
         left = self._snapshot.left
         found = {number for number, planned in enumerate(events) if needs_rows(planned, left)}
+        known = load_known_places(self._session, events)
+        if known:
+            found |= {number for number, one in enumerate(events) if one.decoded.identity in known}
         if self._has_parked or self._erasures.may_have(self._entity):
             keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
             apart = set(self._erasures.erased_keys(self._entity, keys))
@@ -120,7 +123,7 @@ class OptimisticWriter:
         rows = [
             processed_row(one.result, one.result.outcome)
             for one in folded.events.values()
-            if one.result.outcome is not None and not one.result.known
+            if one.result.outcome is not None and one.result.gets_identity
         ]
         known = identities.note_new_identities(self._session, rows)
         if known:

@@ -58,6 +58,8 @@ class Decoded(msgspec.Struct, frozen=True):
     event_id: str | None
     type: str | None
     source: str | None
+    is_natural: bool = False
+    """True if the topic has dedup="natural": no identity is stored, and `identity` is that of the place."""
 
     @property
     def lacks_id(self) -> bool:
@@ -75,7 +77,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
     except DecodeError as error:
         return _undecodable(topic, topic_id, partition, record, error)
     key = read_key(record.key)
-    if id_ is None or topic.dedup == "position":
+    if id_ is None or topic.dedup != "id":
         identity = record_identity(topic_id, partition, record.offset)
     else:
         identity = event_identity(topic.name, source, record.key, id_)
@@ -83,15 +85,30 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
     headers = _other_headers(record.headers) if record.headers else ()
     event = Event(id_, type_, key, version, time, data, topic.name, partition, record.offset, headers)
     return Decoded(
-        record, topic.name, topic_id, partition, key, identity, content, event, None, id_, type_, source
+        record,
+        topic.name,
+        topic_id,
+        partition,
+        key,
+        identity,
+        content,
+        event,
+        None,
+        id_,
+        type_,
+        source,
+        topic.dedup == "natural",
     )
 
 
 def former_identity(topic: Topic, decoded: Decoded) -> UUID | None:
-    """Returns the identity of the event under the other value of `dedup`. None if the event has no id."""
+    """Returns the identity of the event under the other value of `dedup` ("id" or a place).
+
+    None if the event has no id.
+    """
     if decoded.event is None or decoded.event_id is None:
         return None
-    if topic.dedup == "position":
+    if topic.dedup != "id":
         return event_identity(topic.name, decoded.source, decoded.record.key, decoded.event_id)
     return record_identity(decoded.topic_id, decoded.partition, decoded.record.offset)
 
@@ -111,13 +128,13 @@ def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelop
 
 def _read_id(topic: Topic, name: str, value: object) -> str | None:
     """Returns the event id, None if it is missing, null or empty. No checks if `dedup` ignores ids."""
-    if topic.dedup == "position":
+    if topic.dedup != "id":
         return readable_text(value)
     return None if value == "" else optional_text(name, value)
 
 
 def _read_header_id(topic: Topic, attributes: Attributes) -> str | None:
-    read = _peek_header if topic.dedup == "position" else _header_text
+    read = _header_text if topic.dedup == "id" else _peek_header
     return _read_id(topic, "ce_id", read(attributes, "ce_id"))
 
 
@@ -234,6 +251,7 @@ def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, er
         readable_text(id_),
         readable_text(type_),
         readable_text(source, MAX_SOURCE_CHARACTERS),
+        topic.dedup == "natural",
     )
 
 

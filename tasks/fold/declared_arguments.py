@@ -89,8 +89,9 @@ _TOPIC: Sequence[Rule] = (
     ("on_failure", _is_one_of("park", "skip"), '"park" or "skip"'),
     (
         "dedup",
-        _is_one_of("id", "position"),
-        '"id" (repeats have the same id) or "position" (every record counts)',
+        _is_one_of("id", "position", "natural"),
+        '"id" (repeats have the same id), "position" (every record counts) or "natural" (repeats change'
+        " nothing, because of their versions)",
     ),
     ("fields", _is(FieldNames), 'a FieldNames, as in FieldNames(event_id="id")'),
     ("tombstone_type", _optional(_is(str)), "a text or None"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import cast
 
 from sluice.db.records import Outcome
+from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.decision import WORST_FIRST, Decision, Died
 from sluice.tasks.fold.fold_state import (
@@ -33,32 +34,41 @@ def fold(
         if is_over is not None and folded.settled and is_over():
             break
         try:
-            folded.settled.append(_settle(planned, memory, folded))
+            settled = _settle(planned, memory, folded)
+            folded.settled.append(settled)
         except Died as died:
-            folded.bury(planned, died.fault, memory)
+            settled = folded.bury(planned, died.fault, memory)
         except LoadFailed as failed:
             # Callers judge the original error of the database, with its own cause.
             raise failed.cause from failed.cause.__cause__
+        decoded = planned.decoded
+        if decoded.is_natural and settled.error is not None:
+            memory.identities[decoded.identity] = _first_seen(decoded)
     return folded
+
+
+def _first_seen(decoded: Decoded) -> FirstSeen:
+    return FirstSeen(decoded.data_hash, decoded.topic_id, decoded.partition, decoded.record.offset)
 
 
 def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventResult:
     decoded = planned.decoded
-    record = decoded.record
-    here = FirstSeen(decoded.data_hash, decoded.topic_id, decoded.partition, record.offset)
+    here = _first_seen(decoded)
     known = memory.identities.get(decoded.identity)
     if known == here:
         return EventResult(planned, None, first=known)
     if memory.erased and here[1:] in memory.erased:
         # Checked before any step that would store the record, such as a conflict or a letter.
-        memory.identities.setdefault(decoded.identity, here)
+        if not decoded.is_natural:
+            memory.identities.setdefault(decoded.identity, here)
         return EventResult(planned, Outcome.ERASED, first=known)
     if known is not None and known.data_hash == here.data_hash:
         return EventResult(planned, Outcome.DUPLICATE, first=known)
     if known is not None:
         text = f"event id seen before at {known.partition}:{known.offset} with another type, version or data"
         return EventResult(planned, Outcome.CONFLICT, EventFault.of(Conflict(text)), first=known)
-    memory.identities[decoded.identity] = here
+    if not decoded.is_natural:
+        memory.identities[decoded.identity] = here
     if planned.ignored:
         return EventResult(planned, Outcome.IGNORED)
     if decoded.entity_key in memory.parked:

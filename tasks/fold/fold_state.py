@@ -88,8 +88,13 @@ class EventResult:
 
     @property
     def known(self) -> bool:
-        """Returns True if the event's identity already has a row. No row is then written."""
+        """Returns True if the event's identity, or for a natural topic its place, is already stored."""
         return self.first is not None
+
+    @property
+    def gets_identity(self) -> bool:
+        """Returns True if the event's identity is new and is stored. A natural topic has no identities."""
+        return self.first is None and not self.planned.decoded.is_natural
 
 
 @dataclass(slots=True)
@@ -104,6 +109,7 @@ class FoldState:
     """For tests: receives each write that ends its handler because it changes nothing, with its number."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
+    """For topics with dedup="natural": only the places of records that have letters."""
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
     """Keys of parked entities of the entity type that is folded."""

@@ -14,6 +14,7 @@ from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.payload import own_data
 from sluice.tasks.fold.checked_effects import checked_effect
 from sluice.tasks.fold.handler_faults import yield_frames
+from sluice.tasks.fold.natural import natural_problem
 from sluice.tasks.fold.registry import AnyEntry
 from sluice.tasks.fold.shown_path import shown_path
 
@@ -62,9 +63,13 @@ class HandlerSteps:
     assignments are allowed.
     """
 
-    __slots__ = ("_entry", "_event", "_steps", "_watch")
+    __slots__ = ("_entry", "_event", "_is_natural", "_steps", "_watch")
 
-    def __init__(self, entry: AnyEntry, event: Event[Any], watch: HandlerWatch) -> None:
+    def __init__(
+        self, entry: AnyEntry, event: Event[Any], watch: HandlerWatch, *, is_natural: bool = False
+    ) -> None:
+        """`is_natural`: the event is of a topic with dedup="natural", which refuses most effects."""
+        self._is_natural = is_natural
         self._entry = entry
         self._event = event
         self._steps: Any = None
@@ -94,6 +99,8 @@ class HandlerSteps:
                     raise watch.too_many_effects()
                 try:
                     checked = checked_effect(entry, event, effect)
+                    if self._is_natural and (problem := natural_problem(checked, event.topic)):
+                        raise EffectRefused(problem)
                 except EffectRefused as error:
                     refused = error
                     break

@@ -115,7 +115,7 @@ def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Pl
             # Each part has the whole time limit, so that no projection uses up the time of others.
             watch = begin_run(decoded)
             try:
-                runs += [_first_run(entry, event, watch) for entry in part]
+                runs += [_first_run(entry, event, watch, decoded.is_natural) for entry in part]
             finally:
                 watch.end()
         return Planned(decoded, runs)
@@ -171,10 +171,10 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
                 yield run, ordinal, effect
 
 
-def _first_run(entry: AnyEntry, event: Event[Any], watch: HandlerWatch) -> HandlerRun:
+def _first_run(entry: AnyEntry, event: Event[Any], watch: HandlerWatch, is_natural: bool) -> HandlerRun:
     run = HandlerRun(entry, event, [])
     # Does not use the generator `iter_effects`, because the handlers take most of an event's time.
-    steps = HandlerSteps(entry, event, watch)
+    steps = HandlerSteps(entry, event, watch, is_natural=is_natural)
     try:
         steps.collect(run.effects)
         if run.effects and type(run.effects[-1]) is Read:

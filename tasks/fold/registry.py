@@ -22,6 +22,7 @@ from sluice.tasks.fold.handler_modules import import_modules
 from sluice.tasks.fold.handler_signature import HandlersRefused as HandlersRefused
 from sluice.tasks.fold.handler_signature import data_type_of, event_types, topic_names
 from sluice.tasks.fold.known_tables import find_tables, tables_by_name
+from sluice.tasks.fold.natural import refuse_unnatural
 from sluice.tasks.fold.topic_names import topic_name_flaw
 from sluice.tasks.fold.unyielded import refuse_unyielded
 from sluice.tasks.fold.versionless import topics_of_projections, versionless_flaw
@@ -137,6 +138,7 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     registry.projection_topics.update(topics_of_projections(projecting, registry.topics))
     if (flaw := versionless_flaw(projecting)) is not None:
         raise HandlersRefused(flaw)
+    refuse_unnatural(every, registry.topics)
     _add_tables(registry, modules)
     return registry
 

@@ -4,9 +4,9 @@ import ast
 import builtins
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sluice.tasks.api import Delete, Merge, Upsert
 
@@ -15,7 +15,22 @@ if TYPE_CHECKING:
 
 _VERSION_AT = {Upsert: 3, Merge: 3, Delete: 2}
 """Position of the version among the arguments, if it is not passed by name."""
-_UNKNOWN = object()
+UNKNOWN = object()
+"""The value of an expression that the source does not show."""
+
+
+class NamedCall(NamedTuple):
+    """A call in the source of a handler, or of a function that the handler names."""
+
+    node: ast.Call
+    names: Mapping[str, Any]
+    place: str
+    """File and line."""
+
+    @property
+    def made(self) -> Any:
+        """Returns what is called; UNKNOWN if the source does not show it."""
+        return _value(self.node.func, self.names)
 
 
 def topics_of_projections(
@@ -52,6 +67,13 @@ def find_versionless(handler: Callable[..., Any]) -> str | None:
 
     Returns None if every write has a version. Computed versions are checked when the write is yielded.
     """
+    versionless = (call for call in named_calls(handler) if _is_versionless(call))
+    found = next(versionless, None)
+    return None if found is None else found.place
+
+
+def named_calls(handler: Callable[..., Any]) -> Iterator[NamedCall]:
+    """Yields the calls in the source of a handler, and of the functions that it names."""
     seen: set[int] = set()
     left: list[Any] = [inspect.unwrap(handler)]
     while left:
@@ -61,12 +83,18 @@ def find_versionless(handler: Callable[..., Any]) -> str | None:
         seen.add(id(function))
         names = _names(function)
         for node in _nodes(function):
-            if isinstance(node, ast.Call) and _is_versionless(node, names):
+            if isinstance(node, ast.Call):
                 line = function.__code__.co_firstlineno + node.lineno - 1
-                return f"{function.__code__.co_filename}:{line}"
+                yield NamedCall(node, names, f"{function.__code__.co_filename}:{line}")
             if isinstance(node, ast.Name | ast.Attribute):
                 left.append(_value(node, names))
-    return None
+
+
+def argument(call: ast.Call, names: Mapping[str, Any], name: str, number: int) -> Any:
+    """Returns an argument that is given by name or by number; UNKNOWN if the source does not show it."""
+    given = [keyword.value for keyword in call.keywords if keyword.arg == name]
+    given = given or call.args[number : number + 1]
+    return _value(given[0], names) if given else UNKNOWN
 
 
 def _names(function: FunctionType) -> dict[str, Any]:
@@ -81,28 +109,24 @@ def _nodes(function: FunctionType) -> Iterator[ast.AST]:
         return
 
 
-def _is_versionless(call: ast.Call, names: dict[str, Any]) -> bool:
-    place = _VERSION_AT.get(_value(call.func, names))
-    if place is None:
-        return False
-    named = [keyword.value for keyword in call.keywords if keyword.arg == "version"]
-    given = named or call.args[place : place + 1]
-    return bool(given) and _value(given[0], names) is None
+def _is_versionless(call: NamedCall) -> bool:
+    place = _VERSION_AT.get(call.made)
+    return place is not None and argument(call.node, call.names, "version", place) is None
 
 
-def _value(node: ast.AST, names: dict[str, Any]) -> Any:
-    """Returns the value of a constant or of a global name, else _UNKNOWN."""
+def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    """Returns the value of a constant or of a global name, else UNKNOWN."""
     match node:
         case ast.Constant(value):
             return value
         case ast.Name(name):
-            found = names.get(name, _UNKNOWN)
+            found = names.get(name, UNKNOWN)
         case ast.Attribute(inner, name):
-            found = getattr(_value(inner, names), name, _UNKNOWN)
+            found = getattr(_value(inner, names), name, UNKNOWN)
         case _:
-            return _UNKNOWN
+            return UNKNOWN
     try:
         hash(found)
     except TypeError:
-        return _UNKNOWN
+        return UNKNOWN
     return found

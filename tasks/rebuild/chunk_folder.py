@@ -10,6 +10,7 @@ from sqlalchemy import Table
 
 from sluice.db.apply.handler_deaths import HandlerDeaths, forget_deaths
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import DedupStart, read_starts
 from sluice.db.projections import generation_lanes
 from sluice.db.projections.generation_lag import PartitionSnapshot
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED
@@ -18,9 +19,11 @@ from sluice.db.records import Outcome
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.place import EventPlace, Place
+from sluice.tasks.api import Topic
 from sluice.tasks.apply.erasures import Erasures, place_of
 from sluice.tasks.apply.generation_repeats import Holding, find_holdings, is_displaced
 from sluice.tasks.apply.suspects import find_fault
+from sluice.tasks.apply.topic_modes import topic_at
 from sluice.tasks.events.decode import Decoded, decode, former_identity
 from sluice.tasks.fold.fold_state import FirstSeen
 from sluice.tasks.fold.plan import Planned, plan_projection
@@ -66,6 +69,8 @@ class ChunkFolder:
         self._table = table
         self._place = place
         self._topic = registry.topics[place[0]]
+        self._starts: dict[str, Sequence[DedupStart]] = {}
+        """Topic id → the offsets from which a mode counts."""
         self._read_whole = read_whole
         self._deaths = deaths
         self._deaths_queue = deaths_queue
@@ -104,16 +109,31 @@ class ChunkFolder:
         self, snapshot: PartitionSnapshot, records: Sequence[Record]
     ) -> tuple[list[tuple[Decoded, Known | None]], list[Decoded]]:
         """Returns the records with their stored identities, and the records of erased entities."""
-        decoded = [decode(self._topic, snapshot.topic_id, self._place[1], record) for record in records]
+        decoded = [
+            decode(
+                self._topic_at(snapshot.topic_id, record.offset), snapshot.topic_id, self._place[1], record
+            )
+            for record in records
+        ]
         found = load_known(self._session, snapshot.synced, self._registry.topics, decoded)
         places = find_erased(self._erasures, snapshot, found)
         erased = [one for one, _ in found if place_of(one) in places] if places else []
         found = [pair for pair in found if place_of(pair[0]) not in places] if places else found
         for number, (one, known) in enumerate(found):
             if needs_whole(one, known):
-                whole = decode_whole(self._read_whole, self._topic, one)
+                topic = self._topic_at(snapshot.topic_id, one.record.offset)
+                whole = decode_whole(self._read_whole, topic, one)
                 [found[number]] = load_known(self._session, snapshot.synced, self._registry.topics, [whole])
         return found, erased
+
+    def _topic_at(self, topic_id: str, offset: int) -> Topic:
+        """Returns the topic with the mode of the record at an offset.
+
+        The modes are read one time: while a generation is in sync, no command changes the mode of a topic.
+        """
+        if topic_id not in self._starts:
+            self._starts[topic_id] = read_starts(self._session, topic_id, self._place[1])
+        return topic_at(self._topic, self._starts[topic_id], offset)
 
     def _take_repeats(
         self,
@@ -170,7 +190,7 @@ class ChunkFolder:
             ahead = self._read_whole(self._place, offset)
         if ahead is None:
             return False
-        there = decode(self._topic, repeat.topic_id, repeat.partition, ahead)
+        there = decode(self._topic_at(repeat.topic_id, offset), repeat.topic_id, repeat.partition, ahead)
         return repeat.identity in (there.identity, former_identity(self._topic, there))
 
     @cached_property

@@ -5,11 +5,15 @@ from uuid import UUID
 
 import msgspec
 
+from sluice.db.apply import dead_letters
+from sluice.db.apply.dead_letters import LetterPlace
 from sluice.db.connection import Session
 from sluice.db.projections import generation_records
 from sluice.db.projections.generation_records import Known
 from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.records import LetterState, Outcome
 from sluice.tasks.api import Topic
+from sluice.tasks.apply.erasures import place_of
 from sluice.tasks.events.decode import Decoded, former_identity
 from sluice.tasks.rebuild.rebuild_lane import is_own
 
@@ -20,7 +24,7 @@ def load_known(
     """Returns each record with its stored identity.
 
     If the identity is stored only in the form of the other `dedup`, the record is returned with that
-    identity.
+    identity. A record of a natural topic has no stored identity; its letter, if any, shows its outcome.
     """
 
     def load(identities: Sequence[UUID]) -> dict[UUID, Known]:
@@ -28,15 +32,31 @@ def load_known(
             session, generation.projection, generation.generation, identities
         )
 
-    outcomes = load([one.identity for one in decoded])
+    outcomes = load([one.identity for one in decoded if not one.is_natural])
+    outcomes |= _judge_places(session, [one for one in decoded if one.is_natural])
     former = {
         one.record.offset: identity
         for one in decoded
-        if not is_own(one, outcomes.get(one.identity))
+        if not one.is_natural
+        and not is_own(one, outcomes.get(one.identity))
         and (identity := former_identity(topics[one.topic], one)) is not None
     }
     outcomes |= load(list(former.values())) if former else {}
     return [_under_own_identity(one, former.get(one.record.offset), outcomes) for one in decoded]
+
+
+def _judge_places(session: Session, natural: Sequence[Decoded]) -> dict[UUID, Known]:
+    """Returns what a natural topic's records became: not applied if an open or dropped letter exists."""
+    letters = dead_letters.load_letter_places(session, {place_of(one) for one in natural})
+    return {one.identity: _judge_place(one, letters.get(place_of(one))) for one in natural}
+
+
+def _judge_place(one: Decoded, letter: LetterPlace | None) -> Known:
+    # An accepted log may have another record at the place of a letter.
+    is_own = letter is not None and letter.timestamp_ms == one.record.timestamp_ms
+    is_left = is_own and letter is not None and letter.state != LetterState.DONE
+    outcome = letter.outcome if letter is not None and is_left else Outcome.APPLIED
+    return Known(one.data_hash, outcome, *place_of(one), False)
 
 
 def _under_own_identity(

@@ -41,8 +41,8 @@ class DeclaredFacts:
     keep_identities_days: int = 30
     tables: Sequence[Table] = ()
     """The tables that `entity_table` and `projection_table` made."""
-    by_position: Set[str] = frozenset()
-    """Topics whose events are identified by positions, not by ids."""
+    dedup: Mapping[str, str] = field(default_factory=dict)
+    """Topic → how its repeated events are recognized; "id" if it is missing."""
     holding: Set[str] = frozenset()
     """Effects whose failed or uncertain calls hold back later calls of the entity."""
     unfilled: Set[str] = frozenset()

@@ -127,7 +127,7 @@ def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
         revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
         tables=list(registry.tables.values()),
-        by_position=frozenset(one.name for one in registry.topics.values() if one.dedup == "position"),
+        dedup={one.name: one.dedup for one in registry.topics.values()},
         holding=frozenset(holding_effects(registry)),
         unfilled=frozenset(name for name, table in registry.tables.items() if is_projection(table))
         - registry.revisions.keys(),

@@ -25,6 +25,7 @@ from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
 from sluice.db.records import Declaration
 from sluice.runtime.terminal_text import counted
+from sluice.tasks.apply.topic_modes import effective_mode
 from sluice.tasks.events.routing import queue_name
 
 OLDEST_POSTGRES = 14  # the first with idle_session_timeout, by which a stopped worker loses its queues
@@ -181,6 +182,14 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
                 queue.rpartition(".")[0] in declared.shards,
                 f"Queue {queue} is halted: {reason}",
                 "Correct the deployment; the queue is retried every few seconds and then continues.",
+            )
+    for topic, mode in sorted(declared.dedup.items()):
+        counts = effective_mode(mode, registered.dedup.get(topic))
+        if topic in registered.topic_ids and counts != mode:
+            yield warning(
+                f'Topic {topic} has dedup="{mode}" in code and "{counts}" in Postgres; the mode in Postgres'
+                " is used.",
+                f'Declare dedup="{counts}", or run `sluice dedup {topic} {mode} --reason "…"`.',
             )
     for topic, why in sorted(registered.paused_topics.items()):
         yield warning(

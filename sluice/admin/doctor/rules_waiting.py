@@ -88,8 +88,8 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
             yield warning(
                 f"Topic {topic} has {counted(letters, 'dead letter')} without event id; so far it had"
                 f" {counted(events, 'event')} without id.",
-                f'The topic now declares dedup="position", so every event counts: {redrive}.'
-                if topic in declared.by_position
+                f"The topic now needs no ids: {redrive}."
+                if declared.dedup.get(topic, "id") != "id"
                 else "Let the producer set an id, and drop these letters. Or, if every record counts"
                 " even if it"
                 f' repeats another, declare the topic with dedup="position"; then {redrive}.',

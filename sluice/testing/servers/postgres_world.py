@@ -14,6 +14,7 @@ from sluice.db.admin.letters import Chosen
 from sluice.db.admin.projection_letters import ChosenLetters, ProjectionLetterRow, read_projection_letters
 from sluice.db.admin.queue_admin import read_queues, resume_queue
 from sluice.db.admin.written_effects import read_ledger_rows, read_outbox_rows, read_outcomes
+from sluice.db.apply.dead_letters import Letter
 from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.delivery.installation import create_installation
@@ -21,13 +22,16 @@ from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.migrations.migrate import upgrade
 from sluice.db.records import LetterState, Outcome
 from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.place import Place
 from sluice.tasks.api import Call, Columns, Emit, Version
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.row_store import RowStore
 from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.letter_redriver import Redriven
 from sluice.tasks.projection_redrive import ProjectionRedriver
 from sluice.tasks.redrive import Redriver
 from sluice.testing.any_world import (
@@ -118,7 +122,7 @@ class PostgresWorld(AnyWorld):
         )
 
     def redrive(self) -> None:
-        plain = Redriver(self._batches, self._registry, _nothing_in_kafka)
+        plain = _NotingRedriver(self._batches, self._registry, _nothing_in_kafka)
         plan = plan_redrive(self._session, Chosen())
         for one in plan.entities:
             redrive_rest(plain, one.entity, one.entity_key)
@@ -131,6 +135,9 @@ class PostgresWorld(AnyWorld):
             redrive_held(of_projections, held)
         for place, outcome in read_outcomes(self._session, sorted(self._registry.topics)).items():
             self._outcomes[place] = outcome
+        for (topic, offset), outcome in plain.outcomes.items():
+            if self._registry.topics[topic].dedup == "natural":
+                self._outcomes[topic, offset] = outcome
 
     def run_calls(self, provider: Providers = None) -> list[CallResult]:
         return self._runner.run(self._registry, read_ledger_rows(self._session), provider)
@@ -153,6 +160,19 @@ class PostgresWorld(AnyWorld):
         return None
 
 
+class _NotingRedriver(Redriver):
+    """Keeps the new outcomes of letters, because Postgres has no outcomes of a natural topic's events."""
+
+    def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
+        super().__init__(session, registry, read_whole)
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
+
+    def _note(self, letter: Letter, settled: EventResult, redriven: Redriven) -> None:
+        super()._note(letter, settled, redriven)
+        if settled.outcome not in (None, Outcome.WAITING):
+            self.outcomes[letter.topic, letter.offset] = settled.outcome
+
+
 @contextmanager
 def postgres_world(database_url: str, *modules: Module) -> Iterator[PostgresWorld]:
     """Creates the tables of Sluice and of the modules in an empty database. Yields its world."""
@@ -167,9 +187,8 @@ def postgres_world(database_url: str, *modules: Module) -> Iterator[PostgresWorl
         for topic in registry.topics.values():
             entity = topic.entity
             starts = {PARTITION: 0}
-            register_topic(
-                session, TopicStart(topic.name, topic_id(topic.name), entity.name, entity.shards, starts)
-            )
+            place = (topic.name, topic_id(topic.name), entity.name, entity.shards)
+            register_topic(session, TopicStart(*place, starts, topic.dedup))
         for queue in read_queues(session):
             resume_queue(session, queue.queue, ACCEPTED_DEATHS)
         yield PostgresWorld(registry, session, batches)

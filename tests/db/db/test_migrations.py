@@ -117,6 +117,7 @@ def test_every_state_constraint_has_an_enum(connection: Connection) -> None:
     assert connection.execute(text(query)).scalars().all() == [
         "dead_letters_outcome_known",
         "dead_letters_state_known",
+        "dedup_starts_dedup_known",
         "executed_side_effects_state_known",
         "generations_state_known",
         "partition_reads_problem_known",
@@ -125,6 +126,7 @@ def test_every_state_constraint_has_an_enum(connection: Connection) -> None:
         "projection_letters_outcome_known",
         "projection_letters_state_known",
         "retries_kind_known",
+        "topics_dedup_known",
         "undeclared_kind_known",
     ]
 

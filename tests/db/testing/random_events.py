@@ -11,6 +11,7 @@ from tests.db.testing.scripts_app import BEGIN, TABLES
 
 KEYS = ("k1", "k2", "k3", "k4", "k5", "k6")
 ROWS = ("r1", "r2", "r3")
+NATURAL = ("natural", "passing")
 Action = Callable[[AnyWorld], object]
 
 
@@ -39,19 +40,22 @@ def _action(rng: random.Random, number: int) -> tuple[str, Action]:
 
 
 def _topic(rng: random.Random) -> str:
-    return rng.choice(("parking", "skipping", "places"))
+    return rng.choice(("parking", "skipping", "places", *NATURAL))
 
 
 def _event(rng: random.Random, number: int) -> Incoming:
     kind = rng.choice(("script", "script", "script", "script.twice", "script.projected", "ignored"))
-    data = {"plain": _steps(rng), "again": _steps(rng), "derived": _steps(rng, projected=True)}
+    topic = _topic(rng)
+    # A few events of natural topics yield effects that are refused there.
+    steps = _natural_steps if topic in NATURAL and rng.random() < 0.95 else _steps
+    data = {"plain": steps(rng), "again": steps(rng), "derived": steps(rng, projected=True)}
     version: Any = rng.choice((None, rng.randint(1, 5), rng.randint(1, 5)))
     if rng.random() < 0.25:
         version = BEGIN + timedelta(microseconds=rng.randint(1, 5))
     # Some ids are used again, with equal or different contents.
     id_ = f"e{number}" if rng.random() < 0.9 else f"e{rng.randint(0, max(number, 1))}"
     key = rng.choice((*KEYS, *KEYS, None))
-    return Incoming(_topic(rng), key=key, type=kind, data=data, version=version, id=id_)
+    return Incoming(topic, key=key, type=kind, data=data, version=version, id=id_)
 
 
 def _steps(rng: random.Random, *, projected: bool = False) -> list[dict[str, Any]]:
@@ -59,6 +63,16 @@ def _steps(rng: random.Random, *, projected: bool = False) -> list[dict[str, Any
     if rng.random() < 0.04:
         steps.append({"do": "reject"})
     return steps
+
+
+def _natural_steps(rng: random.Random, *, projected: bool = False) -> list[dict[str, Any]]:
+    """Returns steps that a natural topic accepts."""
+    found: list[dict[str, Any]] = []
+    while not found or rng.random() < 0.5:
+        step = _step(rng, projected=projected)
+        if step["do"] in ("upsert", "merge", "delete") and step["table"] in ("numbered", "first", "derived"):
+            found.append(step | {"version": rng.randint(1, 6)})
+    return found
 
 
 def _step(rng: random.Random, *, projected: bool) -> dict[str, Any]:

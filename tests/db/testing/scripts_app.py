@@ -71,6 +71,8 @@ topics = (
     Topic("parking", entity=Entity("script", 2), ignores=("ignored",)),
     Topic("skipping", entity=Entity("other", 2), on_failure="skip"),
     Topic("places", entity=Entity("script", 2), dedup="position", tombstone_type="script"),
+    Topic("natural", entity=Entity("script", 2), dedup="natural", ignores=("ignored",)),
+    Topic("passing", entity=Entity("other", 2), dedup="natural", on_failure="skip"),
 )
 outgoing_topics = ("out",)
 

@@ -106,7 +106,7 @@ def test_the_findings_print_as_one_json_document_or_as_lines() -> None:
 def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
     facts = replace(
         postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 1)]),
-        declared=replace(HEALTHY.declared, by_position={"orders"} if by_position else set()),
+        declared=replace(HEALTHY.declared, dedup={"orders": "position"} if by_position else {}),
     )
     [finding] = find_problems(facts)
     assert ("so every event counts" in finding.advice) == by_position

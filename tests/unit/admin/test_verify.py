@@ -69,6 +69,15 @@ def test_outcomes_of_records_that_are_no_longer_in_the_log_are_not_a_mismatch() 
     assert uncounted.verdict is Verdict.MISMATCH
 
 
+def test_a_natural_topic_counts_records_again_after_a_forced_re_routing() -> None:
+    totals = PartitionTotals("order", 4, 10, 12, {})
+    found = judge_partition(
+        "orders", 0, totals, LogFacts(0, 10), from_the_end=False, rerouted=True, natural=True
+    )
+    assert found.verdict is Verdict.UNCOUNTABLE
+    assert 'the topic has dedup="natural" and so no identities' in found.said
+
+
 def test_above_the_watermark_a_record_has_an_outcome_only_if_its_lane_is_ahead() -> None:
     totals = PartitionTotals("order", 4, 10, 0, {"order.0": 14, "order.1": 11, "order.2": 9})
     ahead, behind, none = key_of("order.0"), key_of("order.2"), key_of("order.3")

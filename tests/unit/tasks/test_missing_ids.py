@@ -138,6 +138,7 @@ def test_the_identity_under_the_other_declaration_contains_the_key() -> None:
 @pytest.mark.parametrize("dedup", ["offset", "", "ID", None, True])
 def test_an_unknown_dedup_is_refused_at_start(dedup: Any) -> None:
     with pytest.raises(
-        HandlersRefused, match=r'topic balances in ids: dedup= must be "id" .* or "position" .*, not'
+        HandlersRefused,
+        match=r'topic balances in ids: dedup= must be "id" .*, "position" .* or "natural" .*, not',
     ):
         registry(replace(TOPIC, dedup=dedup))

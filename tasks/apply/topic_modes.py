@@ -1,0 +1,99 @@
+"""Follows the stored modes of topics: how repeated events of a topic are recognized (`dedup`)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.delivery import dedup_modes
+from sluice.db.delivery.dedup_modes import DedupStart, mode_at
+from sluice.tasks.api import Dedup, Topic
+from sluice.tasks.fold.registry import Registry
+
+log = structlog.get_logger("sluice.dedup")
+
+
+def effective_mode(declared: str, stored: str | None) -> Dedup:
+    """Returns the mode that counts. Pure.
+
+    `stored` is None for a topic without a stored mode. The events of such a topic have identities, so it is
+    not natural.
+    """
+    if stored is None:
+        stored = "id" if declared == "natural" else declared
+    return cast(Dedup, stored)
+
+
+def difference(topic: str, declared: str, counts: str) -> str:
+    """Returns a sentence on a declared mode that does not count, with the remedy. Pure."""
+    return (
+        f'topic {topic} declares dedup="{declared}", Postgres has dedup="{counts}"; the mode in Postgres is'
+        f' used; declare dedup="{counts}", or run `sluice dedup {topic} {declared} --reason "…"`'
+    )
+
+
+def differences(topics: Iterable[Topic], stored: Mapping[str, str | None]) -> list[str]:
+    """Returns a sentence for each registered topic whose declared mode does not count. Pure."""
+    counts = [(one, effective_mode(one.dedup, stored[one.name])) for one in topics if one.name in stored]
+    return [difference(one.name, one.dedup, mode) for one, mode in counts if mode != one.dedup]
+
+
+def topic_at(topic: Topic, starts: Sequence[DedupStart], offset: int) -> Topic:
+    """Returns the topic with the mode of the record at an offset. Pure.
+
+    The modes "id" and "position" differ only in the identity, and a reader looks up both.
+    """
+    is_natural = mode_at(starts, offset) == "natural"
+    if is_natural == (topic.dedup == "natural"):
+        return topic
+    return replace(topic, dedup="natural" if is_natural else "id")
+
+
+class TopicModes:
+    """The declared topics with their stored modes, for one process.
+
+    A mode changes only together with the epoch of the entity type. So a record whose epoch is still current
+    under the lock of its queue has the mode that was read for this epoch.
+    """
+
+    def __init__(self, session: Session, registry: Registry) -> None:
+        self._session = session
+        self._declared = registry.topics
+        self.topics: dict[str, Topic] = dict(registry.topics)
+        """Topic → its declaration, with the mode that counts. Follows the epochs given to `follow`."""
+        self._epochs: dict[str, int] = {}
+        """Topic → the epoch for which its mode was read."""
+        self._reported: set[tuple[str, str]] = set()
+
+    def follow(self, topics: Iterable[tuple[str, int]]) -> None:
+        """Reads the modes of topics whose epoch is new. Each topic is given with the epoch of its records."""
+        for topic, epoch in topics:
+            if self._epochs.get(topic) != epoch and topic in self._declared:
+                self.read(self._declared[topic].entity.name)
+
+    def follow_entity(self, entity: str, epoch: int) -> None:
+        """Reads the modes of all topics of an entity type, if its epoch is new."""
+        names = [one.name for one in self._declared.values() if one.entity.name == entity]
+        if any(self._epochs.get(name) != epoch for name in names):
+            self.read(entity)
+
+    def read(self, entity: str) -> None:
+        """Reads the modes of the entity type's topics."""
+        found = dedup_modes.read_modes(self._session, entity)
+        for name, topic in self._declared.items():
+            if topic.entity.name != entity:
+                continue
+            stored = None if found is None else found.modes.get(name)
+            counts = effective_mode(topic.dedup, stored)
+            self.topics[name] = topic if counts == topic.dedup else replace(topic, dedup=counts)
+            # A topic that no bridge has registered may still get another mode in this epoch.
+            if found is not None and name in found.modes:
+                self._epochs[name] = found.epoch
+                self._report(name, topic.dedup, counts)
+
+    def _report(self, topic: str, declared: str, counts: str) -> None:
+        if counts != declared and (topic, counts) not in self._reported:
+            self._reported.add((topic, counts))
+            log.warning("dedup in code differs from Postgres", detail=difference(topic, declared, counts))
