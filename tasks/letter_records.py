@@ -132,11 +132,11 @@ class LetterRecords:
         return whole
 
 
-def decode_letter(registry: Registry, letter: Letter) -> Decoded:
+def decode_letter(topic: Topic, letter: Letter) -> Decoded:
     """Returns the stored record, decoded by the current code. Raises DeploymentBroken."""
     if letter.format > formats.NEWEST_FORMAT:
         refuse_newer(letter)
-    return decode(topic_of(registry, letter), letter.topic_id, letter.partition, stored_record(letter))
+    return decode(topic, letter.topic_id, letter.partition, stored_record(letter))
 
 
 def topic_of(registry: Registry, letter: Letter) -> Topic:

@@ -144,7 +144,7 @@ def trace(
     topic = topic_at(topic, read_starts(session, topic_id, partition), record.offset)
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
-    known = None if decoded.is_natural else _read_known(session, topic, decoded)
+    known = None if decoded.is_natural else _read_known(session, decoded)
     if _is_erased(session, topic, decoded, known):
         return _erased(topic, decoded, known)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
@@ -221,7 +221,7 @@ def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
                 yield derived_id(planned.decoded.identity, run.entry.name, ordinal), effect
 
 
-def _read_known(session: Session, topic: Topic, decoded: Decoded) -> TracedEvent | None:
+def _read_known(session: Session, decoded: Decoded) -> TracedEvent | None:
     """Returns what is known of the record. Finds it by its offset while it is an undecoded dead
     letter, else by its identity. Also tries the identity that the record had before the topic's
     `dedup` was changed.
@@ -231,7 +231,7 @@ def _read_known(session: Session, topic: Topic, decoded: Decoded) -> TracedEvent
     if undecoded is not None and undecoded.outcome not in TAKEN:
         return undecoded
     known = tracing.read_traced(session, decoded.identity)
-    former = former_identity(topic, decoded)
+    former = former_identity(decoded)
     if former is None or (known is not None and _is_at(known, decoded)):
         return known
     before = tracing.read_traced(session, former)

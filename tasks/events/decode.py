@@ -101,15 +101,13 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
     )
 
 
-def former_identity(topic: Topic, decoded: Decoded) -> UUID | None:
-    """Returns the identity of the event under the other value of `dedup` ("id" or a place).
-
-    None if the event has no id.
-    """
+def former_identity(decoded: Decoded) -> UUID | None:
+    """Returns the other identity of the event: that of its id, or of its place. None if it has no id."""
     if decoded.event is None or decoded.event_id is None:
         return None
-    if topic.dedup != "id":
-        return event_identity(topic.name, decoded.source, decoded.record.key, decoded.event_id)
+    by_id = event_identity(decoded.topic, decoded.source, decoded.record.key, decoded.event_id)
+    if decoded.identity != by_id:
+        return by_id
     return record_identity(decoded.topic_id, decoded.partition, decoded.record.offset)
 
 

@@ -115,7 +115,7 @@ class ChunkFolder:
             )
             for record in records
         ]
-        found = load_known(self._session, snapshot.synced, self._registry.topics, decoded)
+        found = load_known(self._session, snapshot.synced, decoded)
         places = find_erased(self._erasures, snapshot, found)
         erased = [one for one, _ in found if place_of(one) in places] if places else []
         found = [pair for pair in found if place_of(pair[0]) not in places] if places else found
@@ -123,7 +123,7 @@ class ChunkFolder:
             if needs_whole(one, known):
                 topic = self._topic_at(snapshot.topic_id, one.record.offset)
                 whole = decode_whole(self._read_whole, topic, one)
-                [found[number]] = load_known(self._session, snapshot.synced, self._registry.topics, [whole])
+                [found[number]] = load_known(self._session, snapshot.synced, [whole])
         return found, erased
 
     def _topic_at(self, topic_id: str, offset: int) -> Topic:
@@ -191,7 +191,7 @@ class ChunkFolder:
         if ahead is None:
             return False
         there = decode(self._topic_at(repeat.topic_id, offset), repeat.topic_id, repeat.partition, ahead)
-        return repeat.identity in (there.identity, former_identity(self._topic, there))
+        return repeat.identity in (there.identity, former_identity(there))
 
     @cached_property
     def _is_displaced(self) -> bool:

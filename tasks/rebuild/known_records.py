@@ -12,14 +12,13 @@ from sluice.db.projections import generation_records
 from sluice.db.projections.generation_records import Known
 from sluice.db.projections.generations import SyncedGeneration
 from sluice.db.records import LetterState, Outcome
-from sluice.tasks.api import Topic
 from sluice.tasks.apply.erasures import place_of
 from sluice.tasks.events.decode import Decoded, former_identity
 from sluice.tasks.rebuild.rebuild_lane import is_own
 
 
 def load_known(
-    session: Session, generation: SyncedGeneration, topics: Mapping[str, Topic], decoded: Sequence[Decoded]
+    session: Session, generation: SyncedGeneration, decoded: Sequence[Decoded]
 ) -> list[tuple[Decoded, Known | None]]:
     """Returns each record with its stored identity.
 
@@ -39,7 +38,7 @@ def load_known(
         for one in decoded
         if not one.is_natural
         and not is_own(one, outcomes.get(one.identity))
-        and (identity := former_identity(topics[one.topic], one)) is not None
+        and (identity := former_identity(one)) is not None
     }
     outcomes |= load(list(former.values())) if former else {}
     return [_under_own_identity(one, former.get(one.record.offset), outcomes) for one in decoded]

@@ -8,8 +8,9 @@ from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, copying, patiently
 from sluice.db.admin.audit import Decision, insert_audits
-from sluice.db.apply.dead_letters import lock_letter
+from sluice.db.apply.dead_letters import Letter, lock_letter
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import read_starts
 from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.checkpoints import (
     MAX_NAME_BYTES,
@@ -28,9 +29,11 @@ from sluice.db.records import GenerationState, LetterState
 from sluice.db.tables import generation_name
 from sluice.runtime.terminal_text import counted
 from sluice.tasks.apply.generation_feed import apply_to_generation
+from sluice.tasks.apply.topic_modes import topic_at
+from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.letter_records import decode_letter, is_cut
+from sluice.tasks.letter_records import decode_letter, is_cut, topic_of
 from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import judge_record
 
@@ -83,20 +86,25 @@ def take_late_letters(
                 f" {checkpoint.checkpoint} and is not stored, because it is over the limit of"
                 " SLUICE_MAX_RECORD_KIB. Use a newer checkpoint, or start without one"
             )
-    decoded = [decode_letter(registry, letter) for letter in letters]
+    decoded = [_decode(session, registry, letter) for letter in letters]
     revision = registry.revisions[projection]
     synced = SyncedGeneration(
         projection, number, GenerationState.BUILDING, revision, has_been_live=False, from_checkpoint=True
     )
     events = [
         plan_projection(registry, registry.projection_tables[projection], one)
-        for one, known in load_known(session, synced, registry.topics, decoded)
+        for one, known in load_known(session, synced, decoded)
         if judge_record(one, known) == FOLDED
     ]
     entities = {one.decoded.topic: registry.topics[one.decoded.topic].entity.name for one in events}
     for entity in sorted(set(entities.values())):
         mine = [one for one in events if entities[one.decoded.topic] == entity]
         apply_to_generation(session, synced, mine, entity, None, singly=True)
+
+
+def _decode(session: Session, registry: Registry, letter: Letter) -> Decoded:
+    starts = read_starts(session, letter.topic_id, letter.partition)
+    return decode_letter(topic_at(topic_of(registry, letter), starts, letter.offset), letter)
 
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
