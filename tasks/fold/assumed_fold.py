@@ -127,7 +127,7 @@ def _fold(events: Sequence[Planned], leaving: Set[int], folded: AssumedFold) -> 
         if number in leaving:
             continue
         decoded = planned.decoded
-        first = seen.setdefault(decoded.identity, number)
+        first = number if decoded.is_natural else seen.setdefault(decoded.identity, number)
         if first != number:
             before = events[first].decoded
             if before.data_hash != decoded.data_hash:

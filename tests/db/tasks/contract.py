@@ -159,7 +159,7 @@ def in_memory(memory: FoldState, folded: FoldResult) -> dict[str, Any]:
         for c in folded.calls
     ]  # fmt: skip
     found["call_conflicts"] = [(c.effect_key, c.identity, read(c.args)) for c in folded.call_conflicts]
-    found["processed_events"] = [_processed(s) for s in folded.settled if s.outcome and not s.known]
+    found["processed_events"] = [_processed(s) for s in folded.settled if s.outcome and s.gets_identity]
     letters = [_letter(s) for s in folded.settled if s.error is not None]
     # After a re-routing, a repeated conflict is the same record, so it is listed one time.
     found["dead_letters"] = [row for i, row in enumerate(letters) if row not in letters[:i]]

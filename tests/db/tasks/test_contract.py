@@ -14,6 +14,7 @@ from sluice.db.tables import shape_of
 from sluice.tasks.api import Delete, Insert, Merge, Read, Upsert
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, Apart, check, settle_exactly
+from tests.unit.tasks.newer_logs import natural_logs
 from tests.unit.tasks.scripted import event_logs, folded, scripted, splits
 from tests.unit.tasks.strategies import AWKWARD_TEXTS, EVERY_TYPE, metadata, whole
 
@@ -38,6 +39,20 @@ def test_memory_and_postgres_agree_for_batches_of_any_size(session: Session) -> 
     @given(st.data())
     def agree(data: st.DataObject) -> None:
         check(session, data.draw(event_logs().flatmap(splits)))
+
+    agree()
+
+
+def test_memory_and_postgres_agree_for_natural_topics(session: Session) -> None:
+    @settings(
+        max_examples=60,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(st.data())
+    def agree(data: st.DataObject) -> None:
+        check(session, data.draw(natural_logs().flatmap(splits)))
 
     agree()
 

@@ -23,7 +23,7 @@ from sluice.tasks.apply.optimistic_writer import Deviated, OptimisticWriter, Sta
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, ENTITY, QUEUE, Apart, check, settle_exactly
-from tests.unit.tasks.newer_logs import newer_logs
+from tests.unit.tasks.newer_logs import natural_logs, newer_logs
 from tests.unit.tasks.scripted import scripted, splits
 from tests.unit.tasks.strategies import (
     EVERY_TYPE_KEPT,
@@ -90,6 +90,23 @@ def test_the_optimistic_path_and_memory_agree_for_batches_of_any_size(session: S
     agree()
     assert optimist.batches["settled"] > optimist.batches.total() / 4, optimist.batches
     assert optimist.batches["left"], "some batches are left to the exact fold"
+
+
+def test_the_optimistic_path_and_memory_agree_for_natural_topics(session: Session) -> None:
+    optimist = Optimist()
+
+    @settings(
+        max_examples=60,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(st.data())
+    def agree(data: st.DataObject) -> None:
+        check(session, data.draw(natural_logs().flatmap(splits)), optimist)
+
+    agree()
+    assert optimist.batches["settled"], optimist.batches
 
 
 def upsert(

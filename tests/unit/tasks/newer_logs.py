@@ -1,4 +1,7 @@
-"""Logs for the optimistic path: events of several entities, most of them new and newer than their rows."""
+"""Logs for the optimistic path: events of several entities, most of them new and newer than their rows.
+
+Also logs of topics with dedup="natural".
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,11 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Table
 
 from sluice.db.tables import shape_of
-from sluice.tasks.api import EVENT, Call, Emit, Increment, Insert, Merge, Read, Upsert
+from sluice.tasks.api import EVENT, Call, Delete, Emit, Increment, Insert, Merge, Read, Upsert
 from sluice.tasks.fold.plan import Planned
 from tests.unit.tasks.scripted import scripted
 from tests.unit.tasks.strategies import (
     EVERY_TYPE_KEPT,
+    FIRST_WINS,
+    MERGED,
     MERGED_KEPT,
     PLAIN,
     TIMED,
@@ -88,4 +93,45 @@ def newer_logs(draw: st.DrawFn) -> list[Planned]:
                 key=key,
             )
         )
+    return log
+
+
+NATURAL = (PLAIN, TIMED_FIRST, MERGED_KEPT, MERGED["integer"], FIRST_WINS)
+
+
+def _natural_writes(table: Table, key: str) -> st.SearchStrategy[Any]:
+    moments: st.SearchStrategy[Any] = _moments if shape_of(table).versions == "timestamp" else _integers
+    upserts = st.builds(Upsert, st.just(table), st.just(key), few_values.map(partial(whole, table)), moments)
+    merges = st.builds(Merge, st.just(table), st.just(key), few_values, moments)
+    deletes = st.builds(Delete, st.just(table), st.just(key), moments)
+    shape = shape_of(table)
+    return st.one_of(
+        upserts, upserts, *([merges] if shape.merged else []), *([deletes] if shape.deletable else [])
+    )
+
+
+@st.composite
+def natural_logs(draw: st.DrawFn) -> list[Planned]:
+    """Draws a log of a natural topic. Some records are read again, or sent again at a later offset."""
+    log: list[Planned] = []
+    for offset in range(draw(st.integers(4, 14))):
+        if draw(_seldom) and log:
+            log.append(draw(st.sampled_from(log)))
+            continue
+        key = draw(st.sampled_from(KEYS))
+        if draw(_seldom) and log:
+            before = draw(st.sampled_from(log))
+            if before.decoded.event is not None:
+                script, key = before.decoded.event.data["first"], str(before.decoded.entity_key)
+        else:
+            writes = st.one_of(*(_natural_writes(table, key) for table in NATURAL))
+            script = draw(st.lists(writes, min_size=1, max_size=3))
+            if draw(_seldom):
+                refused = (
+                    Increment(PLAIN, key, {"count": 1}),
+                    Emit("out", key, "told", {}),
+                    RuntimeError("x"),
+                )
+                script.append(draw(st.sampled_from(refused)))
+        log.append(scripted(offset, *script, type=draw(_types), key=key, natural=True))
     return log

@@ -33,6 +33,7 @@ from sluice.tasks.api import (
 )
 from sluice.tasks.events.decode import Decoded, DecodeError
 from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.events.identity import record_identity
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, plan_event
@@ -102,10 +103,16 @@ def scripted(
     content: int = 0,
     error: DecodeError | None = None,
     key: str = "entity",
+    natural: bool = False,
 ) -> Planned:
-    """Returns an event; an equal `identity` (and `content`) makes the event a repeat of another event."""
+    """Returns an event; an equal `identity` (and `content`) makes the event a repeat of another event.
+
+    `natural`: the event is of a topic with dedup="natural".
+    """
     type = type or ("script.twice" if second else "script")
     id_ = UUID(int=1_000 + offset if identity is None else identity)
+    if natural:
+        id_ = record_identity(TOPIC_ID, 0, offset)
     data = {"first": script, "second": second}
     time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=offset)
     event = Event(str(id_), type, key, version, time, data, TOPIC, 0, offset)
@@ -122,6 +129,7 @@ def scripted(
         event_id=str(id_),
         type=type,
         source=None,
+        is_natural=natural,
     )
     return plan_event(REGISTRY, REGISTRY.topics[TOPIC], decoded)
 

@@ -92,8 +92,8 @@ def test_an_id_is_kept_but_not_used_if_dedup_is_position(value: bytes | None, he
     assert (decoded.event.id, decoded.event_id, decoded.lacks_id) == ("e1", "e1", False)
     assert decoded.identity == COORDINATES
     # The identity under the other declaration, for a topic whose declaration changes.
-    assert former_identity(BY_POSITION, decoded) == known.identity
-    assert former_identity(TOPIC, known) == COORDINATES
+    assert former_identity(decoded) == known.identity
+    assert former_identity(known) == COORDINATES
 
 
 @pytest.mark.parametrize("topic", [TOPIC, BY_POSITION], ids=["id", "position"])
@@ -103,7 +103,7 @@ def test_a_tombstone_needs_no_id(topic: Topic, headers: Headers) -> None:
     decoded = read(None, headers, topic=topic)
     assert (decoded.error, decoded.lacks_id, decoded.identity) == (None, False, COORDINATES)
     assert plan_event(registry(topic), topic, decoded).error is None
-    assert former_identity(topic, decoded) is None
+    assert former_identity(decoded) is None
 
 
 def test_the_error_names_both_ways_to_correct_the_topic() -> None:
@@ -131,8 +131,8 @@ def test_a_rebuild_applies_an_event_without_id() -> None:
 
 def test_the_identity_under_the_other_declaration_contains_the_key() -> None:
     decoded = read(plain(), key=b"other", topic=BY_POSITION)
-    assert former_identity(BY_POSITION, decoded) == event_identity("balances", None, b"other", "e1")
-    assert former_identity(BY_POSITION, read(b"{", topic=BY_POSITION)) is None
+    assert former_identity(decoded) == event_identity("balances", None, b"other", "e1")
+    assert former_identity(read(b"{", topic=BY_POSITION)) is None
 
 
 @pytest.mark.parametrize("dedup", ["offset", "", "ID", None, True])
