@@ -39,8 +39,8 @@ def store(bench: Bench, mode: str | None) -> None:
 def settle(bench: Bench) -> None:
     """Raises the watermark above all applied records, as the bridge does."""
     bench.looking.command(
-        "UPDATE sluice.partition_progress p SET watermark = (SELECT max(l.applied_offset) + 1"
-        " FROM sluice.lane_progress l WHERE l.epoch = p.epoch)"
+        "UPDATE sluice.partition_progress p SET watermark = greatest(p.watermark,"
+        " (SELECT max(l.applied_offset) + 1 FROM sluice.lane_progress l WHERE l.epoch = p.epoch))"
     )
 
 

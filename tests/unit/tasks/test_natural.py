@@ -53,7 +53,11 @@ NUMBERED = table("numbered")
 FIRST = table("first", versions="timestamp", equal_versions="first")
 LAST = table("last", versions="timestamp")
 LAST_TOTALS = projection_table(
-    "last_totals", MetaData(), Column("id", Text, primary_key=True), versions="timestamp"
+    "last_totals",
+    MetaData(),
+    Column("id", Text, primary_key=True),
+    Column("a", BigInteger),
+    versions="timestamp",
 )
 FIELDS = {"a": 1, "b": 2}
 NATURAL = Topic("natural", entity=Entity("thing", 1), dedup="natural")
@@ -124,7 +128,7 @@ def help_with(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @projects("last", into=LAST_TOTALS, revision=1)
 def project_last(event: Event[dict[str, Any]]) -> Iterator[Any]:
-    yield Upsert(LAST_TOTALS, event.key, {})
+    yield Upsert(LAST_TOTALS, event.key, {"a": 1})
 
 
 @handles("good")
@@ -191,7 +195,8 @@ def test_other_effects_are_refused_at_the_yield_if_a_handler_has_other_topics(ki
     assert f"test_natural.py:{_line_of(kind)}" in letter.error
     assert re.search(reason, letter.error)
     assert world.rows(NUMBERED) == {}
-    assert world.send("other", key="o", type=kind, version=version) == "applied"
+    accepted = "ignored" if kind == "read" else "applied"
+    assert world.send("other", key="o", type=kind, version=version) == accepted
 
 
 def _line_of(kind: str) -> int:
@@ -246,21 +251,23 @@ def _effect(kind: str, name: str, key: str, values: Mapping[str, Any], number: i
 
 @given(events=_events, data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_order_with_repeats_has_the_result_of_the_order_without_repeats(
+def test_repeats_of_applied_events_change_nothing_at_any_time(
     events: list[tuple[int, Any]], data: st.DataObject
 ) -> None:
-    """Sends each event, and any earlier event again at any time. Only the first arrival of each may count."""
     once, repeated = World(module(NATURAL, scripted=scripted)), World(module(NATURAL, scripted=scripted))
+    taken: list[int] = []
     for number, (version, steps) in enumerate(events):
         content = {"steps": steps, "version": version}
-        key = f"e{number}"  # a conflict does not park the entity
-        assert once.send("natural", key=key, type="scripted", data=content) == repeated.send(
-            "natural", key=key, type="scripted", data=content
-        )
-        for again in data.draw(st.lists(st.integers(0, number), max_size=3)):
+        outcomes = {
+            world.send("natural", key=f"e{number}", type="scripted", data=content)
+            for world in (once, repeated)
+        }
+        [outcome] = outcomes
+        assert outcome in (Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.CONFLICT)
+        taken += [number] if outcome is not Outcome.CONFLICT else []
+        for again in data.draw(st.lists(st.sampled_from(taken), max_size=3)) if taken else ():
             repeated.repeat_event(again)
         assert once.state == repeated.state
-    assert set(repeated.outcomes) <= {Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.CONFLICT}
 
 
 def test_a_mutant_that_allows_an_increment_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
