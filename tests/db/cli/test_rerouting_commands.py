@@ -1,4 +1,4 @@
-"""Output and refusals of `sluice reshard`, `pause` and `resume` on a real database."""
+"""Output and refusals of `sluice reshard`, `dedup`, `pause` and `resume` on a real database."""
 
 import json
 import os
@@ -74,6 +74,26 @@ def test_resharding_prints_the_next_steps(session: Session, run: Run) -> None:
         "reshard", "order", "1", "--yes"
     )
     assert "no entity type alien" in run("reshard", "alien", "4", "--yes", exit_code=2)
+
+
+def test_dedup_prints_what_changes(session: Session, run: Run) -> None:
+    tried = run("dedup", "orders", "position", "--dry-run")
+    assert 'topic orders would have dedup="position", "id" before' in tried
+    assert "pass --yes" in run("dedup", "orders", "position", exit_code=2)
+    done = run("dedup", "orders", "position", "--yes")
+    assert "partitions: 0 from 0" in done
+    assert 'declare dedup="position" in code' in done
+    assert 'topic orders has dedup="position" already' in run("dedup", "orders", "position", exit_code=2)
+    assert "its handlers are not checked" in run("dedup", "orders", "natural", exit_code=2)
+    document = json.loads(run("dedup", "orders", "id", "--yes", "--json"))
+    assert (document["before"], document["dedup"], document["epoch"]) == ("position", "id", 3)
+
+
+def test_a_change_of_dedup_waits_for_records_in_flight(session: Session, run: Run) -> None:
+    _read_order(session, 7)
+    refused = run("dedup", "orders", "position", "--yes", "--patience", "0", exit_code=2)
+    assert "1 lane has records in flight: nothing was changed" in refused
+    assert read_paused_topics(session) == {}
 
 
 def test_a_reshard_that_times_out_resumes_the_topics(session: Session, run: Run) -> None:
