@@ -158,18 +158,13 @@ class FieldNames:
     data: str = "data"
 
 
-Dedup: TypeAlias = Literal["id", "position", "natural"]
-"""How a repeated event is recognized: see Topic."""
-
-
 @dataclass(frozen=True)
 class Topic:
     """A Kafka topic whose record keys are keys of `entity`.
 
     `dedup` sets how a repeated event is recognized. "id": by its event id. A record with a value but no id
-    becomes a dead letter. "position": by topic, partition and offset. Every record then counts, even if a
-    producer sends an event twice. "natural": not at all. Handlers may then yield only Upsert, Merge and
-    Delete with a version, which change nothing if they are applied again; Sluice stores no identities.
+    becomes a dead letter. "position": by topic, partition and offset; every record then counts. "natural": by
+    nothing; handlers then yield only Upsert, Merge and Delete with a version, so repeats change nothing.
     """
 
     name: str
@@ -177,7 +172,7 @@ class Topic:
     ignores: tuple[str, ...] = ()
     start: Literal["earliest", "latest"] = "earliest"
     on_failure: Literal["park", "skip"] = "park"
-    dedup: Dedup = "id"
+    dedup: Literal["id", "position", "natural"] = "id"
     fields: FieldNames = FieldNames()
     tombstone_type: str | None = None  # default: <entity type>.deleted
     max_bytes: int = 1_048_576  # a larger value is rejected without decoding

@@ -45,8 +45,10 @@ class RecordsInFlight(NotYet):
         super().__init__(unsettled_text(found._replace(outgoing=0)), advice(found._replace(outgoing=0)))
 
 
-def plan_dedup(session: Session, registry: Registry, topic: str, dedup: DedupMode) -> DedupChange:
+def plan_dedup(session: Session, registry: Registry, topic: str, dedup: str) -> DedupChange:
     """Returns what the change would do. Raises OperationRefused if it is not possible or not needed."""
+    if dedup not in list(DedupMode):
+        raise OperationRefused(f"there is no mode {dedup!r:.40}; pass {', '.join(DedupMode)}")
     declared = registry.topics.get(topic)
     routing = read_topic_routing(session, topic)
     if declared is None:
@@ -61,7 +63,7 @@ def plan_dedup(session: Session, registry: Registry, topic: str, dedup: DedupMod
     before = effective_mode(declared.dedup, read_all_modes(session).get(topic))
     if before == dedup:
         raise OperationRefused(f'topic {topic} has dedup="{dedup}" already')
-    if dedup is DedupMode.NATURAL and declared.dedup != dedup:
+    if dedup == DedupMode.NATURAL and declared.dedup != dedup:
         raise OperationRefused(
             f'the code declares topic {topic} with dedup="{declared.dedup}", so its handlers are not checked'
             ' for dedup="natural"; declare dedup="natural", deploy this code, then run the command again'

@@ -16,7 +16,7 @@ from sluice.db.records import DedupMode
 
 def dedup(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic.")],
-    mode: Annotated[DedupMode, typer.Argument(metavar="MODE", help="id, position or natural.")],
+    mode: Annotated[str, typer.Argument(metavar="MODE", help="id, position or natural.")],
     reason: Reason,
     patience: Annotated[float, typer.Option("--patience", metavar="SECONDS", help="Maximum wait.")] = 120.0,
     yes: Yes = False,

@@ -83,10 +83,9 @@ class Applier:
         self._registry = registry
         self._settler = Settler(session, partial(set_aside, limits=limits))
         self._retrier = Retrier(session, registry, limits)
-        self._failures = FailureCounts(session)
         self._generation_writer = GenerationWriter(session, registry)
         self._modes = TopicModes(session, registry)
-        self._deaths = DeathLog()
+        self._failures, self._deaths = FailureCounts(session), DeathLog()
         self._recent = RecentLanes()
         self._pace = LogPace()
 

@@ -45,7 +45,7 @@ def settle(bench: Bench) -> None:
 
 
 def change(bench: Bench, mode: str) -> DedupChange:
-    plan = plan_dedup(bench.session, bench.registry, TOPIC, DedupMode(mode))
+    plan = plan_dedup(bench.session, bench.registry, TOPIC, mode)
     done = change_dedup_now(bench.session, plan, DECISION)
     assert isinstance(done, DedupChange)
     return done
@@ -120,6 +120,8 @@ def test_a_mutant_that_does_not_raise_the_epoch_is_caught(
 def test_a_change_is_refused_with_the_reason(bench: Bench, opened: Callable[[Any], Any]) -> None:
     with pytest.raises(OperationRefused, match='has dedup="id" already'):
         plan_dedup(bench.session, bench.registry, TOPIC, DedupMode.ID)
+    with pytest.raises(OperationRefused, match="there is no mode 'none'; pass id, position, natural"):
+        plan_dedup(bench.session, bench.registry, TOPIC, "none")
     with pytest.raises(OperationRefused, match="topic none is declared by no module; declared are things"):
         plan_dedup(bench.session, bench.registry, "none", DedupMode.ID)
     with pytest.raises(OperationRefused, match=r'dedup="id", so its handlers are not checked'):

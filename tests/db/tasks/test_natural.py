@@ -7,6 +7,7 @@ import pytest
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.trace import find_place, trace
+from sluice.db.apply import identities
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.apply import fold_io
 from sluice.tasks.redrive import Redriver
@@ -51,7 +52,7 @@ def test_no_identity_is_stored_or_read(bench: Bench, monkeypatch: pytest.MonkeyP
         raise AssertionError("identities are used")
 
     for name in ("load_identities", "note_new_identities", "renew_identities"):
-        monkeypatch.setattr(fold_io.identities, name, lambda *_: [] if not _[1] else fail())
+        monkeypatch.setattr(identities, name, lambda *_: [] if not _[1] else fail())
     bench.live(*STREAM)
     bench.live(again(STREAM[0], 20), put(21, "z", 1, fails=True), put(22, "z"))
     assert bench.identities() == []
