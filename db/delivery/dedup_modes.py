@@ -72,7 +72,7 @@ INSERT_STARTS = Statement(
     """
     INSERT INTO sluice.dedup_starts (topic, topic_id, partition, first_offset, dedup)
     SELECT t.topic, t.topic_id, p.partition, p.watermark, t.dedup
-    FROM sluice.topics t JOIN sluice.partition_progress p ON p.topic = t.topic
+    FROM sluice.topics t JOIN sluice.partition_watermarks p ON p.topic = t.topic
     WHERE t.topic = $1
     ON CONFLICT (topic_id, partition, first_offset) DO UPDATE SET dedup = excluded.dedup
     """,
@@ -95,7 +95,7 @@ INSERT_FIRST_STARTS = Statement(
     """
     INSERT INTO sluice.dedup_starts (topic, topic_id, partition, first_offset, dedup)
     SELECT t.topic, t.topic_id, p.partition, p.watermark, t.dedup
-    FROM sluice.topics t JOIN sluice.partition_progress p ON p.topic = t.topic
+    FROM sluice.topics t JOIN sluice.partition_watermarks p ON p.topic = t.topic
     WHERE t.topic = $1 AND t.dedup = 'natural' AND NOT EXISTS (
         SELECT FROM sluice.dedup_starts s WHERE s.topic_id = t.topic_id AND s.partition = p.partition
     )

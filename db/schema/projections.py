@@ -69,7 +69,7 @@ def generation_key(name: str) -> ForeignKeyConstraint:
 
 
 # Only for generations that are not live, or stopped. The offsets of other live generations are in
-# `lane_progress`.
+# `lane_offsets`.
 generation_lanes = Table(
     "generation_lanes",
     metadata,

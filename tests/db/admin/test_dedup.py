@@ -39,8 +39,8 @@ def store(bench: Bench, mode: str | None) -> None:
 def settle(bench: Bench) -> None:
     """Raises the watermark above all applied records, as the bridge does."""
     bench.looking.command(
-        "UPDATE sluice.partition_progress p SET watermark = greatest(p.watermark,"
-        " (SELECT max(l.applied_offset) + 1 FROM sluice.lane_progress l WHERE l.epoch = p.epoch))"
+        "UPDATE sluice.partition_watermarks p SET watermark = greatest(p.watermark,"
+        " (SELECT max(l.applied_offset) + 1 FROM sluice.lane_offsets l WHERE l.epoch = p.epoch))"
     )
 
 
@@ -53,8 +53,8 @@ def change(bench: Bench, mode: str) -> DedupChange:
 
 def next_records(bench: Bench, *records: Any) -> None:
     """Applies records in the current epoch, from the watermark on."""
-    [(epoch, watermark)] = bench.look("SELECT epoch, watermark FROM sluice.partition_progress")
-    rows = bench.look(f"SELECT applied_offset FROM sluice.lane_progress WHERE epoch = {epoch}")
+    [(epoch, watermark)] = bench.look("SELECT epoch, watermark FROM sluice.partition_watermarks")
+    rows = bench.look(f"SELECT applied_offset FROM sluice.lane_offsets WHERE epoch = {epoch}")
     bench.log += records
     # Before the first record of an epoch, a lane has no row.
     prev = rows[0][0] if rows else -1

@@ -132,7 +132,7 @@ def test_every_state_constraint_has_an_enum(connection: Connection) -> None:
 
 
 def test_lane_progress_has_a_counter_for_every_outcome(connection: Connection) -> None:
-    query = text("SELECT * FROM sluice.lane_progress")
+    query = text("SELECT * FROM sluice.lane_offsets")
     assert set(Outcome) <= set(connection.execute(query).keys())
 
 

@@ -55,7 +55,7 @@ def create(database_url: str) -> None:
         "INSERT INTO sluice.entities (entity, shards) VALUES ('thing', 1);"
         f"INSERT INTO sluice.topics VALUES ('{TOPIC}', '{TOPIC_ID}', 'thing', 'natural');"
         "INSERT INTO sluice.queues (queue, entity) VALUES ('thing.0', 'thing');"
-        f"INSERT INTO sluice.partition_progress VALUES ('{TOPIC}', 0, 1, 0);"
+        f"INSERT INTO sluice.partition_watermarks VALUES ('{TOPIC}', 0, 1, 0);"
         f"INSERT INTO sluice.dedup_starts VALUES ('{TOPIC}', '{TOPIC_ID}', 0, 0, 'natural')"
     )
     session.close()

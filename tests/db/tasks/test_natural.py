@@ -97,7 +97,7 @@ def test_records_read_again_after_a_forced_re_routing_change_nothing_and_are_cou
     assert (bench.state(), bench.letters(), bench.identities()) == (state, letters, [])
     rows = bench.look(
         "SELECT sum(dead), sum(waiting), sum(conflict), sum(applied + stale + duplicate)"
-        " FROM sluice.lane_progress"
+        " FROM sluice.lane_offsets"
     )
     counted = sum(before.get(name, 0) for name in ("applied", "stale", "duplicate"))
     # Letters are counted one time. Other records are counted again.
