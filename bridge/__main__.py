@@ -26,7 +26,7 @@ from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
-from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.service_urls import shown_addresses
 from sluice.runtime.settings import Settings, SettingsError, read_settings
@@ -88,10 +88,13 @@ def main() -> int:
     )
     publisher = RedisPublisher(open_sender(settings, installation, membership.ring))
     watch = LogWatch(
-        settings.database_url.get_secret_value(), settings.kafka_bootstrap_servers, registry.topics
+        settings.database_url.get_secret_value(),
+        settings.kafka_bootstrap_servers,
+        settings.share,
+        registry.topics,
     )
     bridge = Bridge(
-        make_consumer=lambda name: _make_consumer(settings, registry, installation.group, name, claims),
+        make_consumer=_consumer_maker(settings, registry, installation, claims),
         store=store,
         publisher=publisher,
         topics=registry.topics,
@@ -99,6 +102,7 @@ def main() -> int:
         metrics=metrics,
         watch=watch,
         reader=membership.presence.process,
+        share=settings.share,
     )
     watchdog = Watchdog(turn_seconds=TURN_SECONDS, stop_seconds=STOP_SECONDS)
     touch = _toucher(settings.health_file)
@@ -116,6 +120,9 @@ def main() -> int:
     except BridgeStopped as stop:
         log.error("bridge stopped; no records were skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
+    except InstallationRefused as error:
+        log.error("bridge refused", reason=str(error))
+        return REFUSED_EXIT_CODE
     except psycopg2.Error as error:
         # During an outage the bridge waits, so this error means that the database is the wrong one for this
         # bridge.
@@ -136,6 +143,30 @@ def main() -> int:
     return 0
 
 
+def _consumer_maker(
+    settings: Settings, registry: Registry, installation: Installation, claims: ClaimWriter
+) -> Callable[[str], Consumer]:
+    """Returns a function that makes consumers.
+
+    Its first call raises InstallationRefused if the share does not divide the partitions of a topic. Later,
+    such a topic is stopped, and the bridge reads the other topics.
+    """
+    is_checked = False
+
+    def make_consumer(name: str) -> Consumer:
+        nonlocal is_checked
+        made = _make_consumer(settings, registry, installation.group, name, claims)
+        topics = sorted(made.topics().items())
+        flaws = [settings.share.flaw(topic, known.partitions) for topic, known in topics]
+        if not is_checked and any(flaws):
+            made.close()
+            raise InstallationRefused("; ".join(str(flaw) for flaw in flaws if flaw))
+        is_checked = True
+        return made
+
+    return make_consumer
+
+
 def _make_consumer(
     settings: Settings, registry: Registry, group: str, name: str, claims: ClaimWriter
 ) -> Consumer:
@@ -152,6 +183,7 @@ def _make_consumer(
         # rebalance.
         instance=f"{group}-{name}",
         topics=sorted(registry.topics),
+        share=settings.share,
         commit_metadata=lambda: claims.text,
         max_record_bytes=settings.max_record_bytes,
     )

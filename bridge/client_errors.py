@@ -7,6 +7,7 @@ from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 # Seconds between attempts to read a partition with an error again. A client may report an error only once, so
@@ -38,11 +39,17 @@ class ClientErrors:
     """The problems that follow from a consumer's reports. Times are by a monotonic clock."""
 
     def __init__(
-        self, problems: PartitionProblems, topics: Iterable[str], *, clock: Callable[[], float]
+        self,
+        problems: PartitionProblems,
+        topics: Iterable[str],
+        *,
+        clock: Callable[[], float],
+        share: PartitionShare = WHOLE,
     ) -> None:
         self._problems = problems
         self._topics = tuple(topics)
-        self._partitions: dict[str, int] = {}  # topic → number of partitions, in the newest facts
+        self._unknown = range(share.first, share.first + 1)  # the partitions of a topic without facts
+        self._numbers: dict[str, range] = {}  # topic → its partitions in the newest facts
         self._pace = LogPace(clock=clock)
         # Problems from the facts of topics, the group and the brokers.
         self._standing: set[tuple[Place, ProblemKind]] = set()
@@ -57,9 +64,7 @@ class ClientErrors:
 
     def seen(self) -> frozenset[Place]:
         """Returns all partitions of all topics whose facts were read at any time."""
-        return frozenset(
-            (topic, number) for topic, count in self._partitions.items() for number in range(count)
-        )
+        return frozenset((topic, number) for topic, numbers in self._numbers.items() for number in numbers)
 
     def note_readable(self, places: Iterable[Place]) -> None:
         """Notes partitions that a fetch has read."""
@@ -102,13 +107,13 @@ class ClientErrors:
         broker is reached.
         """
         for topic, known in facts.items():
-            self._partitions[topic] = known.partitions
+            self._numbers[topic] = known.numbers
         if now - self._group_error_at >= (ASSIGNED_SECONDS if assigned else GROUP_OVER_SECONDS):
             self._group_error = None
         standing = {
             (place, problem.kind): problem
             for topic in self._topics
-            for place in ((topic, number) for number in range(self._partitions.get(topic, 1)))
+            for place in ((topic, number) for number in self._numbers.get(topic, self._unknown))
             for problem in self._standing_problems(
                 place, facts.get(topic), refused.get(topic), assigned, away
             )

@@ -112,7 +112,7 @@ class GroupMember:
 
     def check_assignment(self, consumer: Consumer, now: float) -> None:
         """Raises ConsumerBroken if this bridge has been without a partition for too long."""
-        if self._empty.is_overdue(consumer.assignment(), consumer.topics(), self._instance, now):
+        if self._empty.is_overdue(consumer.has_partitions(), consumer.topics(), self._instance, now):
             reason = "no partition was assigned to this bridge"
             raise ConsumerBroken(reason) if consumer.brokers_answer() else BrokersAway(reason)
 
@@ -126,7 +126,7 @@ class GroupMember:
             self._backoff.note_success()
             self.health.note_consumer(is_broken=False, now=now)
         unowned = bool(unread.never_read or unread.abandoned) and consumer.brokers_answer()
-        self.health.note_partitions(assigned=bool(consumer.assignment()), unowned=unowned, now=now)
+        self.health.note_partitions(assigned=consumer.has_partitions(), unowned=unowned, now=now)
         self._rejoin_if_overdue(unread.never_read, now)
 
     def _rejoin_if_overdue(self, unread: Iterable[Place], now: float) -> None:

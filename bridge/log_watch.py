@@ -1,4 +1,4 @@
-"""Checks all partitions of the declared topics every few seconds, including partitions of other bridges.
+"""Checks all partitions of the share every few seconds, including partitions of other bridges.
 
 Runs in a thread with its own connections, because a request for a partition without a leader would block the
 bridge's loop.
@@ -20,6 +20,7 @@ from sluice.db.records import ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 log = structlog.get_logger("sluice.bridge")
@@ -37,8 +38,11 @@ class LogWatch:
     once.
     """
 
-    def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
+    def __init__(
+        self, database_url: str, bootstrap_servers: str, share: PartitionShare, declared: Iterable[str]
+    ) -> None:
         self._servers = bootstrap_servers
+        self._share = share
         self._declared = frozenset(declared)
         self._session = Session(database_url, application_name="sluice bridge logs")
         self._reader: LogReader | None = None
@@ -98,21 +102,21 @@ class LogWatch:
                 log.warning("logs not compared with the applied offsets", error=error)
 
     def _read(self, topics: Mapping[str, TopicFacts], declared: frozenset[str], began_at: float) -> Look:
-        missing = {(topic, 0) for topic in declared.difference(topics)}
-        places = missing | {
-            (topic, number) for topic, known in topics.items() for number in range(known.partitions)
-        }
+        missing = {(topic, self._share.first) for topic in declared.difference(topics)}
+        places = missing | {(topic, number) for topic, known in topics.items() for number in known.numbers}
         assignments = read_assignments(self._session, places)
         reads = read_partition_reads(self._session)
-        self._reader = self._reader or LogReader(self._servers, request_timeout_ms=KAFKA_TIMEOUT_MS)
+        self._reader = self._reader or LogReader(
+            self._servers, self._share, request_timeout_ms=KAFKA_TIMEOUT_MS
+        )
         # Kafka is read after Postgres: see `judge_assignment`.
         logs = self._reader.read_ranges(topics).ranges
         self.ends = {place: held.end for place, held in logs.items()}
         self._log_waiting(sorted(topic for topic, _ in missing - assignments.keys()), began_at)
         return Look(
             began_at,
-            frozenset(places),
-            judge_logs(topics, declared, assignments, logs),
+            frozenset(places) | {(topic, self._share.first) for topic in topics},
+            judge_logs(topics, declared, assignments, logs, self._share),
             {topic: one.routing for (topic, _), one in assignments.items()},
             reported_stops(reads),
         )

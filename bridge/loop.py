@@ -29,6 +29,7 @@ from sluice.kafka_io.config import GATHER_SECONDS
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place, place_names
 from sluice.tasks.api import Topic
 
@@ -56,6 +57,7 @@ class Bridge:
         metrics: BridgeMetrics,
         watch: LogWatch,
         reader: UUID | None = None,
+        share: PartitionShare = WHOLE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -66,7 +68,7 @@ class Bridge:
         self.inflight = inflight
         self._metrics = metrics
         self._report = ReadReport(
-            store, inflight, metrics, topics=topics, reader=reader or uuid4(), clock=clock
+            store, inflight, metrics, topics=topics, reader=reader or uuid4(), clock=clock, share=share
         )
         self._stopper = TopicStopper(watch, inflight, topics, self._report.problems)
         self._starter = PartitionStarter(store, inflight, topics, self._stopper.stops)

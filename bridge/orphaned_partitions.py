@@ -5,7 +5,7 @@ no member compares the assignment with the current topics. Then partitions that 
 unread until a rebalance.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from sluice.kafka_io.config import METADATA_MAX_AGE_MS, SESSION_TIMEOUT_MS
 from sluice.kafka_io.consumer import TopicFacts
@@ -33,10 +33,17 @@ class EmptyAssignment:
         self._patience = EMPTY_SECONDS
 
     def is_overdue(
-        self, assigned: Collection[Place], topics: Mapping[str, TopicFacts], instance: int | None, now: float
+        self, assigned: bool, topics: Mapping[str, TopicFacts], instance: int | None, now: float
     ) -> bool:
-        """Returns True if the consumer should be replaced now. `instance`: the bridge's number, from 0."""
-        is_spare = instance is None or instance >= sum(known.partitions for known in topics.values())
+        """Returns True if the consumer should be replaced now.
+
+        `assigned`: True if the member has a partition, of any share. `instance`: the bridge's number, from 0.
+        """
+        # With a share, the group deals out each topic separately, and always begins with the same members.
+        counts = [known.partitions for known in topics.values()]
+        shared = any(not known.share.is_whole for known in topics.values())
+        useful = max(counts, default=0) if shared else sum(counts)
+        is_spare = instance is None or instance >= useful
         if assigned or is_spare:
             self._since = None
             self._patience = EMPTY_SECONDS if assigned else self._patience

@@ -6,7 +6,7 @@ import structlog
 
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.progress_store import ProgressStore
-from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment
+from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment, judge_share
 from sluice.bridge.topic_stops import TopicStops
 from sluice.db.delivery.progress import TopicStart
 from sluice.kafka_io.consumer import Consumer, TopicFacts
@@ -53,6 +53,9 @@ class PartitionStarter:
         if not new:
             return
         assignments = self._store.read_assignments(new)
+        for topic in {topic for topic, _ in new}:
+            if stop := judge_share(topic, facts[topic]):
+                self._stops.note_finding((topic, facts[topic].share.first), stop, now)
         ranges = consumer.log_ranges(new)
         verdicts = {
             (topic, partition): judge_assignment(
@@ -61,6 +64,7 @@ class PartitionStarter:
                 assignments.get((topic, partition)),
                 topic_id=facts[topic].topic_id,
                 log=ranges[topic, partition],
+                share=facts[topic].share,
             )
             for topic, partition in sorted(ranges.keys() & new)
         }
@@ -99,9 +103,7 @@ class PartitionStarter:
         Raises ProgressStoreUnavailable.
         """
         others = {
-            (topic, number)
-            for topic, known in consumer.topics().items()
-            for number in range(known.partitions)
+            (topic, number) for topic, known in consumer.topics().items() for number in known.numbers
         } - consumer.assignment()
         read = self._store.read_assignments(others)
         return [place for place in others if place not in read or read[place].watermark is None]
@@ -122,14 +124,14 @@ class PartitionStarter:
         declared = self._topics[topic]
         # All partitions are registered together. A partition that is registered later starts at offset 0,
         # even with start="latest".
-        starts = find_starts(consumer, declared, range(facts.partitions))
-        if len(starts) < facts.partitions:
+        starts = find_starts(consumer, declared, facts.numbers)
+        if len(starts) < len(facts.numbers):
             return False
         entity = declared.entity
         self._store.register_topic(
             TopicStart(topic, facts.topic_id, entity.name, entity.shards, starts, declared.dedup)
         )
-        log.info("topic registered", topic=topic, start=declared.start, partitions=facts.partitions)
+        log.info("topic registered", topic=topic, start=declared.start, partitions=len(facts.numbers))
         return True
 
     def _compare_shards(self, entity: str, shards: int, topic: str) -> None:

@@ -17,6 +17,7 @@ from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.kafka_io.consumer import BrokersAway, Consumer, ConsumerBroken, TopicFacts
 from sluice.kafka_io.kafka_errors import AWAY_CODES
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place, place_names
 from sluice.runtime.repeat_filter import AWAY
 
@@ -52,6 +53,7 @@ class ReadReport:
         topics: Iterable[str],
         reader: UUID,
         clock: Callable[[], float],
+        share: PartitionShare = WHOLE,
     ) -> None:
         """`reader` names this bridge in `partition_reads`."""
         self._store = store
@@ -60,7 +62,7 @@ class ReadReport:
         self._reader = reader
         self._written_at = self._compared_at = float("-inf")
         self.problems = PartitionProblems()
-        self._errors = ClientErrors(self.problems, topics, clock=clock)
+        self._errors = ClientErrors(self.problems, topics, clock=clock, share=share)
 
     @property
     def group_is_refused(self) -> bool:
@@ -145,7 +147,7 @@ class ReadReport:
         )
         if consumer is None:
             return UnreadPartitions(frozenset(), frozenset())
-        there = {(topic, n) for topic, known in consumer.topics().items() for n in range(known.partitions)}
+        there = {(topic, n) for topic, known in consumer.topics().items() for n in known.numbers}
         return find_unread(self._store.read_reads(), starter.find_unread(consumer), there)
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 
@@ -34,6 +35,8 @@ class StopKind(Enum):
     ABOVE_END = "the log ends below the applied records"
     TRUNCATED = "the log lost records that were read"
     TOO_LARGE = "a record is too large for a message"
+    UNDIVIDED = "the share does not divide the partitions"
+    RAISED = "partitions were added"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ AssignmentVerdict: TypeAlias = Start | NeedsRows | LoudStop
 
 
 def judge_assignment(
-    topic: str, partition: int, assignment: Assignment | None, *, topic_id: str, log: LogRange
+    topic: str,
+    partition: int,
+    assignment: Assignment | None,
+    *,
+    topic_id: str,
+    log: LogRange,
+    share: PartitionShare = WHOLE,
 ) -> AssignmentVerdict:
     """Decides if a partition starts, needs rows, or stops its topic.
 
@@ -67,7 +76,8 @@ def judge_assignment(
             f" so its offsets now belong to other records. {_accept(topic)}",
         )
     if assignment.watermark is None:
-        return NeedsRows()
+        # All partitions of a share are registered together, so this partition was added later.
+        return NeedsRows() if share.is_whole else _raised(topic, partition, share)
     where = f"{topic}[{partition}]"
     if assignment.partition_epoch != assignment.epoch:
         return LoudStop(
@@ -99,21 +109,37 @@ def judge_logs(
     declared: Iterable[str],
     assignments: Mapping[Place, Assignment],
     logs: Mapping[Place, LogRange],
+    share: PartitionShare = WHOLE,
 ) -> dict[Place, LoudStop | None]:
     """Returns the stop of each partition whose log is known; None if the partition may start or needs rows.
 
-    For a declared topic that does not exist in Kafka, partition 0 gets the stop.
+    For a declared topic that does not exist in Kafka, or that the share must not read, the first partition of
+    the share gets the stop.
     """
     judged: dict[Place, LoudStop | None] = {}
     for place, log in logs.items():
         topic, partition = place
         if topic in topics and partition < topics[topic].partitions:
             topic_id = topics[topic].topic_id
-            verdict = judge_assignment(topic, partition, assignments.get(place), topic_id=topic_id, log=log)
+            verdict = judge_assignment(
+                topic, partition, assignments.get(place), topic_id=topic_id, log=log, share=share
+            )
             judged[place] = verdict if isinstance(verdict, LoudStop) else None
+    for topic, facts in topics.items():
+        if stop := judge_share(topic, facts):
+            judged[topic, share.first] = stop
     for topic in set(declared).difference(topics):
-        judged[topic, 0] = _gone(topic) if (topic, 0) in assignments else None
+        place = (topic, share.first)
+        judged[place] = _gone(topic) if place in assignments else None
     return judged
+
+
+def judge_share(topic: str, facts: TopicFacts) -> LoudStop | None:
+    """Returns a stop if the topic's partitions cannot be divided among the shares, else None."""
+    flaw = facts.share.flaw(topic, facts.partitions)
+    if flaw is None:
+        return None
+    return LoudStop(StopKind.UNDIVIDED, f"{_sentence(flaw.problem)} {_sentence(flaw.remedy)}")
 
 
 def truncated(place: Place, error: str) -> LoudStop:
@@ -133,6 +159,19 @@ def too_large(place: Place, offset: int, error: str) -> LoudStop:
         StopKind.TOO_LARGE,
         f"The record {topic}[{partition}] offset {offset} is too large for a message: {error}."
         f" Delete this record and the earlier ones from the topic. {_accept(topic)}",
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _raised(topic: str, partition: int, share: PartitionShare) -> LoudStop:
+    return LoudStop(
+        StopKind.RAISED,
+        f"{topic}[{partition}] is new: partitions were added to the topic, so events of one entity may now be"
+        f' on another partition than before. Run `sluice accept {topic} --reason "…"` in the installation of'
+        f" each of the {share.count} shares: the new partitions are then read from their beginning.",
     )
 
 

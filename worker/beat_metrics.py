@@ -26,6 +26,7 @@ from sluice.runtime import metrics
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.exposition import Collector, GaugeMetricFamily, gauge_family
 from sluice.runtime.metrics import Metric
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings
 
@@ -60,6 +61,7 @@ class Reading:
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
     """Topic → records between the watermarks and the ends of the logs, for registered topics."""
+    share: PartitionShare = WHOLE
     oldest_seconds: Mapping[str, float] = field(default_factory=dict)
     """Topic → age of its first unapplied record. A topic is missing if the record was not found in time."""
 
@@ -69,6 +71,7 @@ class LeaderReader:
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka_bootstrap_servers
+        self._share = settings.share
         self._session = Session(
             settings.database_url.get_secret_value(),
             application_name="sluice metrics",
@@ -84,7 +87,7 @@ class LeaderReader:
 
         If a service fails, omits its figures, and connects again at the next reading.
         """
-        reading = Reading()
+        reading = Reading(share=self._share)
         try:
             # Watermarks are read before the ends of the logs. In the reverse order, a watermark could be
             # higher than the end of its log.
@@ -119,6 +122,7 @@ class LeaderReader:
         if self._logs is None:
             self._logs = LogReader(
                 self._servers,
+                self._share,
                 request_timeout_ms=KAFKA_TIMEOUT_MS,
                 look_seconds=LOOK_SECONDS,
             )
@@ -183,6 +187,7 @@ def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
     yield _one(metrics.POSTGRES_UP, open_issues is not None)
     if open_issues is None or sharing is None:
         return
+    yield _each(metrics.SHARE_PARTITIONS, {str(reading.share): len(reading.watermarks)})
     yield _one(metrics.HALTED_QUEUES, open_issues.halted_queues)
     yield _one(metrics.HALTED_TOPICS, open_issues.halted_topics)
     yield _one(metrics.HALTED_EFFECTS, open_issues.halted_effects)

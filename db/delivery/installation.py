@@ -9,6 +9,7 @@ from psycopg2.errors import InsufficientPrivilege
 
 from sluice.db.connection import Session, Statement
 from sluice.runtime.installation import Installation
+from sluice.runtime.partition_share import WHOLE, PartitionShare, parse_share
 
 KEY_BYTES = 32
 
@@ -34,6 +35,7 @@ class StoredInstallation(NamedTuple):
     installation: Installation
     rank: int
     database: Database
+    share: PartitionShare = WHOLE
 
 
 class Key(NamedTuple):
@@ -45,7 +47,7 @@ class Key(NamedTuple):
 
 READ_INSTALLATION = Statement(
     "read_installation",
-    "SELECT name, id, rank, system_identifier, database_oid FROM sluice.installation",
+    "SELECT name, id, rank, system_identifier, database_oid, partition_share FROM sluice.installation",
 )
 
 
@@ -57,9 +59,12 @@ def read_installation(session: Session) -> StoredInstallation | None:
         return None
     if not rows:
         return None
-    name, installation_id, rank, system_identifier, oid = rows[0]
+    name, installation_id, rank, system_identifier, oid, share = rows[0]
     return StoredInstallation(
-        Installation(name, UUID(str(installation_id))), rank, Database(system_identifier, oid)
+        Installation(name, UUID(str(installation_id))),
+        rank,
+        Database(system_identifier, oid),
+        parse_share(share),
     )
 
 
@@ -93,23 +98,23 @@ CREATE_INSTALLATION = Statement(
     "create_installation",
     """
     WITH made AS (
-        INSERT INTO sluice.installation (name, id, system_identifier, database_oid)
-        VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id
+        INSERT INTO sluice.installation (name, id, system_identifier, database_oid, partition_share)
+        VALUES ($1, $2, $3, $4, $7) ON CONFLICT DO NOTHING RETURNING id
     ), claiming AS (
         INSERT INTO sluice.claim_key (key) SELECT $6 FROM made
         ON CONFLICT (is_only) DO UPDATE SET key = excluded.key
     )
     INSERT INTO sluice.installation_keys (key) SELECT $5 FROM made
     """,
-    ("text", "uuid", "text", "bigint", "bytea", "bytea"),
+    ("text", "uuid", "text", "bigint", "bytea", "bytea", "text"),
 )
 
 
-def create_installation(session: Session, name: str) -> bool:
-    """Draws the id and the first keys of this database's installation. Idempotent.
+def create_installation(session: Session, name: str, share: PartitionShare = WHOLE) -> bool:
+    """Draws the id and the first keys of this database's installation, and stores its share. Idempotent.
 
     Returns True if the database had no installation before.
     """
     database = read_database(session)
     keys = (secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES))
-    return session.count(CREATE_INSTALLATION, name, uuid4(), *database, *keys) == 1
+    return session.count(CREATE_INSTALLATION, name, uuid4(), *database, *keys, str(share)) == 1

@@ -1,6 +1,6 @@
 """Statements of the bridge about registered topics, applied offsets of lanes, and watermarks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
@@ -259,14 +259,16 @@ def register_topic(session: Session, start: TopicStart) -> None:
         _register_entity(session, start.entity, start.shards)
         new = (start.topic, start.topic_id, start.entity, start.dedup)
         first_seen = session.count(INSERT_TOPIC, *new) == 1
-        numbers: Sequence[int] = sorted(start.starts)
-        session.run(
-            INSERT_PARTITIONS,
-            start.topic,
-            bare_array(numbers),
-            bare_array(start.starts[number] if first_seen else 0 for number in numbers),
+        numbers = sorted(start.starts)
+        insert_partitions(
+            session, start.topic, {number: start.starts[number] if first_seen else 0 for number in numbers}
         )
         insert_first_starts(session, start.topic)
+
+
+def insert_partitions(session: Session, topic: str, starts: Mapping[int, int]) -> None:
+    """Inserts missing rows of a topic's partitions. `starts`: partition → watermark. Idempotent."""
+    session.run(INSERT_PARTITIONS, topic, bare_array(starts), bare_array(starts.values()))
 
 
 def _register_entity(session: Session, entity: str, shards: int) -> int:

@@ -40,6 +40,14 @@ installation = Table(
     # Raised by `sluice init --original`.
     Column("rank", Integer, nullable=False, server_default=text("0")),
     now_column("made_at"),
+    # K/N of SLUICE_PARTITION_SHARE. It never changes: entities would move to another database.
+    Column(
+        "partition_share",
+        Text,
+        CheckConstraint("partition_share ~ '^[1-9][0-9]*/[1-9][0-9]*$'", name="partition_share_form"),
+        nullable=False,
+        server_default=text("'1/1'"),
+    ),
 )
 
 # The newest key signs messages. Older keys are deleted after every process has read the newest key.

@@ -1,4 +1,4 @@
-"""Accepts that a topic was re-created or lost records, so that its log is read from its beginning."""
+"""Accepts that a topic was re-created or lost records, or that partitions were added to it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import refused_if_queues_are_held
-from sluice.bridge.start_conditions import LoudStop, judge_assignment
+from sluice.bridge.start_conditions import LoudStop, StopKind, judge_assignment
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.rerouting import (
     TopicRouting,
@@ -22,11 +22,12 @@ from sluice.db.admin.rerouting import (
 from sluice.db.apply.erasures import lower_log_ends
 from sluice.db.connection import Session
 from sluice.db.delivery.partition_reads import PartitionRead, clear_stops, read_partition_reads
-from sluice.db.delivery.progress import Assignment, read_assignments
+from sluice.db.delivery.progress import Assignment, insert_partitions, read_assignments
 from sluice.db.projections.generations import SyncedGeneration, detach_generations, read_projection_snapshot
 from sluice.db.records import ProblemKind
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 
@@ -87,12 +88,17 @@ def judge_acceptance(
     topic_ids: tuple[str, str],
     watermarks: Mapping[int, int],
     logs: Mapping[int, LogRange],
+    adds_only: bool = False,
 ) -> Acceptance:
-    """Returns the effects of accepting a topic. `topic_ids` are the ids in Postgres and in Kafka. Pure."""
+    """Returns the effects of accepting a topic. `topic_ids` are the ids in Postgres and in Kafka. Pure.
+
+    `adds_only`: only the new partitions change.
+    """
     before, now = topic_ids
     changes = tuple(
         _change(number, watermarks.get(number), logs.get(number), recreated=before != now)
         for number in sorted({*watermarks, *logs})
+        if not adds_only or number not in watermarks
     )
     return Acceptance(topic, entity, before, now, changes)
 
@@ -120,28 +126,62 @@ class AcceptPlan(NamedTuple):
     """Generations that are kept in sync with the live generation, and that accepting marks as failed."""
     reasons: tuple[str, ...]
     """Why bridges do not read the topic; empty if there is nothing to accept."""
+    adds_only: bool
+    """True if partitions were added, and nothing else is the reason: then the others stay as they are."""
 
 
-def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptPlan:
-    """Reads Postgres and Kafka. Raises OperationRefused if one of the two does not have the topic."""
+def plan_accept(session: Session, bootstrap_servers: str, share: PartitionShare, topic: str) -> AcceptPlan:
+    """Reads Postgres and Kafka.
+
+    Raises OperationRefused if one of the two does not have the topic, or the share must not read the topic.
+    """
     before = read_topic_routing(session, topic)
     if before is None:
         raise OperationRefused(f"no bridge has read topic {topic} so far: there is nothing to accept")
     # In the same order as the bridge: lanes before the ends of the logs.
     watermarks = read_watermarks_of(session, topic)
-    assignments = read_assignments(session, [(topic, number) for number in watermarks])
-    topic_id, logs = read_topic(bootstrap_servers, topic)
+    watched = read_assignments(session, [(topic, number) for number in watermarks])
+    topic_id, logs = read_topic(bootstrap_servers, share, topic)
+    added = read_assignments(session, [(topic, number) for number in logs.keys() - watermarks.keys()])
+    assignments = {**watched, **added}
+    stopped = [one for one in read_partition_reads(session) if one.topic == topic]
+    adds_only = is_only_raised(topic, topic_id, assignments, logs, stopped, share)
     acceptance = judge_acceptance(
         topic,
         before.entity,
         topic_ids=(before.topic_id, topic_id),
         watermarks=watermarks,
         logs=logs,
+        adds_only=adds_only,
     )
-    stopped = [one for one in read_partition_reads(session) if one.topic == topic]
-    reasons = tuple(find_reasons(topic, topic_id, assignments, logs, stopped))
-    failing = tuple(read_projection_snapshot(session).synced)
-    return AcceptPlan(before, TopicRouting(topic_id, before.entity), logs, acceptance, failing, reasons)
+    reasons = tuple(find_reasons(topic, topic_id, assignments, logs, stopped, share))
+    failing = () if adds_only else tuple(read_projection_snapshot(session).synced)
+    wanted = TopicRouting(topic_id, before.entity)
+    return AcceptPlan(before, wanted, logs, acceptance, failing, reasons, adds_only)
+
+
+def is_only_raised(
+    topic: str,
+    topic_id: str,
+    assignments: Mapping[Place, Assignment],
+    logs: Mapping[int, LogRange],
+    reads: Iterable[PartitionRead],
+    share: PartitionShare,
+) -> bool:
+    """Returns True if bridges refuse the topic only because partitions were added. Pure."""
+    if {number for _, number in assignments} - logs.keys():
+        return False
+    stops = [
+        verdict
+        for (_, number), one in assignments.items()
+        for verdict in [
+            judge_assignment(topic, number, one, topic_id=topic_id, log=logs[number], share=share)
+        ]
+        if isinstance(verdict, LoudStop)
+    ]
+    explained = {stop.message for stop in stops if stop.kind is StopKind.RAISED}
+    reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
+    return bool(stops) and all(stop.kind is StopKind.RAISED for stop in stops) and reported <= explained
 
 
 def find_lost_ends(assignments: Mapping[Place, Assignment], logs: Mapping[int, LogRange]) -> list[int]:
@@ -161,6 +201,7 @@ def find_reasons(
     assignments: Mapping[Place, Assignment],
     logs: Mapping[int, LogRange],
     reads: Iterable[PartitionRead],
+    share: PartitionShare = WHOLE,
 ) -> Iterator[str]:
     """Yields the reasons why bridges cannot safely continue: by the rules of a bridge, and as
     bridges reported. Pure.
@@ -170,16 +211,21 @@ def find_reasons(
         if (log := logs.get(number)) is None:
             yield f"{topic}[{number}] does not exist any more: the topic has fewer partitions than before"
             continue
-        verdict = judge_assignment(topic, number, assignment, topic_id=topic_id, log=log)
+        verdict = judge_assignment(topic, number, assignment, topic_id=topic_id, log=log, share=share)
         if isinstance(verdict, LoudStop) and verdict.message not in reported:
             yield verdict.message
     yield from sorted(reported)
 
 
-def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
-    """Returns a topic's id and its partitions' log ranges. Raises OperationRefused if it does not exist."""
-    with closing(LogReader(bootstrap_servers)) as reader:
+def read_topic(bootstrap_servers: str, share: PartitionShare, topic: str) -> tuple[str, dict[int, LogRange]]:
+    """Returns a topic's id and the log ranges of the share's partitions. Raises OperationRefused.
+
+    The topic must exist, and the share must divide its partitions.
+    """
+    with closing(LogReader(bootstrap_servers, share)) as reader:
         logs = reader.read_ranges([topic])
+    if topic in logs.partitions and (flaw := share.flaw(topic, logs.partitions[topic])):
+        raise OperationRefused(str(flaw))
     if why := logs.unreadable_topics.get(topic):
         raise OperationRefused(f"Kafka does not describe topic {topic} ({why}): grant the right to read it")
     if topic not in logs.topic_ids:
@@ -191,6 +237,21 @@ def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRa
     if unread:
         raise OperationRefused(f"topic {topic} cannot be read completely ({'; '.join(unread)}): try again")
     return logs.topic_ids[topic], {number: found for (_, number), found in logs.ranges.items()}
+
+
+def accept_partitions(
+    session: Session, topic: str, before: TopicRouting, found: Acceptance, decision: Decision
+) -> None:
+    """Registers the new partitions of a topic, which are read from offset 0. The others stay as they are.
+
+    Idempotent. Raises OperationRefused if the topic was changed meanwhile.
+    """
+    with refused_if_queues_are_held(before.entity), session.transaction():
+        if lock_routing(session, before.entity) is None or read_topic_routing(session, topic) != before:
+            raise OperationRefused(f"topic {topic} was changed meanwhile; run the command again")
+        insert_partitions(session, topic, dict.fromkeys(found.watermarks(), 0))
+        clear_stops(session, topic)
+        insert_audits(session, decision, [(topic, as_json(found.document()))])
 
 
 def accept_topic(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.service_urls import StackUrls, read_addresses
 from sluice.runtime.settings import Settings, read_settings
 from sluice.tasks.apply.chunks import session_settings
@@ -54,7 +55,7 @@ def connected(
         may_be_read_only=report_refusal is not None,
     )
     with closing(session):
-        refusal = read_refusal(session, settings.name)
+        refusal = read_refusal(session, settings.name, settings.share)
         if refusal is not None:
             if report_refusal is None:
                 raise InstallationRefused(refusal)
@@ -63,10 +64,10 @@ def connected(
         yield session
 
 
-def read_refusal(session: Session, name: str) -> str | None:
-    """Returns why a process named `name` must not work with this database, None if it may."""
+def read_refusal(session: Session, name: str, share: PartitionShare = WHOLE) -> str | None:
+    """Returns why a process with this name and share must not work with this database, None if it may."""
     try:
-        check_installation(session, name=name)
+        check_installation(session, name=name, share=share)
     except InstallationRefused as refused:
         return str(refused)
     return None

@@ -19,6 +19,8 @@ from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
 from sluice.db.tables import TableRefused, is_projection
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
+from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.apply.topic_modes import differences
 from sluice.tasks.fold.registry import FIRST_REVISION, Registry
@@ -54,6 +56,7 @@ def initialise(
     registry: Registry,
     *,
     name: str = "sluice",
+    share: PartitionShare = WHOLE,
     partitions: int = DEFAULT_PARTITIONS,
     replication_factor: int = 1,
     change: Callable[[Session, str], Changed] | None = None,
@@ -61,15 +64,21 @@ def initialise(
     """Creates all objects that a bridge and workers need. Idempotent.
 
     Calls `change` with the name, one time, before the installation is checked. Raises InstallationRefused if
-    the database belongs to another installation, is a copy, or is newer than this code.
+    the database belongs to another installation, is a copy, or is newer than this code, and if `share` does
+    not divide the partitions of a topic.
     """
     made = Initialised()
+    if not share.is_whole:
+        # Before the share is stored, because a stored share cannot be changed.
+        _refuse_undivided(urls.kafka_bootstrap_servers, registry, share, partitions)
     upgrade(urls.database_url)
     with closing(Session(urls.database_url, application_name="sluice init")) as session:
-        create_installation(session, name)
+        create_installation(session, name, share)
         if change is not None:
             made.changed = change(session, name)
-        stored = require_installation(read_installation(session), read_database(session), name=name)
+        stored = require_installation(
+            read_installation(session), read_database(session), name=name, share=share
+        )
         made.installation = stored.installation.group
         _refuse_misplaced(session, registry)
     made.tables, made.projections = create_tables(urls.database_url, registry)
@@ -84,6 +93,17 @@ def initialise(
     finally:
         session.close()
     return made
+
+
+def _refuse_undivided(
+    bootstrap_servers: str, registry: Registry, share: PartitionShare, new_partitions: int
+) -> None:
+    with closing(build_kafka_python_admin(KafkaAccess(bootstrap_servers))) as admin:
+        described = admin.describe_topics(sorted(registry.topics))
+    counts = {topic["name"]: len(topic["partitions"]) or new_partitions for topic in described}
+    flaws = [str(flaw) for topic, count in sorted(counts.items()) if (flaw := share.flaw(topic, count))]
+    if flaws:
+        raise InstallationRefused("; ".join(flaws))
 
 
 def _refuse_misplaced(session: Session, registry: Registry) -> None:

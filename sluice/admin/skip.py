@@ -23,6 +23,7 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader, RecordUnreadable
 from sluice.kafka_io.raw_fetch import fetch_batches, find_unparsed
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 from sluice.tasks.events.identity import record_identity
@@ -44,7 +45,12 @@ class SkipPlan(NamedTuple):
 
 
 def plan_skip(
-    session: Session, bootstrap_servers: str, where: RecordPlace, *, with_kafka_python: bool
+    session: Session,
+    bootstrap_servers: str,
+    share: PartitionShare,
+    where: RecordPlace,
+    *,
+    with_kafka_python: bool,
 ) -> SkipPlan:
     """Reads Postgres and Kafka. Raises OperationRefused unless the record cannot be read.
 
@@ -58,7 +64,7 @@ def plan_skip(
             f"{_name(place, offset)} is skipped already: see `sluice audit ls --verb skip`"
         )
     assignment = _require_assignment(session, place, offset)
-    log = _require_in_log(bootstrap_servers, place, offset, assignment)
+    log = _require_in_log(bootstrap_servers, share, place, offset, assignment)
     batches = fetch_batches(bootstrap_servers, place, offset)
     headers = [read_header(batch) for batch in batches]
     first = min([offset, *(header.first_offset for header in headers)])
@@ -128,9 +134,11 @@ def _require_assignment(session: Session, place: Place, offset: int) -> Assignme
     return assignment
 
 
-def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignment) -> LogRange:
+def _require_in_log(
+    servers: str, share: PartitionShare, place: Place, offset: int, assignment: Assignment
+) -> LogRange:
     topic, partition = place
-    with closing(LogReader(servers)) as reader:
+    with closing(LogReader(servers, share)) as reader:
         logs = reader.read_ranges([topic])
     if reason := logs.unreadable.get(place) or logs.unreadable_topics.get(topic):
         raise OperationRefused(f"{topic}[{partition}] does not answer: {reason}")

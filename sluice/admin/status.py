@@ -14,6 +14,7 @@ from sluice.db.delivery.unread_partitions import UnreadPartition
 from sluice.db.records import Declaration
 from sluice.kafka_io.log_range import LogRange, LogRanges, find_unapplied, lag_records
 from sluice.runtime.installation import Installation
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 
@@ -43,6 +44,7 @@ class Reading:
     """Topics and effects that are halted because no running worker declares them."""
     unread: Sequence[UnreadPartition] = ()
     """Partitions that no bridge reads, or that a bridge stopped reading."""
+    share: PartitionShare = WHOLE
     situation: Facts | None = None
     """The facts about servers and processes that `sluice doctor` also judges."""
 
@@ -123,6 +125,7 @@ class Status:
     halted_effects: Mapping[str, str] = field(default_factory=dict)
     unread: Sequence[UnreadPartition] = ()
     problems: Sequence[str] = ()
+    partition_share: str = str(WHOLE)
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -145,6 +148,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         _halted(reading, Declaration.EFFECT),
         [one for one in reading.unread if one.topic in topics],
         _problems(reading),
+        str(reading.share),
     )
 
 

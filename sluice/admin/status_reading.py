@@ -46,6 +46,7 @@ def read_status(
             for entity in registry.entities.values()
             for shard in range(entity.shards)
         },
+        share=settings.share,
     )
     # Read before the log ends. In the other order, a watermark could be above its log end.
     with (
@@ -57,7 +58,7 @@ def read_status(
         if stored := read_installation(session):
             reading.installation = stored.installation
         situation = replace(situation, postgres=read_situation(session, settings.name, situation.declared))
-        reading.refusal = read_refusal(session, settings.name)
+        reading.refusal = read_refusal(session, settings.name, settings.share)
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)
@@ -66,7 +67,7 @@ def read_status(
         reading.sharing = read_workers(session)
         reading.undeclared = read_halted(session)
         reading.unread = read_unread(session, reading.paused_topics)
-    with _noted(reading, "Kafka"), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
+    with _noted(reading, "Kafka"), closing(LogReader(urls.kafka_bootstrap_servers, settings.share)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))
         reading.oldest_at = reader.read_times(unapplied(reading))

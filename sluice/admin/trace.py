@@ -19,6 +19,7 @@ from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.apply.erasures import Erasures
@@ -70,12 +71,18 @@ class RecordPlace(NamedTuple):
     offset: int
 
 
-def parse_place(registry: Registry, text: str) -> RecordPlace:
-    """Returns the position that the text TOPIC:PARTITION:OFFSET names. Raises OperationRefused."""
+def parse_place(registry: Registry, text: str, share: PartitionShare) -> RecordPlace:
+    """Returns the position that the text TOPIC:PARTITION:OFFSET names.
+
+    Raises OperationRefused, also for a partition of another share.
+    """
     name, *place = text.rsplit(":", 2)
     if len(place) != 2 or not all(part.isdigit() for part in place):
         raise OperationRefused("pass a record as TOPIC:PARTITION:OFFSET, or pass TOPIC, KEY and EVENT_ID")
-    return RecordPlace(_declared(registry, name), int(place[0]), int(place[1]))
+    found = RecordPlace(_declared(registry, name), int(place[0]), int(place[1]))
+    if why := share.foreign((name, found.partition)):
+        raise OperationRefused(f"{why}: run the command there")
+    return found
 
 
 def find_place(
@@ -113,7 +120,13 @@ def _declared(registry: Registry, name: str) -> Topic:
     return registry.topics[name]
 
 
-def trace_place(session: Session, registry: Registry, bootstrap_servers: str, place: RecordPlace) -> Trace:
+def trace_place(
+    session: Session,
+    registry: Registry,
+    bootstrap_servers: str,
+    share: PartitionShare,
+    place: RecordPlace,
+) -> Trace:
     """Reads the record from Kafka and follows it. Raises OperationRefused if there is no record."""
     topic, partition, offset = place
     assignment = read_assignments(session, [(topic.name, partition)]).get((topic.name, partition))
@@ -126,7 +139,7 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
         raise OperationRefused(
             f"{topic.name}:{partition}:{offset} was skipped: see `sluice audit ls --verb skip --json`"
         )
-    with closing(LogReader(bootstrap_servers)) as reader:
+    with closing(LogReader(bootstrap_servers, share)) as reader:
         try:
             record = reader.read_record((topic.name, partition), offset)
         except RecordUnreadable as error:

@@ -31,6 +31,7 @@ from sluice.kafka_io.partition_reader import (
     PartitionStalled,
     RecordUnreadable,
 )
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange
 from sluice.tasks.fold.registry import Registry
@@ -42,6 +43,7 @@ READ_SECONDS = 0.5
 def verify(
     session: Session,
     bootstrap_servers: str,
+    share: PartitionShare,
     registry: Registry,
     *,
     max_record_bytes: int,
@@ -59,7 +61,8 @@ def verify(
     parked, outbox = count_parked(session), read_waiting(session, None)
     calls = read_call_states(session)
     rerouted = {place[0] for place, of in totals.items() if _was_rerouted(session, place[0], of.entity)}
-    logs = _read_logs(bootstrap_servers, totals, read_skipped_ranges(session), max_record_bytes, counted)
+    skipped = read_skipped_ranges(session)
+    logs = _read_logs(bootstrap_servers, share, totals, skipped, max_record_bytes, counted)
     latest = {topic.name for topic in registry.topics.values() if topic.start == "latest"}
     natural = {topic for topic, mode in read_all_modes(session).items() if mode == "natural"}
     partitions = [
@@ -92,13 +95,14 @@ def _was_rerouted(session: Session, topic: str, entity: str) -> bool:
 
 def _read_logs(
     servers: str,
+    share: PartitionShare,
     totals: Mapping[Place, PartitionTotals],
     skipped: Mapping[Place, Sequence[SkippedRange]],
     max_record_bytes: int,
     counted: Callable[[int, int], object],
 ) -> dict[Place, LogFacts]:
     topics = sorted({topic for topic, _ in totals})
-    with closing(LogReader(servers)) as log_reader:
+    with closing(LogReader(servers, share)) as log_reader:
         logs = log_reader.read_ranges(topics)
     compacted_topics = set(compacted(read_topic_configs(servers, topics))) if topics else set()
     # A record after this offset has no outcome.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sluice.admin.connection import read_environment
-from sluice.admin.doctor.facts import DEFAULT_PATIENCE_SECONDS, Facts
+from sluice.admin.doctor.facts import DEFAULT_PATIENCE_SECONDS, Facts, TopicFacts
 from sluice.admin.doctor.facts_reading import Looks, read_facts
 from sluice.admin.doctor.findings import Finding, Severity
 from sluice.admin.doctor.rules import find_problems
@@ -64,6 +64,7 @@ def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
     topics = facts.kafka.topics if facts.kafka else {}
     return {
         "installation": installation.group if installation else None,
+        "partition_share": str(facts.declared.share),
         "findings": [finding_document(finding) for finding in findings],
         "postgres": asdict(facts.postgres.server) if facts.postgres else None,
         "redis": {"version": facts.redis.version} if facts.redis else None,
@@ -78,7 +79,7 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     for name, topic in sorted(facts.kafka.topics.items() if facts.kafka else ()):
         insync = UNKNOWN if topic.min_insync_replicas is None else topic.min_insync_replicas
         lines.append(
-            f"topic {name}: partitions {topic.partitions}, replicas {topic.replicas},"
+            f"topic {name}: partitions {_partitions(facts, topic)}, replicas {topic.replicas},"
             f" min.insync.replicas {insync}, cleanup.policy {topic.cleanup_policy or UNKNOWN}"
         )
     for one in _without_id(facts):
@@ -92,6 +93,12 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
 
 
 _KNOWN = {"id": "ids", "position": "positions", "natural": "versions"}
+
+
+def _partitions(facts: Facts, topic: TopicFacts) -> str:
+    share = facts.declared.share
+    own = len(share.numbers(topic.partitions))
+    return f"{topic.partitions}" if share.is_whole else f"{own} of {topic.partitions} (share {share})"
 
 
 def _without_id(facts: Facts) -> Sequence[EventsWithoutId]:

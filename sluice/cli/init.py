@@ -112,6 +112,7 @@ def init(
         urls,
         registry,
         name=settings.name,
+        share=settings.share,
         partitions=partitions,
         replication_factor=replication_factor,
         change=None if change is None else make_change,

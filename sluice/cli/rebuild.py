@@ -40,9 +40,9 @@ def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: As
 
     Exit code 1 if the rebuild would be refused.
     """
-    _, registry, urls = read_environment()
+    settings, registry, urls = read_environment()
     with connected("sluice rebuild", report_refusal=print_refusal) as session:
-        found = make_plan(session, registry, urls, projection, checkpoint)
+        found = make_plan(session, registry, urls, settings.share, projection, checkpoint)
     if as_json_:
         say_document(plan_document(found))
     else:

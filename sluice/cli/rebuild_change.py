@@ -58,7 +58,7 @@ def start(
     """
     settings, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
-        plan = make_plan(session, registry, urls, projection, checkpoint)
+        plan = make_plan(session, registry, urls, settings.share, projection, checkpoint)
         if plan.refusals:
             raise OperationRefused("; ".join(plan.refusals))
         number = None

@@ -78,7 +78,8 @@ def clean(
     processes run.
     """
     with connected("sluice redis") as session:
-        own = check_installation(session, name=read_settings().name).installation
+        settings = read_settings()
+        own = check_installation(session, name=settings.name, share=settings.share).installation
         group = require_cleanable(prefix, own, read_living(session))
         with open_redis(read_addresses(read_settings()).redis_url) as client:
             found = left = read_prefix(client, group)

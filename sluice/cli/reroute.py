@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.accept import Acceptance, PartitionChange, accept_topic, plan_accept
+from sluice.admin.accept import (
+    Acceptance,
+    PartitionChange,
+    accept_partitions,
+    accept_topic,
+    plan_accept,
+)
 from sluice.admin.connection import connected
 from sluice.admin.decisions import decide
 from sluice.admin.reshard import Resharded, is_settled, read_reshard_plan, unsettled_text
@@ -31,18 +37,21 @@ def accept(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Accept that a topic was re-created, or that it lost records; read its log from the beginning.
+    """Accept that a topic was re-created, lost records, or has more partitions than before.
 
     Use this command for a topic that was re-created, or that lost records
-    before they were applied. Records that are no longer in the log will
-    never be applied. For any other topic the command changes nothing
-    without --force.
+    before they were applied: its log is read from the beginning. Records that
+    are no longer in the log will never be applied. If partitions were added in
+    an installation with SLUICE_PARTITION_SHARE, only the new partitions are read
+    from their beginning. For any other topic the command changes nothing without
+    --force.
 
     --dry-run prints the effect per partition.
     """
-    servers = read_addresses(read_settings()).kafka_bootstrap_servers
+    settings = read_settings()
+    servers = read_addresses(settings).kafka_bootstrap_servers
     with connected("sluice reroute") as session:
-        plan = plan_accept(session, servers, topic)
+        plan = plan_accept(session, servers, settings.share, topic)
         found = plan.acceptance
         if not as_json_:
             say(*acceptance_lines(found))
@@ -52,7 +61,10 @@ def accept(
             say(f"these generations fail, because they can no longer be compared or made live: {names}")
         epoch = None
         changes = not dry_run and (force or bool(plan.reasons))
-        if changes:
+        if changes and plan.adds_only:
+            require_confirmation(f"The new partitions of topic {topic} will be read.", yes=yes)
+            accept_partitions(session, topic, plan.before, found, decide("accept partitions", reason))
+        elif changes:
             require_confirmation(f"Topic {topic} will be read from its log's beginning.", yes=yes)
             decision = decide("accept", reason)
             found, epoch = accept_topic(session, topic, plan.before, plan.wanted, plan.logs, decision)
@@ -61,6 +73,8 @@ def accept(
         say_document({**document, **found.document()})
     elif not changes and not dry_run:
         say("nothing was changed: pass --force to read the topic again anyway")
+    elif epoch is None and changes:
+        say("accepted: the new partitions are read. Start the bridge if it stopped.")
     elif changes:
         say(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
 

@@ -34,11 +34,12 @@ def skip(
     A record that can be read is never skipped.
     """
     settings, registry, urls = read_environment()
-    where = parse_place(registry, what)
+    where = parse_place(registry, what, settings.share)
     with connected("sluice skip") as session:
         plan = plan_skip(
             session,
             urls.kafka_bootstrap_servers,
+            settings.share,
             where,
             with_kafka_python=settings.kafka_client == "kafka-python",
         )

@@ -18,6 +18,7 @@ from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.unread_partitions import describe_unread, group_unread
 from sluice.db.records import Outcome
+from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.terminal_text import counted
 
 UNKNOWN = "?"  # shown for a value of a service that did not answer
@@ -55,7 +56,8 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
         say_document(asdict(found))
     else:
         if found.installation is not None:
-            say(f"installation and consumer group: {found.installation}", "")
+            share = "" if found.partition_share == str(WHOLE) else f", share {found.partition_share}"
+            say(f"installation and consumer group: {found.installation}{share}", "")
         known = found.queues_without_worker is not None
         say(topic_table(found.topics), "", queue_table(found.queues, workers_known=known))
         if found.queues_without_worker:

@@ -32,13 +32,13 @@ def trace(
     Pass its topic, partition and offset (payments:3:1042), or its topic, key
     and event id.
     """
-    _, registry, urls = read_environment()
+    settings, registry, urls = read_environment()
     with connected("sluice trace", report_refusal=print_refusal) as session:
         if key is None or event_id is None:
-            place = parse_place(registry, what)
+            place = parse_place(registry, what, settings.share)
         else:
             place = find_place(session, registry, what, key, event_id, source)
-        found = trace_place(session, registry, urls.kafka_bootstrap_servers, place)
+        found = trace_place(session, registry, urls.kafka_bootstrap_servers, settings.share, place)
     _show(found, full=full, as_json_=as_json_)
 
 

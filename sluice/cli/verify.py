@@ -49,6 +49,7 @@ def _compare() -> Verified:
         return compare_counters(
             session,
             installation.urls.kafka_bootstrap_servers,
+            installation.settings.share,
             installation.registry,
             max_record_bytes=installation.settings.max_record_bytes,
             counted=lambda passed, total: progress.update(bar, completed=passed, total=total),

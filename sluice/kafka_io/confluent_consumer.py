@@ -22,8 +22,10 @@ from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction, j
 from sluice.kafka_io.leader_offsets import LeaderOffsets, client_error
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.shared_assignment import SharedAssignment, assignment_strategy
 from sluice.kafka_io.topic_watch import TopicWatch
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 # The longest pause between requests for the facts of topics while Kafka does not answer. Each such request
@@ -48,6 +50,7 @@ class ConfluentConsumer:
         group: str,
         instance: str | None,
         topics: Sequence[str],
+        share: PartitionShare,
         commit_metadata: Callable[[], str] = str,
         max_record_bytes: int | None = None,
     ) -> None:
@@ -59,6 +62,8 @@ class ConfluentConsumer:
         self._commit_metadata = commit_metadata
         self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
+        # Only for a share of the partitions. Otherwise the client's own assignment is used.
+        self._shared = None if share.is_whole else SharedAssignment(share)
         self._doubted_at = float("-inf")  # facts from before this time may be of an earlier topic
         self._doubted: set[Place] = set()  # partitions whose next records may be of another topic
         self._changes: set[Place] = set()
@@ -74,7 +79,7 @@ class ConfluentConsumer:
         access = KafkaAccess(bootstrap_servers)
         with _translated():
             admin = build_confluent_admin(access, CONNECTION_PROPERTIES)
-            self._watch = TopicWatch(admin, self._topics)
+            self._watch = TopicWatch(admin, self._topics, share)
             self._offsets = LeaderOffsets(admin, self._errors.append)
             # Until a broker answers, a deleted topic and an unavailable broker cannot be distinguished.
             self._watch.ask_now()
@@ -86,17 +91,23 @@ class ConfluentConsumer:
                     "group.id": group,
                     **({} if instance is None else {"group.instance.id": instance}),
                     **CONSUMER_PROPERTIES,
+                    "partition.assignment.strategy": assignment_strategy(share),
                     "error_cb": self._note_client_error,
                     "on_commit": self._note_committed,
                 },
             )
             self._consumer.subscribe(
-                list(self._topics), on_assign=self._note_assigned, on_revoke=self._note, on_lost=self._note
+                list(self._topics),
+                on_assign=self._note_assigned,
+                on_revoke=self._note_revoked,
+                on_lost=self._note_revoked,
             )
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer. Raises ConsumerBroken at every poll after a fatal error."""
         with _translated():
+            if self._shared is not None:
+                self._shared.apply(self._consumer, self._paused)
             # `consume` waits for its whole time-out. Both calls also run the callbacks of errors and commits.
             first = self._consumer.poll(timeout_seconds)
             messages = [] if first is None else [first, *self._consumer.consume(MORE, GATHER_SECONDS)]
@@ -114,6 +125,9 @@ class ConfluentConsumer:
                 self._ends.pop(place, None)
             polled[place].append(record)
         self._readable |= polled.keys()
+        if self._shared is not None:
+            for place, records in polled.items():
+                self._shared.note_polled(place, records[-1].offset)
         if self._fatal_error:
             raise ConsumerBroken(self._fatal_error)
         if self._look_at_topics(polled.keys()):
@@ -134,16 +148,27 @@ class ConfluentConsumer:
 
     def assignment(self) -> frozenset[Place]:
         """See Consumer."""
+        if self._shared is not None:
+            return self._shared.places
         if self._assigned is None:
             with _translated():
                 self._assigned = frozenset((one.topic, one.partition) for one in self._consumer.assignment())
         return self._assigned
+
+    def has_partitions(self) -> bool:
+        """See Consumer."""
+        return bool(self.assignment()) if self._shared is None else self._shared.is_dealt
 
     def seek(self, place: Place, offset: int) -> None:
         """See Consumer."""
         self._ends.pop(place, None)
         if place not in self.assignment():
             self._changes.add(place)
+            return
+        if self._shared is not None:
+            self._shared.seek(place, offset)
+            self._paused.discard(place)
+            self._doubted.add(place)
             return
         # The client's own `seek` fails if the partition has no position, as directly after an assignment.
         with _translated():
@@ -162,12 +187,17 @@ class ConfluentConsumer:
         """See Consumer."""
         wanted = set(places) & self.assignment()
         with _translated():
-            if wanted - self._paused:
-                self._consumer.pause([TopicPartition(*place) for place in wanted - self._paused])
-            if self._paused - wanted:
-                self._consumer.resume([TopicPartition(*place) for place in self._paused - wanted])
+            if pausing := self._fetched(wanted - self._paused):
+                self._consumer.pause(pausing)
+            if resuming := self._fetched(self._paused - wanted):
+                self._consumer.resume(resuming)
         self._doubted |= self._paused - wanted
         self._paused = wanted
+
+    def _fetched(self, places: Iterable[Place]) -> list[TopicPartition]:
+        if self._shared is not None:
+            return self._shared.fetched(places)
+        return [TopicPartition(*place) for place in places]
 
     def paused(self) -> frozenset[Place]:
         """See Consumer."""
@@ -214,11 +244,18 @@ class ConfluentConsumer:
         with _translated():
             self._consumer.close()
 
-    def _note_assigned(self, consumer: Any, partitions: Iterable[TopicPartition]) -> None:
-        self._note(consumer, partitions)
+    def _note_assigned(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        self._note(partitions)
+        if self._shared is not None:
+            self._shared.take(consumer, partitions)
         self._doubted_at = time.monotonic()
 
-    def _note(self, _: Any, partitions: Iterable[TopicPartition]) -> None:
+    def _note_revoked(self, _: Any, partitions: Sequence[TopicPartition]) -> None:
+        self._note(partitions)
+        if self._shared is not None:
+            self._shared.drop()
+
+    def _note(self, partitions: Iterable[TopicPartition]) -> None:
         self._assigned = None
         for partition in partitions:
             place = (partition.topic, partition.partition)

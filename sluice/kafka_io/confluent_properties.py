@@ -37,7 +37,6 @@ CONSUMER_PROPERTIES: Mapping[str, Any] = {
     "enable.partition.eof": True,
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
-    "partition.assignment.strategy": "cooperative-sticky",
     "fetch.min.bytes": FETCH_MIN_BYTES,
     "fetch.wait.max.ms": FETCH_MAX_WAIT_MS,
     "fetch.max.bytes": FETCH_MAX_BYTES,

@@ -7,6 +7,7 @@ from typing import Protocol
 from sluice.kafka_io.kafka_errors import ClientError
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 
@@ -26,8 +27,15 @@ class TopicFacts:
 
     topic_id: str
     partitions: int
+    """The number of all partitions, of all shares. Producers place keys by it."""
     leaderless: frozenset[int] = frozenset()
-    """The partitions that have no leader now. They can be neither read nor measured."""
+    """The partitions of the share that have no leader now. They can be neither read nor measured."""
+    share: PartitionShare = WHOLE
+
+    @property
+    def numbers(self) -> range:
+        """The partitions of the share."""
+        return self.share.numbers(self.partitions)
 
 
 class Consumer(Protocol):
@@ -55,7 +63,10 @@ class Consumer(Protocol):
         """
 
     def assignment(self) -> frozenset[Place]:
-        """Returns the partitions that this member has now."""
+        """Returns the partitions of the share that this member has now. No other partition is fetched."""
+
+    def has_partitions(self) -> bool:
+        """Returns True if the group has assigned a partition of any share to this member."""
 
     def seek(self, place: Place, offset: int) -> None:
         """Sets the position of the next poll.

@@ -9,6 +9,7 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import (
     FencedInstanceIdError,
     KafkaError,
@@ -52,6 +53,7 @@ from sluice.kafka_io.kafka_python_offsets import LeaderOffsets
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 CLOSE_TIMEOUT_MS = 5_000
@@ -70,6 +72,7 @@ class KafkaPythonConsumer:
         group: str,
         instance: str | None,
         topics: Sequence[str],
+        share: PartitionShare,
         commit_metadata: Callable[[], str] = str,
         max_record_bytes: int | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class KafkaPythonConsumer:
         self._commit_metadata = commit_metadata
         self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
+        self._share = share
         self._changes = _Changes()
         self._truncated: dict[Place, str] = {}
         # A deque, because its append and pop are atomic, and the client's own thread also appends.
@@ -98,7 +102,9 @@ class KafkaPythonConsumer:
                 enable_auto_commit=False,
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[
+                    CooperativeStickyAssignor if share.is_whole else RangePartitionAssignor
+                ],
                 fetch_min_bytes=FETCH_MIN_BYTES,
                 fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
                 fetch_max_bytes=FETCH_MAX_BYTES,
@@ -115,7 +121,7 @@ class KafkaPythonConsumer:
             self._consumer.topics()
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
             self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
-            self._metadata = TopicMetadata(self._consumer, self._topics)
+            self._metadata = TopicMetadata(self._consumer, self._topics, share)
             self._pace = FetchPace(self._consumer)
             note_heartbeat_errors(self._consumer._coordinator, self._errors.append)
             self._offsets = LeaderOffsets(self._consumer, self._errors.append, timeout_ms=OFFSETS_TIMEOUT_MS)
@@ -184,7 +190,15 @@ class KafkaPythonConsumer:
 
     def assignment(self) -> frozenset[Place]:
         """See Consumer."""
-        return frozenset((place.topic, place.partition) for place in self._consumer.assignment())
+        return frozenset(
+            (place.topic, place.partition)
+            for place in self._consumer.assignment()
+            if self._share.holds(place.partition)
+        )
+
+    def has_partitions(self) -> bool:
+        """See Consumer."""
+        return bool(self._consumer.assignment())
 
     def seek(self, place: Place, offset: int) -> None:
         """See Consumer."""

@@ -30,6 +30,7 @@ from sluice.kafka_io.config import FETCH_MAX_WAIT_MS, FETCH_MIN_BYTES
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction, judge_error
 from sluice.runtime.backoff import Backoffs
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 # The longest pause before a failed fetch is repeated; kafka-python itself repeats it at every poll.
@@ -119,7 +120,7 @@ class FetchErrors:
 class TopicMetadata:
     """Reads the metadata of one consumer's topics. A refused topic does not affect the other topics."""
 
-    def __init__(self, consumer: Any, topics: Iterable[str]) -> None:
+    def __init__(self, consumer: Any, topics: Iterable[str], share: PartitionShare) -> None:
         self.errors: Mapping[str, ClientError] = {}
         """The error that Kafka returned instead of each topic's metadata.
 
@@ -130,6 +131,7 @@ class TopicMetadata:
         self._topics = tuple(topics)
         self._updates = 0
         self._facts: tuple[int, Mapping[str, TopicFacts]] = (-1, {})
+        self._share = share
         self._update = self._cluster.update_metadata
         self._cluster.update_metadata = self._take
         # The coordinator's own listener raises an error for a denied topic, and then ignores the other
@@ -152,7 +154,8 @@ class TopicMetadata:
             partitions, topic_id = self._cluster.partitions_for_topic(topic), self._cluster.topic_id(topic)
             if partitions and topic_id is not None:
                 led = self._cluster.available_partitions_for_topic(topic) or set()
-                found[topic] = TopicFacts(str(topic_id), len(partitions), frozenset(partitions - led))
+                numbers = frozenset(self._share.numbers(len(partitions)))
+                found[topic] = TopicFacts(str(topic_id), len(partitions), numbers - led, self._share)
         return found
 
     def renew(self, note: NoteError) -> bool:

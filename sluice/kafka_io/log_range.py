@@ -36,6 +36,8 @@ class LogRanges:
     """Partitions that exist and whose leader did not answer."""
     unreadable_topics: Mapping[str, str] = field(default_factory=dict)
     """Topics with unknown partitions, for example because this process has no right to describe them."""
+    partitions: Mapping[str, int] = field(default_factory=dict)
+    """Topic → the number of its partitions in Kafka, of all shares."""
 
 
 def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = False) -> int:

@@ -1,6 +1,7 @@
 """Reads the offset ranges of logs, the times of records, and single records, without joining a group."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import closing
@@ -28,6 +29,7 @@ from sluice.kafka_io.partition_reader import (
 )
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import topic_uuid
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 CONSUME_SECONDS = 0.2
@@ -54,12 +56,14 @@ class LogReader:
     def __init__(
         self,
         bootstrap_servers: str,
+        share: PartitionShare,
         *,
         request_timeout_ms: int = REQUEST_TIMEOUT_MS,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        """Connects in the background."""
+        """Connects in the background. Partitions of other shares are neither asked for nor returned."""
         self._servers = bootstrap_servers
+        self._share = share
         self._timeout_seconds = request_timeout_ms / 1_000
         self._look_seconds = look_seconds
         self._client_error = ""
@@ -75,13 +79,18 @@ class LogReader:
         self._consumer: Any = None
 
     def read_ranges(self, topics: Iterable[str]) -> LogRanges:
-        """Returns the offset ranges of all partitions of these topics, without topics that do not exist.
+        """Returns the offset ranges of the share's partitions, without topics that do not exist.
 
         The result also lists the partitions and topics that could not be read. Raises LogsUnavailable if no
         broker answered.
         """
-        leaders: dict[Place, int | None] = {}
-        topic_ids, refused = self._describe(sorted(set(topics)), leaders)
+        return self._read_ranges(topics, self._share)
+
+    def _read_ranges(self, topics: Iterable[str], share: PartitionShare) -> LogRanges:
+        existing: dict[Place, int | None] = {}
+        topic_ids, refused = self._describe(sorted(set(topics)), existing)
+        counts = Counter(topic for topic, _ in existing)
+        leaders = {place: leader for place, leader in existing.items() if share.holds(place[1])}
         unreadable = {place: NO_LEADER for place, leader in leaders.items() if leader is None}
 
         def read_offsets(places: Iterable[Place], spec: OffsetSpec, isolation: Any) -> dict[Place, int]:
@@ -96,7 +105,7 @@ class LogReader:
         ends = read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED)
         starts = read_offsets(ends, _START, IsolationLevel.READ_COMMITTED)
         ranges = {place: LogRange(start, ends[place], log_ends[place]) for place, start in starts.items()}
-        return LogRanges(ranges, topic_ids, unreadable, refused)
+        return LogRanges(ranges, topic_ids, unreadable, refused, counts)
 
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
         """Returns the Unix time of the first record at or after the offset of each partition.
@@ -129,9 +138,11 @@ class LogReader:
     def read_record(self, place: Place, offset: int) -> Record | None:
         """Returns the record at exactly this offset, or None if no record has this offset.
 
+        Reads a partition of any share, because the caller names it.
+
         Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open the record.
         """
-        read = self.read_ranges([place[0]])
+        read = self._read_ranges([place[0]], WHOLE)
         reason = read.unreadable.get(place) or read.unreadable_topics.get(place[0])
         if reason is not None:
             raise LogsUnavailable(f"{place[0]}[{place[1]}]: {reason}")

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, judge_error
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.repeat_filter import AWAY
 
@@ -31,8 +32,9 @@ class TopicWatch:
     If Kafka does not answer, the old facts are kept, because the topics may still exist.
     """
 
-    def __init__(self, admin: "AdminClient", topics: Sequence[str]) -> None:
+    def __init__(self, admin: "AdminClient", topics: Sequence[str], share: PartitionShare) -> None:
         self._admin = admin
+        self._share = share
         self._topics = TopicCollection(list(topics))
         self._asked: dict[str, Future[Any]] = {}
         self._asked_at = float("-inf")
@@ -91,9 +93,12 @@ class TopicWatch:
                 continue
             led = {part.id: part.leader.id for part in description.partitions if _is_broker(part.leader)}
             leaders |= {(topic, number): broker for number, broker in led.items()}
-            leaderless = frozenset(part.id for part in description.partitions) - led.keys()
+            numbers = self._share.numbers(len(description.partitions))
             found[topic] = TopicFacts(
-                topic_uuid(description.topic_id), len(description.partitions), leaderless
+                topic_uuid(description.topic_id),
+                len(description.partitions),
+                frozenset(numbers) - led.keys(),
+                self._share,
             )
         self.facts, self.errors, self.leaders, self.known_at = found, errors, leaders, self._asked_at
         if self._is_away:

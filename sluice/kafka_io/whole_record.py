@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import TypeAlias
 
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 
 ReadWhole: TypeAlias = Callable[[Place, int], Record | None]
@@ -22,7 +23,7 @@ def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Reco
     from sluice.kafka_io.partition_reader import PartitionStalled, RecordUnreadable
 
     try:
-        with closing(LogReader(bootstrap_servers)) as reader:
+        with closing(LogReader(bootstrap_servers, WHOLE)) as reader:
             return reader.read_record(place, offset)
     except (LogsUnavailable, PartitionStalled, RecordUnreadable) as error:
         raise RecordNotRead(str(error)) from error

@@ -273,6 +273,13 @@ CALLS = _gauge(
 OLDEST_DUE_CALL_SECONDS = _gauge(
     Exporter.LEADER, "oldest_due_call_seconds", "seconds", "time since the oldest due call became due"
 )
+SHARE_PARTITIONS = _gauge(
+    Exporter.LEADER,
+    "share_partitions",
+    "partitions",
+    "registered partitions; the label is the share K/N that the installation takes",
+    "share",
+)
 CALLS_PAUSED = _gauge(Exporter.LEADER, "calls_paused", "", "1 if an operator paused all calls")
 HALTED_QUEUES = _gauge(
     Exporter.LEADER, "halted_queues", "queues", "queues that are halted because of a wrong deployment"

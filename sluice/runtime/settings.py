@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from sluice.runtime.installation import NAME_PATTERN
+from sluice.runtime.partition_share import PartitionShare, parse_share
 
 PREFIX = "SLUICE_"
 MAX_SOURCE_CHARACTERS = 255
@@ -67,6 +68,10 @@ class Settings(FaultSettings):
         pattern=f"^{NAME_PATTERN}$",
         description="name of the installation, as `sluice init` stored it",
     )
+    partition_share: str = Field(
+        "1/1",
+        description="K/N: the installation takes the partitions p with p mod N = K - 1",
+    )
     kafka_client: Literal["confluent", "kafka-python"] = "confluent"
     bridge_memory_mib: int = Field(
         256, ge=8, description="memory for unapplied records in one bridge, sum of all partitions"
@@ -117,6 +122,16 @@ class Settings(FaultSettings):
     def max_record_bytes(self) -> int:
         """`max_record_kib` in bytes."""
         return self.max_record_kib * 1024
+
+    @property
+    def share(self) -> PartitionShare:
+        """`partition_share`, parsed."""
+        return parse_share(self.partition_share)
+
+    @field_validator("partition_share")
+    @classmethod
+    def _share_is_valid(cls, share: str) -> str:
+        return str(parse_share(share))
 
     @field_validator("database_url")
     @classmethod

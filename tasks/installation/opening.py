@@ -5,6 +5,7 @@ from contextlib import closing
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import Database, StoredInstallation, read_database, read_installation
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.settings import Settings
 
 
@@ -12,24 +13,25 @@ def open_installation(settings: Settings) -> StoredInstallation:
     """Returns the installation of this process's database. Raises InstallationRefused and psycopg2.Error."""
     url = settings.database_url.get_secret_value()
     with closing(Session(url, application_name="sluice installation")) as session:
-        return check_installation(session, name=settings.name)
+        return check_installation(session, name=settings.name, share=settings.share)
 
 
-def check_installation(session: Session, *, name: str) -> StoredInstallation:
+def check_installation(session: Session, *, name: str, share: PartitionShare = WHOLE) -> StoredInstallation:
     """Returns the installation of the session's database. Call it outside of a transaction.
 
     Raises InstallationRefused and psycopg2.Error.
     """
-    return require_installation(read_installation(session), read_database(session), name=name)
+    return require_installation(read_installation(session), read_database(session), name=name, share=share)
 
 
 def require_installation(
-    stored: StoredInstallation | None, database: Database, *, name: str
+    stored: StoredInstallation | None, database: Database, *, name: str, share: PartitionShare = WHOLE
 ) -> StoredInstallation:
-    """Returns the installation that a process named `name` may use. Raises InstallationRefused."""
+    """Returns the installation that a process may use. Raises InstallationRefused."""
     if stored is None:
         raise InstallationRefused("the database holds no installation; run `sluice init`")
     require_name(stored, name)
+    require_share(stored, share)
     if database.is_copy_of(stored.database):
         raise InstallationRefused(COPIED)
     return stored
@@ -42,6 +44,20 @@ def require_name(stored: StoredInstallation, name: str) -> None:
             f"SLUICE_NAME is {name}, but the database belongs to the installation"
             f" {stored.installation.name}; set SLUICE_NAME={stored.installation.name}"
             " or use another database"
+        )
+
+
+def require_share(stored: StoredInstallation, share: PartitionShare) -> None:
+    """Raises InstallationRefused if the installation was made with another share.
+
+    With another share, an entity would continue in a database that lacks its rows.
+    """
+    if stored.share != share:
+        raise InstallationRefused(
+            f"SLUICE_PARTITION_SHARE is {share}, but the installation {stored.installation.group} was made"
+            f" with the share {stored.share}, which cannot be changed; set"
+            f" SLUICE_PARTITION_SHARE={stored.share}, or make new installations with databases of their own,"
+            " which read the topics from the beginning (docs/scaling.md)"
         )
 
 

@@ -67,6 +67,9 @@ class Consumer:
     def assignment(self) -> frozenset[Place]:
         return frozenset(self.positions)
 
+    def has_partitions(self) -> bool:
+        return bool(self.positions)
+
     def seek(self, place: Place, offset: int) -> None:
         if place in self.positions:
             self.positions[place] = offset

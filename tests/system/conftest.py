@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from sluice.admin.init import initialise
+from sluice.runtime.partition_share import WHOLE, parse_share
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import collect_handlers
@@ -109,8 +110,9 @@ def making_deployments(
         )
         registry = collect_handlers(module)
         sys.modules.pop(module, None)
-        initialise(urls, registry, partitions=partitions, replication_factor=replication)
-        deployment = Deployment(urls, registry, run.__enter__(), topic_suffix=suffix)
+        share = parse_share(environment.get("SLUICE_PARTITION_SHARE", str(WHOLE)))
+        initialise(urls, registry, share=share, partitions=partitions, replication_factor=replication)
+        deployment = Deployment(urls, registry, run.__enter__(), topic_suffix=suffix, share=share)
         made.append(deployment)
         return deployment
 

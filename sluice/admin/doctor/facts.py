@@ -18,6 +18,7 @@ from sluice.db.delivery.unread_partitions import UnreadPartition
 from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
 DEFAULT_PATIENCE_SECONDS = 60.0
@@ -47,6 +48,7 @@ class DeclaredFacts:
     """Effects whose failed or uncertain calls hold back later calls of the entity."""
     unfilled: Set[str] = frozenset()
     """Projections that no handler here fills."""
+    share: PartitionShare = WHOLE
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,12 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
         []
         if installation is None
         else tried("Redis", lambda: read_foreign_claims(settings, installation)) or [],
-        (tried("Kafka", lambda: read_log_starts(urls.kafka_bootstrap_servers, stopped)) if stopped else None)
-        or {},
+        (
+            tried("Kafka", partial(read_log_starts, urls.kafka_bootstrap_servers, settings.share, stopped))
+            or {}
+        )
+        if stopped
+        else {},
         None
         if installation is None
         else tried("Kafka", lambda: read_members(urls.kafka_bootstrap_servers, installation.group)),
@@ -126,6 +130,7 @@ def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
         effects=frozenset(registry.effects),
         revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
+        share=settings.share,
         tables=list(registry.tables.values()),
         dedup={one.name: one.dedup for one in registry.topics.values()},
         holding=frozenset(holding_effects(registry)),

@@ -16,6 +16,7 @@ from sluice.kafka_io.config import (
     build_kafka_python_admin,
 )
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "segment.ms", "min.insync.replicas")
@@ -44,9 +45,9 @@ def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> 
     return replace(judge_topics(described, found), missing_outgoing=frozenset(outgoing).intersection(missing))
 
 
-def read_log_starts(servers: str, topics: Sequence[str]) -> dict[Place, int]:
-    """Returns the log starts of these topics, without partitions that do not answer."""
-    with closing(LogReader(servers)) as reader:
+def read_log_starts(servers: str, share: PartitionShare, topics: Sequence[str]) -> dict[Place, int]:
+    """Returns the log starts of the share's partitions, without partitions that do not answer."""
+    with closing(LogReader(servers, share)) as reader:
         return {place: log.start for place, log in reader.read_ranges(topics).ranges.items()}
 
 

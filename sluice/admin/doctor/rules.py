@@ -10,6 +10,7 @@ from sluice.admin.doctor.rules_processes import process_problems, still_problems
 from sluice.admin.doctor.rules_projections import feeding_problems, projection_problems
 from sluice.admin.doctor.rules_retrying import retrying_problems
 from sluice.admin.doctor.rules_server import server_problems
+from sluice.admin.doctor.rules_share import divided_problems, share_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import (
     leaving_problems,
@@ -37,7 +38,12 @@ def find_problems(facts: Facts) -> list[Finding]:
     """Returns the findings of all rules, errors first. For a service that was not reached, that is
     the only finding.
     """
-    found = [*_unreachable(facts), *_environment(facts.declared), *installation_problems(facts)]
+    found = [
+        *_unreachable(facts),
+        *_environment(facts.declared),
+        *share_problems(facts.declared),
+        *installation_problems(facts),
+    ]
     if facts.postgres is not None:
         found += _server(facts.postgres)
         found += _installation(facts.postgres, facts.declared)
@@ -70,6 +76,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += worker_problems(facts)
     if facts.kafka is not None:
         found += _topics(facts.kafka, facts.declared)
+        found += divided_problems(facts.kafka, facts.declared)
         found += kafka_problems(facts.kafka, facts.postgres, facts.declared)
         found += retention_problems(facts.kafka.topics, facts.declared)
         if facts.postgres is not None and facts.postgres.registered is not None:
@@ -238,10 +245,11 @@ def _log(
                 " read until"
                 f' `sluice accept {name} --reason "…"`.',
             )
-        if topic.partitions < registered.partitions.get(name, 0):
+        own = len(declared.share.numbers(topic.partitions))
+        if own < registered.partitions.get(name, 0):
             yield graded(
                 name in declared.topics,
-                f"Topic {name} has {counted(topic.partitions, 'partition')} in Kafka and"
+                f"Topic {name} has {counted(own, 'partition')} in Kafka and"
                 f" {registered.partitions[name]} in Postgres.",
                 "Check the address of the cluster: a topic cannot lose partitions.",
             )

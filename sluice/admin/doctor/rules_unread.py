@@ -56,7 +56,9 @@ def kafka_problems(
             f"{name}[{number}]"
             for name, topic in sorted(kafka.topics.items())
             for number in topic.without_leader
-            if (name, number) not in reported and (name in declared.topics) == is_ours
+            if declared.share.holds(number)
+            and (name, number) not in reported
+            and (name in declared.topics) == is_ours
         ]
         if leaderless:
             yield graded(

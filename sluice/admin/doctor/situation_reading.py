@@ -59,7 +59,7 @@ def read_situation(session: Session, name: str, declared: DeclaredFacts) -> Post
         {},
         None,
         installation=stored.installation if stored else None,
-        refusal=read_refusal(session, name),
+        refusal=read_refusal(session, name, declared.share),
         clock_offset=measure_clock_offset(session),
     )
     with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):

@@ -26,6 +26,7 @@ from sluice.db.projections.generation_tables import TableFacts, read_table
 from sluice.db.projections.generations import read_projection_snapshot
 from sluice.db.tables import generation_name
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.retention import read_topic_configs
@@ -54,7 +55,12 @@ class Plan:
 
 
 def make_plan(
-    session: Session, registry: Registry, urls: StackUrls, projection: str, from_checkpoint: str | None
+    session: Session,
+    registry: Registry,
+    urls: StackUrls,
+    share: PartitionShare,
+    projection: str,
+    from_checkpoint: str | None,
 ) -> Plan:
     """Reads Postgres and Kafka. Raises OperationRefused for an unknown projection or checkpoint."""
     revision = require_declared(registry, projection)
@@ -64,7 +70,7 @@ def make_plan(
     live = snapshot.live[projection]
     reach = read_reach(session)
     topics = sorted({topic for topic, _ in reach})
-    with closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
+    with closing(LogReader(urls.kafka_bootstrap_servers, share)) as reader:
         logs = reader.read_ranges(topics)
     checkpoint = _require_checkpoint(session, projection, from_checkpoint) if from_checkpoint else None
     firsts = first_offsets(checkpoint.lanes if checkpoint else ())

@@ -16,6 +16,7 @@ from sluice.db.projections.stopped_generations import StoppedPlace, begin_resumi
 from sluice.db.records import GenerationState
 from sluice.kafka_io.log_range import LogRanges
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.partition_share import PartitionShare
 from sluice.tasks.projection_redrive import ProjectionRedriver
 
 RESUMABLE = (GenerationState.STOPPED,)
@@ -34,7 +35,9 @@ def find_stopped(session: Session, projection: str, number: int | None) -> Gener
     return require_generation(session, projection, number, RESUMABLE, what)
 
 
-def require_resumable(session: Session, bootstrap_servers: str, generation: Generation) -> None:
+def require_resumable(
+    session: Session, bootstrap_servers: str, share: PartitionShare, generation: Generation
+) -> None:
     """Raises OperationRefused if the log no longer holds the records that the generation lacks."""
     name = f"generation {generation.generation} of {generation.projection}"
     if generation.stopped_at is None:
@@ -48,7 +51,7 @@ def require_resumable(session: Session, bootstrap_servers: str, generation: Gene
         for one in read_stopped_places(session)
         if (one.projection, one.generation) == (generation.projection, generation.generation)
     ]
-    with closing(LogReader(bootstrap_servers)) as reader:
+    with closing(LogReader(bootstrap_servers, share)) as reader:
         refusals = resume_refusals(places, reader.read_ranges(sorted({one.topic for one in places})))
     if refusals:
         raise OperationRefused(f"{name}: {'; '.join(refusals)}")

@@ -27,7 +27,10 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.tables import shape_of
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_producer
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.installation import Installation
+from sluice.runtime.partition_share import WHOLE, PartitionShare
+from sluice.runtime.place import Place
 from sluice.runtime.redis_client import PrefixedRedis, build_redis
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.patience import patient
@@ -75,6 +78,7 @@ class Deployment:
     run: LocalRun
     topic_suffix: str = ""
     """The suffix that tests append to topic names, so that they can share a broker."""
+    share: PartitionShare = WHOLE
 
     @cached_property
     def session(self) -> Session:
@@ -164,8 +168,11 @@ class Deployment:
 
     def log_ends(self) -> LogEnds:
         """Returns (topic, partition) → the offset after the last record."""
+        return {place: records[-1].offset + 1 for place, records in self._read_log().items() if records}
+
+    def _read_log(self) -> dict[Place, list[Record]]:
         log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
-        return {place: records[-1].offset + 1 for place, records in log.items() if records}
+        return {place: records for place, records in log.items() if self.share.holds(place[1])}
 
     def _is_settled(self, ends: LogEnds) -> bool:
         watermarks = read_positions(self.session)
@@ -174,8 +181,7 @@ class Deployment:
 
     def expectation(self) -> Expectation:
         """Returns the state that the oracle computes from the log."""
-        log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
-        return expect(self.registry, log, read_topic_ids(self.session))
+        return expect(self.registry, self._read_log(), read_topic_ids(self.session))
 
     def sent(self) -> list[tuple[str, str | None, UUID]]:
         """Returns (topic, key, event id) of events that the relay published, by first appearance."""

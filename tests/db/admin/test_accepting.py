@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sluice.admin import accept as accept_module
-from sluice.admin.accept import accept_topic
+from sluice.admin.accept import accept_partitions, accept_topic, judge_acceptance
 from sluice.admin.decisions import OperationRefused
 from sluice.db.admin.rerouting import TopicRouting, read_topic_routing
 from sluice.db.connection import Session
@@ -166,3 +166,27 @@ def test_accepting_lowers_the_log_ends_of_erasures(bench: Bench, session: Sessio
     accept(session)
     end = LOGS[0].end
     assert bench.look("SELECT log_ends FROM sluice.erasures") == [({**ends, TOPIC_ID: {"0": end, "7": 0}},)]
+
+
+def test_accepting_added_partitions_registers_them_and_changes_nothing_else(
+    bench: Bench, session: Session
+) -> None:
+    bench.apply(slice_of([thing_set(0), thing_set(1)]))
+    before = read_topic_routing(session, TOPIC)
+    assert before is not None
+    others, former = partitions(bench), lanes(bench, 1)
+    found = judge_acceptance(
+        TOPIC,
+        "thing",
+        topic_ids=(TOPIC_ID, TOPIC_ID),
+        watermarks={0: 0},
+        logs={0: LogRange(0, 100), 2: LogRange(0, 7)},
+        adds_only=True,
+    )
+    for _ in range(2):
+        accept_partitions(session, TOPIC, before, found, DECISION)
+    assert partitions(bench) == [*others, (TOPIC, 2, 1, 0)]
+    assert lanes(bench, 1) == former
+    moved = TopicRouting("id-new", "thing")
+    with pytest.raises(OperationRefused, match="was changed meanwhile"):
+        accept_partitions(session, TOPIC, moved, found, DECISION)

@@ -36,6 +36,8 @@ from sluice.db.records import ProcessKind
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.db.sending.relay import lock_waiting, read_page, read_sent_through
 from sluice.runtime.installation import Installation, InstallationRefused
+from sluice.runtime.partition_share import WHOLE, PartitionShare
+from sluice.tasks.installation import opening
 from sluice.tasks.installation.opening import check_installation
 from tests.db.admin.leaving import insert_call, insert_event, rows
 from tests.mutants import mutated
@@ -210,6 +212,37 @@ def test_a_move_stores_the_system_identifier_that_could_not_be_read_before(sessi
     assert check_installation(session, name=NAME), "an identifier that cannot be read is not compared"
     assert note_move(session, NAME, DECISION).changed
     assert stored(session).database == before.database
+
+
+def test_the_share_is_stored_once_and_every_other_share_is_refused(
+    make_session: Callable[[], Session],
+) -> None:
+    session, share = make_session(), PartitionShare(1, 2)
+    assert create_installation(session, NAME, share)
+    assert not create_installation(session, NAME, PartitionShare(2, 2)), "a stored share is kept"
+    assert stored(session).share == share
+    assert check_installation(session, name=NAME, share=share)
+    for other in (WHOLE, PartitionShare(2, 2), PartitionShare(1, 4)):
+        with pytest.raises(InstallationRefused) as refused:
+            check_installation(session, name=NAME, share=other)
+        assert f"SLUICE_PARTITION_SHARE is {other}, but the installation" in str(refused.value)
+        assert "set SLUICE_PARTITION_SHARE=1/2" in str(refused.value)
+    make_copy(session)
+    assert make_new_installation(session, "staging", DECISION)
+    assert stored(session).share == share, "the rows of a copy belong to the share"
+
+
+def test_an_installation_without_a_share_takes_all_partitions(session: Session) -> None:
+    assert stored(session).share == WHOLE
+    with pytest.raises(InstallationRefused, match="SLUICE_PARTITION_SHARE is 1/2"):
+        check_installation(session, name=NAME, share=PartitionShare(1, 2))
+
+
+def test_a_mutant_that_accepts_another_share_is_caught(session: Session) -> None:
+    mutant = mutated(opening, "    require_share(stored, share)\n", "")
+    assert mutant.check_installation(session, name=NAME, share=PartitionShare(1, 2)), (
+        "the test above would fail"
+    )
 
 
 def test_a_move_of_another_installation_is_refused(session: Session) -> None:

@@ -13,6 +13,7 @@ from sluice.kafka_io.config import MAX_POLL_RECORDS
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
@@ -27,7 +28,7 @@ MANY = 3 * MAX_POLL_RECORDS  # One fetch of the client returns more records than
 def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterator[Consumer]:
     """Yields a group member that has both partitions and is positioned at their beginnings."""
     made: Consumer = request.param(
-        kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=None, topics=[topic]
+        kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=None, topics=[topic], share=WHOLE
     )
 
     def joined() -> bool:
@@ -218,7 +219,13 @@ def test_a_topic_recreated_while_paused_is_reported_before_its_records(
 def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None:
     """An operator can therefore change the client of one bridge after the other."""
     members: list[Consumer] = [
-        client(kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=f"m-{n}", topics=[topic])
+        client(
+            kafka.kafka_bootstrap_servers(),
+            group=f"group-{topic}",
+            instance=f"m-{n}",
+            topics=[topic],
+            share=WHOLE,
+        )
         for n, client in enumerate(CLIENTS)
     ]
     first, second = members
@@ -236,4 +243,4 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_consumer_without_a_broker_raises_an_error(client: type[AnyConsumer]) -> None:
     with pytest.raises(ConsumerBroken):
-        client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"])
+        client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"], share=WHOLE)

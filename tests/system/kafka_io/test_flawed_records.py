@@ -10,6 +10,7 @@ from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import PartitionReader
 from sluice.kafka_io.record_types import Flaw, Headers, Record
 from sluice.kafka_io.whole_record import read_whole_record
+from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack import Stack
 from tests.harness.header_names import RawName
@@ -59,7 +60,12 @@ def test_a_consumer_reads_flawed_records_and_the_records_behind_them(
     expected = produce(kafka, topic)
     place = (topic, 0)
     consumer = client(
-        kafka.kafka_bootstrap_servers(), group=topic, instance=None, topics=[topic], max_record_bytes=BOUND
+        kafka.kafka_bootstrap_servers(),
+        group=topic,
+        instance=None,
+        topics=[topic],
+        share=WHOLE,
+        max_record_bytes=BOUND,
     )
     with closing(consumer):
         wait_until(
@@ -82,7 +88,7 @@ def test_commands_and_rebuilds_read_flawed_records_as_a_bridge_does(kafka: Stack
         while len(found) < len(expected):
             found += reader.read(5)
     assert found == expected
-    with closing(LogReader(servers)) as looking:
+    with closing(LogReader(servers, WHOLE)) as looking:
         assert looking.read_record(place, 1) == expected[1]
 
 

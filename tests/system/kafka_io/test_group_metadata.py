@@ -7,6 +7,7 @@ from kafka import KafkaProducer
 
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.group_metadata import GroupMetadataReader
+from sluice.runtime.partition_share import WHOLE
 from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
 from tests.waiting import wait_until
@@ -21,7 +22,7 @@ def test_the_metadata_of_a_commit_is_read_back(
         assert reader.read() == set()
         text = ""
         consumer: Consumer = client(
-            servers, group=group, instance=None, topics=[topic], commit_metadata=lambda: text
+            servers, group=group, instance=None, topics=[topic], share=WHOLE, commit_metadata=lambda: text
         )
 
         def committed(places: list[int], expected: set[str]) -> None:

@@ -11,6 +11,7 @@ from sluice.kafka_io import partition_reader
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.kafka_io.partition_reader import PartitionReader, RecordUnreadable
+from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.skipped_range import SkippedRange
 from sluice.stack import Stack
 from tests.harness.raw_batches import (
@@ -30,7 +31,7 @@ RECORDS = [("k", b"x" * 99)] * 3
 @pytest.fixture
 def reader(kafka: Stack) -> Iterator[LogReader]:
     """Yields a log reader on the Kafka of the test."""
-    with closing(LogReader(kafka.kafka_bootstrap_servers())) as made:
+    with closing(LogReader(kafka.kafka_bootstrap_servers(), WHOLE)) as made:
         yield made
 
 
@@ -67,7 +68,7 @@ def test_records_behind_an_open_transaction_are_counted(kafka: Stack, reader: Lo
 
 
 def test_without_a_broker_the_error_names_the_reason_of_the_client() -> None:
-    reader = LogReader(NOWHERE, request_timeout_ms=1_000)
+    reader = LogReader(NOWHERE, WHOLE, request_timeout_ms=1_000)
     with closing(reader), pytest.raises(LogsUnavailable, match=r"refused|Timed out"):
         reader.read_ranges(["orders"])
 

@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 
 from sluice.kafka_io.confluent_consumer import ConfluentConsumer
+from sluice.runtime.partition_share import WHOLE
 from sluice.stack import Stack
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
@@ -80,6 +81,7 @@ def test_a_bridge_continues_after_its_member_was_fenced(make_deployment: MakeDep
         group=group,
         instance=f"{group}-bridge-0",
         topics=sorted(deployment.registry.topics),
+        share=WHOLE,
     )
     with closing(namesake):
         deployment.wait_until(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice.admin.accept import PartitionChange, find_reasons, judge_acceptance
+from sluice.admin.accept import PartitionChange, find_reasons, is_only_raised, judge_acceptance
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.reshard import (
     advice,
@@ -18,6 +18,7 @@ from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.delivery.progress import Assignment
 from sluice.db.records import ProblemKind
 from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.partition_share import PartitionShare
 from sluice.tasks.events.routing import queue_name, shard_of
 
 
@@ -55,6 +56,33 @@ def test_accept_sets_each_watermark_to_the_start_of_its_log(
     assert found.partitions == (expected,)
     assert found.recreated is recreated
     assert found.watermarks() == ({} if log is None else {0: log.start})
+
+
+def test_added_partitions_alone_leave_the_other_partitions_as_they_are() -> None:
+    logs = {0: LogRange(8, 20), 2: LogRange(0, 9)}
+    found = judge_acceptance("t", "e", topic_ids=("id", "id"), watermarks={0: 12}, logs=logs, adds_only=True)
+    assert found.partitions == (PartitionChange(2, None, 0, 0, 0, 9),)
+    assert found.watermarks() == {2: 0}
+
+
+def test_a_topic_with_added_partitions_and_another_problem_is_read_from_its_beginning() -> None:
+    share, added = PartitionShare(1, 2), Assignment("id", "e", 1, 1, None, None)
+    known = {("t", 0): assignment(), ("t", 2): added}
+
+    def is_raised(logs: dict[int, LogRange], topic_id: str = "id", reported: str = "") -> bool:
+        reads = [report(ProblemKind.STOPPED, reported)] if reported else []
+        return is_only_raised("t", topic_id, known, logs, reads, share)
+
+    healthy = {0: LogRange(0, 20), 2: LogRange(0, 9)}
+    assert is_raised(healthy)
+    (why,) = find_reasons("t", "id", known, healthy, [], share)
+    assert is_raised(healthy, reported=why)
+    assert "in the installation of each of the 2 shares" in why
+    assert not is_raised(healthy, topic_id="id-2")
+    assert not is_raised(healthy, reported="the log lost records")
+    assert not is_raised({**healthy, 0: LogRange(6, 20)})
+    assert not is_raised({2: LogRange(0, 9)})
+    assert not is_only_raised("t", "id", {("t", 0): assignment()}, healthy, [], share)
 
 
 def assignment(watermark: int | None = 5, epoch: int = 1, applied: int = 7) -> Assignment:

@@ -238,6 +238,7 @@ def test_the_status_is_one_json_document() -> None:
         "halted_effects",
         "unread",
         "problems",
+        "partition_share",
     ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,

@@ -15,6 +15,7 @@ from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, judge_error
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
@@ -177,3 +178,14 @@ def test_a_partition_is_not_started_while_another_partition_of_its_topic_has_no_
     waiting = find_waiting([("t", 0), ("u", 0), ("v", 0)], facts)
     assert {place: problem.kind for place, problem in waiting.items()} == {("t", 0): ProblemKind.NO_LEADER}
     assert find_waiting([("t", 0)], FACTS) == {}
+
+
+def test_a_share_reports_only_its_own_partitions() -> None:
+    problems = PartitionProblems()
+    errors = ClientErrors(problems, ["t", "u"], clock=lambda: 0.0, share=PartitionShare(2, 2))
+    errors.note_state({}, {}, frozenset(), 0.0, away="no broker answers")
+    assert problems.current().keys() == {("t", 1), ("u", 1)}, "the first stands for an unknown topic"
+    facts = {"t": TopicFacts("t-id", 4, share=PartitionShare(2, 2))}
+    errors.note_state(facts, {}, frozenset(), 1.0, away="no broker answers")
+    assert problems.current().keys() == {("t", 1), ("t", 3), ("u", 1)}
+    assert errors.seen() == {("t", 1), ("t", 3)}

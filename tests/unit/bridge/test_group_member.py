@@ -23,6 +23,9 @@ class _Consumer:
     def assignment(self) -> frozenset[Place]:
         return self.assigned
 
+    def has_partitions(self) -> bool:
+        return bool(self.assigned)
+
     def brokers_answer(self) -> bool:
         return self.answers
 

@@ -31,6 +31,7 @@ from sluice.bridge.read_report import REPORT_SECONDS
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from tests.unit.bridge.bridging import NoWatch
 
@@ -59,7 +60,7 @@ def test_a_bridge_is_overdue_only_after_a_long_time_without_any_partition(
 ) -> None:
     empty, since = EmptyAssignment(), None
     for now, assigned in enumerate(has):
-        overdue = empty.is_overdue(PLACES if assigned else [], FACTS, 0, float(now))
+        overdue = empty.is_overdue(assigned, FACTS, 0, float(now))
         since = None if assigned else now if since is None else since
         assert not overdue or (since is not None and now - since >= EMPTY_SECONDS)
         since = None if overdue else since
@@ -67,19 +68,28 @@ def test_a_bridge_is_overdue_only_after_a_long_time_without_any_partition(
 
 def test_a_bridge_that_stays_without_partitions_waits_longer_each_time() -> None:
     empty = EmptyAssignment()
-    found = [now for now in range(5_000) if empty.is_overdue([], FACTS, 2, float(now))]
+    found = [now for now in range(5_000) if empty.is_overdue(False, FACTS, 2, float(now))]
     pauses = [after - before for before, after in itertools.pairwise(found)]
     assert found[0] == EMPTY_SECONDS
     assert pauses == sorted(pauses)
     assert max(pauses) <= MAX_EMPTY_SECONDS + 1
-    assert not empty.is_overdue(PLACES, FACTS, 2, 5_000.0)
-    assert not empty.is_overdue([], FACTS, 2, 5_001.0)
-    assert empty.is_overdue([], FACTS, 2, 5_001.0 + EMPTY_SECONDS), "the wait is as short as at first"
+    assert not empty.is_overdue(True, FACTS, 2, 5_000.0)
+    assert not empty.is_overdue(False, FACTS, 2, 5_001.0)
+    assert empty.is_overdue(False, FACTS, 2, 5_001.0 + EMPTY_SECONDS), "the wait is as short as at first"
 
 
 def test_a_spare_bridge_is_never_overdue() -> None:
     empty = EmptyAssignment()
-    assert not any(empty.is_overdue([], FACTS, 3, float(now)) for now in range(5_000))
+    assert not any(empty.is_overdue(False, FACTS, 3, float(now)) for now in range(5_000))
+
+
+def test_a_bridge_of_a_share_is_spare_above_the_partitions_of_the_largest_topic() -> None:
+    """The group deals out each topic separately, so that the first bridges get partitions of all topics."""
+    share = PartitionShare(1, 2)
+    shared = {"t": TopicFacts("t-id", 2, share=share), "u": TopicFacts("u-id", 4, share=share)}
+    assert not any(EmptyAssignment().is_overdue(False, shared, 4, now) for now in (0.0, 1_000.0))
+    empty = EmptyAssignment()
+    assert [empty.is_overdue(False, shared, 3, now) for now in (0.0, EMPTY_SECONDS)] == [False, True]
 
 
 class _Kafka:
@@ -98,6 +108,9 @@ class _Kafka:
 
     def assignment(self) -> frozenset[Place]:
         return frozenset([("t", 0)])
+
+    def has_partitions(self) -> bool:
+        return True
 
     def log_ranges(self, _: Iterable[Place]) -> dict[Place, LogRange]:
         return {}
@@ -206,6 +219,7 @@ def test_a_consumer_that_is_never_assigned_a_partition_is_replaced_with_the_same
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_Kafka, "assignment", lambda _: frozenset())
+    monkeypatch.setattr(_Kafka, "has_partitions", lambda _: False)
     now = [0.0]
     opened: list[tuple[str, _Kafka]] = []
     bridge = make_bridge(_Postgres(), opened, now)

@@ -9,6 +9,7 @@ from sluice.bridge.topic_stops import TopicStops
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 from sluice.tasks.api import Entity, Topic
 
@@ -18,15 +19,16 @@ TOPIC = Topic("clicks", entity=Entity("click"), start="latest")
 class _Kafka:
     """A consumer with all three partitions of the topic. The log range of partition 1 is unknown at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: PartitionShare = WHOLE, partitions: int = 3) -> None:
+        self.facts = TopicFacts("id", partitions, share=share)
         self.asked = 0
         self.ranges = {("clicks", 0): LogRange(0, 10), ("clicks", 2): LogRange(3, 30)}
 
     def assignment(self) -> frozenset[Place]:
-        return frozenset(("clicks", number) for number in range(3))
+        return frozenset(("clicks", number) for number in self.facts.numbers)
 
     def topics(self) -> dict[str, TopicFacts]:
-        return {"clicks": TopicFacts("id", 3)}
+        return {"clicks": self.facts}
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         self.asked += 1
@@ -60,6 +62,29 @@ def test_a_new_topic_gets_rows_for_all_its_partitions_at_once() -> None:
     assert kafka.asked == asked, "the pause before the next attempt grows"
     starting.start_new(kafka, 0.1)
     assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
+
+
+def test_a_share_registers_and_misses_only_its_own_partitions() -> None:
+    kafka: Any = _Kafka(PartitionShare(2, 2), 4)
+    kafka.ranges = {("clicks", number): LogRange(0, number) for number in range(4)}
+    postgres: Any = _Postgres()
+    starting = PartitionStarter(
+        postgres, Inflight(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC}, TopicStops()
+    )
+    starting.start_new(kafka, 0.0)
+    assert [start.starts for start in postgres.registered] == [{1: 1, 3: 3}]
+    kafka.assignment = lambda: frozenset([("clicks", 1)])
+    assert starting.find_unread(kafka) == [("clicks", 3)]
+
+
+def test_a_topic_that_the_share_does_not_divide_is_not_registered() -> None:
+    kafka: Any = _Kafka(PartitionShare(1, 2), 3)
+    postgres: Any = _Postgres()
+    stops = TopicStops()
+    starting = PartitionStarter(postgres, Inflight(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC}, stops)
+    starting.start_new(kafka, 0.0)
+    assert not postgres.registered
+    assert stops.holds(("clicks", 0))
 
 
 def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_missing() -> None:

@@ -6,12 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.bridge.partition_problems import PartitionProblems
-from sluice.bridge.start_conditions import LoudStop, StopKind, judge_logs, too_large, truncated
+from sluice.bridge.start_conditions import (
+    LoudStop,
+    StopKind,
+    judge_logs,
+    judge_share,
+    too_large,
+    truncated,
+)
 from sluice.bridge.topic_stops import AGREE_SECONDS, GONE_AFTER_SECONDS, Look, TopicStops
 from sluice.db.delivery.progress import Assignment
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 PLACE, OTHER = ("t", 0), ("t", 1)
@@ -181,3 +189,35 @@ def test_a_look_judges_every_partition_with_a_known_log_and_partition_0_of_a_mis
     }
     accepted = [stop.message for stop in found.values() if stop is not None]
     assert all("`sluice accept " in message for message in accepted)
+
+
+def test_a_share_that_does_not_divide_the_partitions_stops_the_topic() -> None:
+    share = PartitionShare(3, 4)
+    topics = {"t": TopicFacts("id", 6, share=share), "u": TopicFacts("id-2", 8, share=share)}
+    found = judge_logs(topics, ["t", "u", "gone"], {}, {("u", 2): LogRange(0, 0)}, share)
+    assert {place: stop and stop.kind for place, stop in found.items()} == {
+        ("t", 2): StopKind.UNDIVIDED,
+        ("u", 2): None,
+        ("gone", 2): None,
+    }
+    assert judge_share("u", topics["u"]) is None
+
+
+def test_added_partitions_stop_a_topic_of_a_share_until_they_are_accepted() -> None:
+    share = PartitionShare(1, 2)
+    topics = {"t": TopicFacts("id", 4, share=share)}
+    logs = {("t", 0): LogRange(0, 10), ("t", 2): LogRange(0, 5)}
+    known = Assignment("id", "e", 1, 1, 1, 5, {"e.0": 9})
+    added = Assignment("id", "e", 1, 1, None, None, {})
+    before = judge_logs(topics, ["t"], {("t", 0): known, ("t", 2): added}, logs, share)
+    assert {place: stop and stop.kind for place, stop in before.items()} == {
+        ("t", 0): None,
+        ("t", 2): StopKind.RAISED,
+    }
+    whole = {"t": TopicFacts("id", 4)}
+    assert not any(judge_logs(whole, ["t"], {("t", 0): known, ("t", 2): added}, logs).values()), (
+        "an installation with all partitions reads new partitions by itself"
+    )
+    accepted = {("t", 0): known, ("t", 2): Assignment("id", "e", 1, 1, 1, 0, {})}
+    assert not any(judge_logs(topics, ["t"], accepted, logs, share).values())
+    assert not any(judge_logs(topics, ["t"], {}, logs, share).values()), "a new topic needs no decision"
