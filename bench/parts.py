@@ -17,6 +17,7 @@ from bench.memory import measure_memory
 from bench.postgres_cost import measure_in_turns
 from bench.rebuilding import measure_rebuild
 from bench.relaying import measure_rates, measure_visible, middle_of_rounds
+from bench.scaling_part import CHECKED, check_model, model_complaints, model_table
 from bench.world_speed import measure_world
 from sluice.runtime.settings import Settings
 
@@ -69,6 +70,19 @@ def workers(ground: Ground, options: Options, say: Say) -> Part:
     )
     tables = [report.scaling_table(drains), report.cpu_table(drains)]
     return Part(tables, list(floors.scaling_floors(drains)), {"workers": drains}, _complaints(drains))
+
+
+def scaling(ground: Ground, options: Options, say: Say) -> Part:
+    """Compares the model of docs/scaling.md with drains by one, two and four workers."""
+    drains = list(
+        drain_in_turns(
+            ground, CHECKED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
+        )
+    )
+    checked = list(check_model(drains))
+    complaints = [*_complaints(drains), *model_complaints(checked)]
+    tables = [report.scaling_table(drains), report.cpu_table(drains), model_table(checked)]
+    return Part(tables, [], {"scaling": checked}, complaints)
 
 
 def latency(ground: Ground, options: Options, _say: Say) -> Part:
@@ -137,7 +151,7 @@ def world(_ground: Ground, _options: Options, _say: Say) -> Part:
 
 PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
     part.__name__: part
-    for part in (drain, workers, latency, relay, visible, rebuild, faults, cost, memory, world)
+    for part in (drain, workers, scaling, latency, relay, visible, rebuild, faults, cost, memory, world)
 }
 
 
