@@ -82,7 +82,7 @@ def model_table(checked: Sequence[CheckedRun]) -> Table:
 def model_complaints(checked: Sequence[CheckedRun]) -> list[str]:
     """Returns the runs that the model misses by more than MOST_MISS."""
     return [
-        f"the model of docs/scaling.md misses the run with {counted(one.workers, 'worker')} by {one.miss:+.0%}"
+        f"the model of docs/scaling.md misses {counted(one.workers, 'worker')} by {one.miss:+.0%}"
         for one in checked
         if abs(one.miss) > MOST_MISS
     ]
