@@ -214,7 +214,7 @@ def test_a_move_stores_the_system_identifier_that_could_not_be_read_before(sessi
     assert stored(session).database == before.database
 
 
-def test_the_share_is_stored_once_and_every_other_share_is_refused(
+def test_the_share_is_stored_once_and_all_others_are_refused(
     make_session: Callable[[], Session],
 ) -> None:
     session, share = make_session(), PartitionShare(1, 2)
