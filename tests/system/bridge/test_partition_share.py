@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from sluice.db.admin.totals import read_positions
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.partition_share import PartitionShare
 from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from sluice.testing.servers.oracle import expect, read_log
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until
@@ -76,11 +78,8 @@ def test_two_databases_together_equal_the_oracle_of_one(make_deployment: MakeDep
         one.run.start_worker()
         # The second bridge of an installation gets partitions of the share, too.
         bridges = [one.run.start_bridge(name=f"bridge-{n}") for n in range(2)]
-        wait_until(
-            lambda bridges=bridges: all("partitions started" in bridge.log.read_text() for bridge in bridges),
-            timeout_seconds=90,
-            what="both bridges of the share have started partitions",
-        )
+        for bridge in bridges:
+            wait_for(bridge, "partitions started")
     first, beside = pair
     first.produce(ledger(EVENTS))
     for one in pair:
@@ -95,7 +94,7 @@ def test_two_databases_together_equal_the_oracle_of_one(make_deployment: MakeDep
     (accounts,) = first.tables()
     rows = [one.rows(one.tables()[0]) for one in pair]
     assert not rows[0].keys() & rows[1].keys(), "an account is in one database"
-    wanted = {key: dict(row.values) for (table, key), row in oracle.rows.items() if table is accounts}
+    wanted = {key: dict(row.values or {}) for (table, key), row in oracle.rows.items() if table is accounts}
     assert {**rows[0], **rows[1]} == wanted
     assert len(wanted) == ACCOUNTS
     assert all(row["deposits"] and row["withdrawals"] for row in wanted.values()), "each account has both"
@@ -125,6 +124,16 @@ def check_commands(deployment: Deployment) -> None:
     assert f"SLUICE_PARTITION_SHARE={PartitionShare(3 - share.number, 2)}" in errors
 
 
+def wait_for(process: RunningProcess, text: str) -> None:
+    wait_until(
+        lambda: text in process.log.read_text(), timeout_seconds=90, what=f"{process.name} logs {text!r}"
+    )
+
+
+def has_ended(process: RunningProcess) -> bool:
+    return process.exit_code is not None
+
+
 def run_any(deployment: Deployment, *words: str) -> tuple[int, str]:
     found = deployment.run.sluice(*words)
     return found.returncode, found.stderr.decode()
@@ -145,12 +154,7 @@ def test_added_partitions_are_refused_until_each_installation_accepts_them(
     raise_partitions(first, "withdrawals", 12)
     name = f"withdrawals{first.topic_suffix}"
     for one in pair:
-        bridge = one.run.processes[-1]
-        wait_until(
-            lambda bridge=bridge: "partitions were added to the topic" in bridge.log.read_text(),
-            timeout_seconds=90,
-            what="the bridge stops the topic",
-        )
+        wait_for(one.run.processes[-1], "partitions were added to the topic")
     first.produce(ledger(EVENTS, first=EVENTS))
     for one in pair:
         one.run.run_sluice("accept", name, "--reason", "twice the load", "--yes")
@@ -180,10 +184,8 @@ def test_a_process_with_another_share_refuses_to_start(make_deployment: MakeDepl
     first, _ = make_pair(make_deployment, "confluent")
     first.run.environment["SLUICE_PARTITION_SHARE"] = "2/2"  # type: ignore[index]
     for process in (first.run.start_bridge(), first.run.start_worker(), first.run.start_beat()):
-        wait_until(
-            lambda process=process: process.exit_code is not None, timeout_seconds=60, what="the process ends"
-        )
-        assert "SLUICE_PARTITION_SHARE is 2/2, but the installation" in process.log.read_text()
+        wait_for(process, "SLUICE_PARTITION_SHARE is 2/2, but the installation")
+        wait_until(partial(has_ended, process), timeout_seconds=60, what="the process ends")
     code, errors = run_any(first, "status")
     assert code != 0
     assert "was made with the share 1/2" in errors
