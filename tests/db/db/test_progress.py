@@ -116,6 +116,16 @@ def test_bridges_that_register_a_topic_at_the_same_time_insert_one_row(
     assert other.run(rows) == [(7,)]
 
 
+def test_only_the_lanes_of_the_given_queues_are_read(session: Session) -> None:
+    register_topic(session, START)
+    _insert_lane(session, "payment.0", 1, 100)
+    _insert_lane(session, "payment.1", 1, 90)
+    for queues, applied in [({"payment.1", "payment.3"}, {"payment.1": 90}), (set[str](), {})]:
+        read = read_assignments(session, [PLACE], queues)
+        assert read == {PLACE: Assignment("id-1", "payment", 1, 4, 1, 10, applied)}
+    assert read_assignments(session, [], {"payment.1"}) == {}
+
+
 def test_watermarks_only_rise_and_only_in_their_epoch(session: Session) -> None:
     register_topic(session, START)
     for epoch, watermark, expected in [(1, 15, 15), (1, 12, 15), (2, 40, 15), (0, 40, 15), (1, 16, 16)]:
