@@ -1,33 +1,44 @@
 """The contenders, with the processes and the tables of each contender."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bench.app import SHARDS, TOPIC, account
-from bench.peers import faststream_peer, handwritten, handwritten_fold, naive
+from bench.events import Encode, plain_record
+from bench.peers import debezium, faststream_peer, handwritten, handwritten_fold, naive
+from sluice.stack.service import Report
 from sluice.testing.servers.local_run import LocalRun, RunningProcess
 
 SLUICE_GUARANTEE = (
     "effectively once per event id, order by entity; a bad event is set aside, others continue;"
     " any process may be killed at any time"
 )
-NAIVE_EVENTS = 20_000  # it applies about 400 events a second
+NAIVE_ONE_IN = 15  # it applies about 400 events a second
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The tables of a contender, and the sequence of its outbox, which is a cheap measure of its progress."""
+    """The tables of a contender, and the sequence of its outbox, which is a cheap measure of its progress.
 
-    identities: str = "sluice.processed_events"
-    outbox: str = "sluice.outbox_events"
+    None means that the contender has no such table.
+    """
+
+    identities: str | None = "sluice.processed_events"
+    outbox: str | None = "sluice.outbox_events"
     rows: str = "public.bench_accounts"
-    sequence: str = "sluice.outbox_ids"
+    sequence: str | None = "sluice.outbox_ids"
+    lines: str | None = "public.bench_lines"
 
 
 def peer_layout(schema: str) -> Layout:
     """Returns the tables of a peer that has its own schema."""
-    names = ("processed_events", "outbox_events", "rows", "outbox_events_id_seq")
-    return Layout(*(f"{schema}.{name}" for name in names))
+    return Layout(
+        f"{schema}.processed_events",
+        f"{schema}.outbox_events",
+        f"{schema}.rows",
+        f"{schema}.outbox_events_id_seq",
+        lines=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,16 @@ class Contender:
     """The number of processes of the contender in the consumer group."""
     celery_peers: int = 0
     """The number of peers that answer a ping by Celery."""
+    survives_poison: bool = True
+    """False if one event that can never be applied stops the contender. It then gets a stream without these
+    events."""
+    encode: Encode = plain_record
+    fetch: Callable[[Report], None] | None = None
+    """Downloads what the contender needs. Raises StackError with the reason if it is not available."""
     relays: bool = False
     """True if a relay and a beat also run, and a drain ends only when all events are in Kafka."""
-    max_events: int | None = None
+    one_in: int = 1
+    """The contender gets this part of the events, because it is slow."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -84,6 +102,7 @@ FOLD = Contender(
     handwritten_fold.GUARANTEE,
     peers=(("bench.peers.handwritten_fold",),) * 2,
     members=2,
+    survives_poison=False,
 )
 HANDWRITTEN = Contender(
     "by hand, plain SQL ×2",
@@ -92,6 +111,7 @@ HANDWRITTEN = Contender(
     handwritten.SCHEMA,
     peers=(("bench.peers.handwritten",),) * 2,
     members=2,
+    survives_poison=False,
 )
 FASTSTREAM = Contender(
     "FastStream ×2",
@@ -100,6 +120,18 @@ FASTSTREAM = Contender(
     faststream_peer.SCHEMA,
     peers=(("bench.peers.faststream_peer",),) * 2,
     members=2,
+    survives_poison=False,
+)
+DEBEZIUM = Contender(
+    f"Debezium JDBC sink, {debezium.TASKS} tasks",
+    debezium.GUARANTEE,
+    Layout(None, None, f"{debezium.SCHEMA}.rows", None, None),
+    debezium.SCHEMA,
+    peers=(("bench.peers.debezium",),),
+    members=debezium.TASKS,
+    survives_poison=False,
+    encode=debezium.record_with_schema,
+    fetch=debezium.fetch,
 )
 NAIVE = Contender(
     "naive: a task per event",
@@ -108,7 +140,8 @@ NAIVE = Contender(
     naive.SCHEMA,
     peers=(("bench.peers.naive", "worker"), ("bench.peers.naive", "feed")),
     celery_peers=1,
-    max_events=NAIVE_EVENTS,
+    one_in=NAIVE_ONE_IN,
+    survives_poison=False,
 )
 SLUICE_2_RELAYED = replace(SLUICE_2, name="sluice, 2 workers, relay", relays=True)
 SLUICE_2_KAFKA_PYTHON_RELAYED = replace(
@@ -116,7 +149,8 @@ SLUICE_2_KAFKA_PYTHON_RELAYED = replace(
 )
 FOLD_RELAYED = replace(FOLD, name="by hand, same fold ×2, relay", relays=True)
 RELAYED = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED, FOLD_RELAYED)
-CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
+CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, HANDWRITTEN, FASTSTREAM, DEBEZIUM, FOLD, NAIVE)
+MIXED_CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, HANDWRITTEN, FASTSTREAM)
 
 
 class BenchRun(LocalRun):

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from bench.commits import read_commit_times, verify
 from bench.contenders import Contender
-from bench.events import Expected, generate_events
+from bench.events import Expected
 from bench.ground import Ground, cpu_per_event
 from bench.log import hidden_log, read_append_times
 from bench.peers.schema import EMITTED_TOPIC
+from bench.streams import ALL_NEW, Stream
+from sluice.stack import StackError
 from sluice.testing.servers.deployment import NotSettled
 
 # A contender that drains fewer than 2,000 events a second counts as stuck. The naive contender is slower, but
@@ -25,10 +27,12 @@ class Drain:
 
     contender: str
     guarantee: str
+    stream: str
     turn: int
     events: int
     seconds: float
-    commits: int
+    commits: int | None
+    """The number of commits; None if the contender's tables do not tell."""
     cpu_us: dict[str, float]
     """Microseconds of CPU per event, by group of processes."""
     complaints: list[str]
@@ -39,6 +43,30 @@ class Drain:
         return self.events / self.seconds
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A contender that is not available on this machine."""
+
+    contender: str
+    reason: str
+
+
+def split_available(
+    contenders: tuple[Contender, ...], say: Callable[[str], None]
+) -> tuple[tuple[Contender, ...], list[Missing]]:
+    """Downloads what the contenders need. Returns those that are available, and the others."""
+    missing: dict[str, Missing] = {}
+    for contender in contenders:
+        if contender.fetch is not None:
+            try:
+                contender.fetch(say)
+            except StackError as error:
+                reason = " ".join(str(error).split())
+                missing[contender.name] = Missing(contender.name, reason)
+                say(f"{contender.name}: not available: {reason}")
+    return tuple(c for c in contenders if c.name not in missing), list(missing.values())
+
+
 def drain_in_turns(
     ground: Ground,
     contenders: tuple[Contender, ...],
@@ -47,6 +75,7 @@ def drain_in_turns(
     rounds: int,
     seed: int,
     say: Callable[[str], None],
+    stream: Stream = ALL_NEW,
 ) -> Iterator[Drain]:
     """Drains the same events by all contenders in each round, starting with another contender each time.
 
@@ -58,42 +87,56 @@ def drain_in_turns(
         for contender in contenders[first:] + contenders[:first]:
             if contender.name in stuck:
                 continue
-            count = min(events, contender.max_events or events)
+            count = events // (contender.one_in * stream.one_in)
             try:
-                drained = drain(ground, contender, count, seed, turn)
+                drained = drain(ground, contender, stream, count, seed, turn)
             except NotSettled as error:
                 stuck.add(contender.name)
                 say(f"round {turn + 1}: {contender.name}: stuck: {error}")
                 continue
             verdict = "; ".join(drained.complaints) or "verified"
-            say(f"round {turn + 1}: {contender.name}: {drained.per_second:,.0f} events/s, {verdict}")
+            what = f"{contender.name}, {stream.name}"
+            say(f"round {turn + 1}: {what}: {drained.per_second:,.0f} events/s, {verdict}")
             yield drained
 
 
-def drain(ground: Ground, contender: Contender, count: int, seed: int, turn: int) -> Drain:
-    """Drains one log by one contender, from an empty database to the last commit."""
+def drain(ground: Ground, contender: Contender, stream: Stream, count: int, seed: int, turn: int) -> Drain:
+    """Drains one log by one contender, from tables without rows to the last commit."""
     expected = Expected()
-    events = expected.watch(generate_events(count, seed=seed))
-    with ground.site(contender) as site, hidden_log(site.servers, events) as reveal:
+    events = expected.watch(stream.events(count, seed=seed, with_poison=contender.survives_poison))
+    patience = patience_seconds(count)
+    with ground.site(contender) as site, hidden_log(site.servers, events, contender.encode) as reveal:
+        site.store_identities(stream.identities_before)
         site.start()
         before = site.cpu_seconds()
         visible_at = reveal()
-        site.wait_drained(count, timeout_seconds=patience_seconds(count))
-        cpu = cpu_per_event(before, site.cpu_seconds(), count)
+        site.wait_applied(expected, timeout_seconds=patience)
+        cpu = cpu_per_event(before, site.cpu_seconds(), expected.events)
         commits = read_commit_times(site.session, contender.layout)
         ended_at = commits[-1]
         if contender.relays:
-            site.wait_relayed(timeout_seconds=patience_seconds(count))
-            cpu = cpu_per_event(before, site.cpu_seconds(), count)
+            site.wait_relayed(timeout_seconds=patience)
+            cpu = cpu_per_event(before, site.cpu_seconds(), expected.events)
             appended = read_append_times(site.servers, EMITTED_TOPIC)
             ended_at = max(appended.values())
-        complaints = verify(site.session, contender.layout, expected).complaints
+        complaints = verify(site.session, contender.layout, expected, writes=stream.writes)
+        if contender.has_bridge and (counted := site.deployment.outcomes()) != expected.outcomes:
+            complaints.append(f"outcomes: expected {dict(expected.outcomes)}, counted {dict(counted)}")
         if contender.relays:
             # Sent events are deleted from the outbox.
             complaints = [c for c in complaints if "outgoing events" not in c]
             complaints += [] if len(appended) == count else [f"{len(appended)} events of {count} in Kafka"]
-    seconds = ended_at - visible_at
-    return Drain(contender.name, contender.guarantee, turn, count, seconds, len(commits), cpu, complaints)
+    return Drain(
+        contender.name,
+        contender.guarantee,
+        stream.name,
+        turn,
+        expected.events,
+        ended_at - visible_at,
+        None if contender.layout.identities is None else len(commits),
+        cpu,
+        complaints,
+    )
 
 
 def patience_seconds(count: int) -> float:

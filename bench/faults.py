@@ -171,7 +171,7 @@ def _drain_half_way(
         site.wait_begun(int(events * HARM_AT_SHARE), timeout_seconds=patience_seconds(events))
         harmed = Harmed(site, {}, [])
         yield harmed
-        harmed.complaints.extend(verify(site.session, SLUICE_2.layout, expected).complaints)
+        harmed.complaints.extend(verify(site.session, SLUICE_2.layout, expected))
 
 
 def _wait_drained(site: Site, events: int) -> None:

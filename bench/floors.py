@@ -1,12 +1,14 @@
 """The limits for the figures, as ratios within one run where possible. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from bench.contenders import (
+    FASTSTREAM,
     FOLD,
     FOLD_RELAYED,
+    HANDWRITTEN,
     NAIVE,
     SLUICE_1,
     SLUICE_2,
@@ -18,14 +20,20 @@ from bench.drain import Drain
 from bench.faults import Fault
 from bench.latency import Latency
 from bench.memory import Memory
-from bench.postgres_cost import PostgresCost
+from bench.postgres_cost import BASE, GROWN, SMALL, WRITES, PostgresCost
+from bench.quiet import QUIET_LOAD
 from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
+from bench.snapshot import Window
 from bench.world_speed import WorldSpeed
 
 # The contenders with two workers, because the handwritten contenders also have two processes.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # limit of the live latency while two rebuild workers use the same cores
+BROKERS = frozenset({"kafka", "redis"})  # the broker serves the same log to all; by hand has no Redis
+MOST_CPU_RATIO = 1.6
+MOST_GROWTH = 1.25  # under an old snapshot
+MOST_COST = 1.1  # with more lanes, waiting rows or identities
 MEMORY_MARGIN = 1.5  # a bridge counts only the raw bytes of records; Python objects use more memory
 
 
@@ -37,19 +45,50 @@ class Floor:
     wanted: str
     measured: str
     met: bool
+    is_target: bool = False
+    """True if the limit is only an aim: missing it is no failure."""
 
 
 def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Yields limits for the speed: divided by the speed of the naive contender, divided by the
-    speed of the same fold without Celery, and as an absolute minimum.
+    """Yields limits for the speed, and for the CPU per event, divided by those of other contenders in
+    the same rounds.
     """
+    yield from _ratio_floor(drains, SLUICE_2.name, HANDWRITTEN.name, 0.55, target=0.7)
+    yield from _ratio_floor(drains, SLUICE_2.name, FASTSTREAM.name, 0.37, target=0.47)
+    yield from _ratio_floor(drains, SLUICE_2.name, NAIVE.name, 40)
+    yield from _ratio_floor(drains, SLUICE_2_KAFKA_PYTHON.name, HANDWRITTEN.name, 0.4)
     for name in TWO_WORKERS:
-        rates = [drain.per_second for drain in drains if drain.contender == name]
-        if not rates:
-            continue
-        yield from _ratio_floor(drains, name, NAIVE.name, 15)
         yield from _ratio_floor(drains, name, FOLD.name, 0.65)
-        yield at_least(f"{name}: events/s (absolute minimum)", 12_000, median(rates))
+    if ratios := turn_ratios(drains, SLUICE_2.name, HANDWRITTEN.name, own_cpu_us):
+        what = f"{SLUICE_2.name} ÷ {HANDWRITTEN.name}: CPU per event without Kafka and Redis"
+        yield at_most(what, MOST_CPU_RATIO, median(ratios))
+
+
+def mixed_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
+    """Yields the limit for the speed on the mixed stream.
+
+    The handwritten contender drains that stream without its poison events.
+    """
+    yield from _ratio_floor(drains, SLUICE_2.name, HANDWRITTEN.name, 0.45)
+
+
+def snapshot_floors(windows: Sequence[Window]) -> Iterator[Floor]:
+    """Yields limits for the growth of cost and delay from before an old snapshot to its end."""
+    before, after = windows[0], windows[-1]
+    what = "an old snapshot held"
+    cost = after.postgres_us / before.postgres_us
+    yield at_most(f"{what}: Postgres' cost per event ÷ before", MOST_GROWTH, cost)
+    yield at_most(f"{what}: p50 of the delay ÷ before", MOST_GROWTH, after.p50_ms / before.p50_ms)
+
+
+def own_cpu_us(drain: Drain) -> float:
+    """Returns the CPU microseconds per event of the contender's processes and of Postgres."""
+    return sum(spent for group, spent in drain.cpu_us.items() if group not in BROKERS)
+
+
+def per_second(drain: Drain) -> float:
+    """Returns the events per second."""
+    return drain.per_second
 
 
 def scaling_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
@@ -57,29 +96,37 @@ def scaling_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
     yield from _ratio_floor(drains, SLUICE_2.name, SLUICE_1.name, 1.5)
 
 
-def _ratio_floor(drains: Sequence[Drain], name: str, base: str, floor: float) -> Iterator[Floor]:
-    ratios = turn_ratios(drains, name, base)
-    if ratios:
+def _ratio_floor(
+    drains: Sequence[Drain], name: str, base: str, floor: float, *, target: float | None = None
+) -> Iterator[Floor]:
+    if ratios := turn_ratios(drains, name, base):
         yield at_least(f"{name} ÷ {base}", floor, median(ratios))
+        if target is not None:
+            yield replace(at_least(f"{name} ÷ {base}", target, median(ratios)), is_target=True)
 
 
-def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
-    """Returns the ratio of the speeds of two contenders for each round. A ratio is used because a
-    slow round slows both.
+def turn_ratios(
+    drains: Iterable[Drain], name: str, base: str, figure: Callable[[Drain], float] = per_second
+) -> list[float]:
+    """Returns the ratio of a figure of two contenders for each round. A ratio is used because a slow
+    round slows both.
     """
-    rates = {(drain.contender, drain.turn): drain.per_second for drain in drains}
+    figures = {(drain.contender, drain.turn): figure(drain) for drain in drains}
     return [
-        rate / rates[base, turn]
-        for (contender, turn), rate in sorted(rates.items())
-        if contender == name and (base, turn) in rates
+        value / figures[base, turn]
+        for (contender, turn), value in sorted(figures.items())
+        if contender == name and (base, turn) in figures
     ]
 
 
 def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
-    """Yields limits for the time from scheduled send to commit, for Sluice with each Kafka client."""
-    wanted = {1_000: (80, 150), 5_000: (120, 400)}
+    """Yields limits for the time from scheduled send to commit, for Sluice with each Kafka client.
+
+    A figure from a busy machine has no limit: it stands beside that of the handwritten contender.
+    """
+    wanted = {1_000: (40, 100), 5_000: (70, 250)}
     for one in latencies:
-        if one.contender in TWO_WORKERS:
+        if one.contender in TWO_WORKERS and one.load < QUIET_LOAD:
             p50, p99 = wanted[one.rate]
             yield at_most(f"{one.contender}: p50 at {one.rate:,}/s, ms", p50, one.p50_ms)
             yield at_most(f"{one.contender}: p99 at {one.rate:,}/s, ms", p99, one.p99_ms)
@@ -105,9 +152,11 @@ def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
 
 
 def visible_floors(latencies: Iterable[VisibleLatency]) -> Iterator[Floor]:
-    """Yields limits for the times from commit to Kafka, and from event to Kafka."""
-    wanted = {1_000: (80, 150), 5_000: (120, 400)}
+    """Yields limits for the times from commit to Kafka, and from event to Kafka, on a quiet machine."""
+    wanted = {1_000: (80, 150), 5_000: (100, 350)}
     for one in latencies:
+        if one.load >= QUIET_LOAD:
+            continue
         p50, p99 = wanted[one.rate]
         where = f"{one.contender} at {one.rate:,}/s"
         yield at_most(f"{where}: commit to Kafka p50, ms", 20, one.commit_p50_ms)
@@ -137,17 +186,27 @@ def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:
 
 
 def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
-    """Yields limits for Postgres' CPU per event, and for the ratio of its values for large and
-    small batches.
+    """Yields limits for the CPU per event, and for its growth from the base case to each other case.
+
+    Writes may cost as much as their number says, and other circumstances hardly anything.
     """
-    by_size = {
-        size: median(cost.postgres_us for cost in costs if cost.batch_events == size)
-        for size in sorted({cost.batch_events for cost in costs})
-    }
-    for size, cost in by_size.items():
-        yield at_most(f"Postgres: µs per event, batches of {size}", 55, cost)
-    small, *_, large = by_size
-    yield at_most(f"Postgres: cost at {large} ÷ cost at {small}", 1.05, by_size[large] / by_size[small])
+    for case in (SMALL, BASE):
+        cost = median(one.postgres_us for one in costs if one.case == case.name)
+        yield at_most(f"Postgres: µs per event, {case.name}", 55, cost)
+    growth = cost_ratios(costs, BASE.name, SMALL.name, lambda one: one.postgres_us)
+    yield at_most(f"Postgres: cost with {BASE.name} ÷ {SMALL.name}", 1.05, median(growth))
+    for case, most in [(case, float(case.writes)) for case in WRITES] + [(case, MOST_COST) for case in GROWN]:
+        growth = cost_ratios(costs, case.name, BASE.name, lambda one: one.both_us)
+        yield at_most(f"cost with {case.name} ÷ {BASE.name}", most, median(growth))
+
+
+def cost_ratios(
+    costs: Iterable[PostgresCost], case: str, base: str, figure: Callable[[PostgresCost], float]
+) -> list[float]:
+    """Returns the ratio of a figure of two cases for each round."""
+    figures = {(one.case, one.turn): figure(one) for one in costs}
+    turns = sorted({turn for _, turn in figures})
+    return [figures[case, turn] / figures[base, turn] for turn in turns]
 
 
 def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 from celery import Celery
 
 from bench.app import HANDLERS, TOPIC
-from bench.commits import count_begun, count_identities
-from bench.contenders import BenchRun, Contender
+from bench.commits import count_begun, count_identities, count_outgoing, sum_versions
+from bench.contenders import BenchRun, Contender, Layout
 from bench.cpu import read_times, spent_seconds
+from bench.events import Expected
 from bench.log import PARTITIONS, is_group_settled, recreate_topic
 from bench.peers.schema import EMITTED_TOPIC, create_tables
 from sluice.admin.init import initialise
@@ -31,6 +32,23 @@ TEMPLATE = "bench_template"
 UP_SECONDS = 60
 PING_SECONDS = 1.0
 MICROSECONDS = 1_000_000
+
+# Identities are stored in their order, which is fast, and spread over all values, like those of events.
+FILL_IDENTITIES = """
+INSERT INTO {table} (identity, event_id, topic, "partition", "offset"{columns})
+SELECT (lpad(to_hex((1::bigint << 60) / {count} * n), 15, '0') || substr(md5(n::text), 1, 17))::uuid,
+       gen_random_uuid()::text, 'filled', 0, n{values}
+FROM generate_series(0, {count}::bigint - 1) AS n
+"""
+FILL_OUTBOX = f"""
+INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)
+SELECT 'account.' || n % 4, nextval('sluice.outbox_ids'), gen_random_uuid(), '{EMITTED_TOPIC}',
+       'account-' || lpad((n * 7919 % 10000)::text, 5, '0'), 'bench.applied',
+       '{{{{"ce_time": "2026-01-01T00:00:00.000000+00:00"}}}}',
+       convert_to('{{{{"key":"account-00000","amount_cents":' || n || '}}}}', 'UTF8')
+FROM generate_series(1, {{count}}) AS n
+"""
+FILLED_BY_SLUICE = (", data_hash, outcome, topic_id", ", gen_random_uuid(), 'applied', 'filled'")
 
 
 class Ground:
@@ -151,11 +169,49 @@ class Site:
         """Waits until `count` events are committed, `dead` of them as dead letters. Raises NotSettled."""
         # Counting costs CPU, so it starts near the end. A dead letter draws no outbox id.
         self.wait_begun(count - dead, timeout_seconds=timeout_seconds)
+        self._wait(count_identities, count, timeout_seconds)
+
+    def wait_applied(self, expected: Expected, *, timeout_seconds: float) -> None:
+        """Waits until all these events have their outcomes in Postgres. Raises NotSettled."""
+        if self.contender.layout.outbox is None:
+            self._wait(sum_versions, sum(expected.versions.values()), timeout_seconds)
+            return
+        self.wait_begun(expected.applied, timeout_seconds=timeout_seconds)
+        if expected.identities == expected.applied and not self.contender.relays:
+            # Millions of older identities would make it expensive to count identities.
+            self._wait(count_outgoing, expected.applied, timeout_seconds)
+        else:
+            self._wait(count_identities, expected.identities, timeout_seconds)
+        if self.contender.has_bridge:
+            self._wait(lambda _, __: self.deployment.outcomes().total(), expected.events, timeout_seconds)
+
+    def _wait(self, count: Callable[[Session, Layout], int], least: int, timeout_seconds: float) -> None:
         self.deployment.wait_until(
-            lambda: count_identities(self.session, self.contender.layout) >= count,
+            lambda: count(self.session, self.contender.layout) >= least,
             timeout_seconds=timeout_seconds,
-            what=f"{count} events are committed",
+            what=f"the tables show all {least} events",
         )
+
+    def fill_outbox(self, count: int) -> None:
+        """Stores this number of outgoing events of Sluice, like those of bench.app, with 10,000 keys."""
+        self.session.command("SET statement_timeout = 0")
+        self.session.command(FILL_OUTBOX.format(count=count))
+        self.session.command("RESET statement_timeout")
+
+    def store_identities(self, count: int) -> None:
+        """Stores this number of identities of other events."""
+        if count == 0:
+            return
+        self.session.command("SET statement_timeout = 0")
+        more = FILLED_BY_SLUICE if self.contender.schema is None else ("", "")
+        self.session.command(
+            FILL_IDENTITIES.format(
+                table=self.contender.layout.identities, count=count, columns=more[0], values=more[1]
+            )
+        )
+        self.session.command(f"VACUUM (ANALYZE) {self.contender.layout.identities}")
+        self.session.command("CHECKPOINT")
+        self.session.command("RESET statement_timeout")
 
     def wait_relayed(self, *, timeout_seconds: float) -> None:
         """Waits until the outbox is empty. Raises NotSettled."""
@@ -178,11 +234,20 @@ class Site:
         """Returns CPU seconds per group of processes, so far."""
         return self.ground.cpu_seconds(self.run)
 
+    def process_cpu_seconds(self) -> dict[str, float]:
+        """Returns CPU seconds per process of the contender and per server, so far."""
+        times = read_times()
+        own = {p.name: spent_seconds(times, [p.pid]) for p in self.run.processes}
+        return own | self.ground.cpu_seconds()
+
     def _workers_answer(self) -> bool:
         settings = read_settings(self.run.environ())
-        # A peer that uses plain Celery has no prefix.
         ours = make_celery(settings, lambda: self.deployment.installation)
-        with Celery(broker=self.deployment.urls.redis_url) if self.contender.celery_peers else ours as app:
+        # A peer that uses plain Celery has no prefix. In this process, its channel is that of Sluice, which
+        # needs a limit.
+        plain = Celery(broker=self.deployment.urls.redis_url)
+        plain.conf.broker_transport_options = {"unacked_restore_limit": 100}
+        with plain if self.contender.celery_peers else ours as app:
             return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.answering
 
     def _queues_are_shared(self) -> bool:

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bench.commits import read_event_times
-from bench.contenders import FOLD, SLUICE_2, SLUICE_2_KAFKA_PYTHON, SLUICE_2_RELAYED, Contender
-from bench.events import BenchEvent, generate_events
+from bench.contenders import HANDWRITTEN, SLUICE_2, SLUICE_2_KAFKA_PYTHON, SLUICE_2_RELAYED, Contender
+from bench.events import BenchEvent, generate_events, violating_at
 from bench.figures import percentile
 from bench.ground import Ground, Site
 from bench.pace import scheduled_at
+from bench.quiet import wait_quiet
 
 RATES = (1_000, 5_000)
-CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD)
+CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, HANDWRITTEN)
 WARM_UP_SECONDS = 3  # excluded from the figures, because connections and plans are new and tables empty
-SERVERS_RATE, SERVERS_SECONDS = 5_000, 25  # a cold JVM uses twice the CPU for the same requests
+SERVERS_RATE = 5_000
 HEAD_START_SECONDS = 3.0  # time for the sender to generate its events
 PATIENCE_SECONDS = 120.0
 
@@ -29,23 +30,31 @@ class Latency:
     p50_ms: float
     p99_ms: float
     most_ms: float
+    load: float
+    """The load average when the measurement began."""
 
 
-def warm_servers(ground: Ground) -> None:
-    """Warms up the servers, so that they are equally fast for all contenders."""
+def warm_servers(ground: Ground, seconds: int) -> None:
+    """Warms up the servers for `seconds`, so that they are equally fast for all contenders."""
     with ground.site(SLUICE_2_RELAYED) as site:
         site.start()
-        send_and_wait(site, count=SERVERS_RATE * SERVERS_SECONDS, rate=SERVERS_RATE, seed=0)
+        send_and_wait(site, count=SERVERS_RATE * seconds, rate=SERVERS_RATE, seed=0)
 
 
-def measure_latencies(ground: Ground, *, seconds: int, seed: int) -> Iterator[Latency]:
-    """Measures every contender at every rate, for `seconds` after the warm-up."""
+def measure_latencies(ground: Ground, *, seconds: int, seed: int, quiet_seconds: float) -> Iterator[Latency]:
+    """Measures every contender at every rate, for `seconds` after the warm-up.
+
+    Waits at most `quiet_seconds` for a low load average before each.
+    """
     for rate in RATES:
         for contender in CONTENDERS:
-            yield _measure(ground, contender, rate, seconds, seed)
+            load = wait_quiet(quiet_seconds)
+            yield _measure(ground, contender, rate, seconds, seed, load)
 
 
-def _measure(ground: Ground, contender: Contender, rate: int, seconds: int, seed: int) -> Latency:
+def _measure(
+    ground: Ground, contender: Contender, rate: int, seconds: int, seed: int, load: float
+) -> Latency:
     count = rate * (WARM_UP_SECONDS + seconds)
     with ground.site(contender) as site:
         site.start()
@@ -58,6 +67,7 @@ def _measure(ground: Ground, contender: Contender, rate: int, seconds: int, seed
         percentile(measured, 0.5) * 1_000,
         percentile(measured, 0.99) * 1_000,
         max(measured) * 1_000,
+        load,
     )
 
 
@@ -87,7 +97,8 @@ def send_and_wait(
     dead = 0 if poison_at is None else 1
     site.wait_drained(first + count, timeout_seconds=count / rate + PATIENCE_SECONDS, dead=dead)
     times = read_event_times(site.session, site.contender.layout)
-    events = generate_events(count, seed=seed, poison_at=poison_at, first=first)
+    kinds = None if poison_at is None else violating_at(poison_at)
+    events = generate_events(count, seed=seed, kinds=kinds, first=first)
     return [
         (event, times[event.event_id] - scheduled_at(place, start_at=start_at, rate=rate))
         for place, event in enumerate(events)

@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bench.app import TOPIC
-from bench.events import BenchEvent
+from bench.events import BenchEvent, Encode, plain_record
 
 PARTITIONS = 12
 LOG_NOTHING = 0  # a syslog level: suppresses messages of a client about its own end
@@ -74,8 +74,11 @@ def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
 
 
 @contextmanager
-def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator[Callable[[], float]]:
-    """Produces the events. Yields a function that makes these events visible.
+def hidden_log(
+    bootstrap_servers: str, events: Iterable[BenchEvent], encode: Encode = plain_record
+) -> Iterator[Callable[[], float]]:
+    """Produces the events as `encode` makes records of them. Yields a function that makes these
+    events visible.
 
     The function returns the time at which it began.
     """
@@ -93,7 +96,8 @@ def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator
     producer.init_transactions(ANSWER_SECONDS)
     producer.begin_transaction()
     for event in events:
-        producer.produce(TOPIC, event.value, event.key.encode())
+        key, value = encode(event)
+        producer.produce(TOPIC, value, key)
         if event.number % POLL_EVERY == 0:
             while len(producer) > MAX_QUEUED:
                 producer.poll(RETRY_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from confluent_kafka import Producer
 
 from bench.app import TOPIC
-from bench.events import BenchEvent, generate_events
+from bench.events import BenchEvent, generate_events, violating_at
 
 LINGER_MS = 5  # the default of librdkafka, and of Java since Kafka 4; with 1 the broker takes a whole core
 LONGEST_NAP_SECONDS = 0.0005
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True, help="events a second")
     parser.add_argument("--start-at", type=float, required=True, help="seconds since 1970")
-    parser.add_argument("--poison-at", type=int, help="number of the event that Postgres refuses")
+    parser.add_argument("--poison-at", type=int, help="index of the event that Postgres refuses")
     parser.add_argument("--first", type=int, default=0, help="number of the first event")
     options = parser.parse_args()
     producer = Producer(
@@ -48,7 +48,12 @@ def main() -> None:
     )
     # Generated before the start, so that the latency does not include this time.
     events = list(
-        generate_events(options.count, seed=options.seed, poison_at=options.poison_at, first=options.first)
+        generate_events(
+            options.count,
+            seed=options.seed,
+            kinds=None if options.poison_at is None else violating_at(options.poison_at),
+            first=options.first,
+        )
     )
     for event in due_events(iter(events), start_at=options.start_at, rate=options.rate):
         if event is None:

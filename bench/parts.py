@@ -7,35 +7,39 @@ from typing import Any
 from rich.table import Table
 
 from bench import floors, report
-from bench.contenders import CONTENDERS, FOLD_RELAYED, RELAYED, SCALED
-from bench.drain import Drain, drain_in_turns
+from bench.contenders import (
+    CONTENDERS,
+    FOLD,
+    FOLD_RELAYED,
+    HANDWRITTEN,
+    MIXED_CONTENDERS,
+    RELAYED,
+    SCALED,
+    SLUICE_1,
+    SLUICE_2,
+    Contender,
+)
+from bench.drain import Drain, drain_in_turns, split_available
 from bench.faults import cause_faults
 from bench.floors import Floor
 from bench.ground import Ground
+from bench.idle import measure_idle
 from bench.latency import measure_latencies
 from bench.memory import measure_memory
+from bench.options import Options
 from bench.postgres_cost import measure_in_turns
 from bench.rebuilding import measure_rebuild
 from bench.relaying import measure_rates, measure_visible, middle_of_rounds
 from bench.scaling_part import CHECKED, check_model, model_complaints, model_table
+from bench.snapshot import measure_snapshot
+from bench.streams import ALL_NEW, MIXED, SIZES, WRITES, Stream, stream_after
+from bench.survival import measure_survival
 from bench.world_speed import measure_world
 from sluice.runtime.settings import Settings
 
 BRIDGE_BUDGET_MIB = int(Settings.model_fields["bridge_memory_mib"].default)
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The extent of the measurements."""
-
-    events: int
-    rounds: int
-    seconds: int
-    waiting: int
-    seed: int
-    only: tuple[str, ...]
 
 
 @dataclass
@@ -50,25 +54,82 @@ class Part:
 
 
 def drain(ground: Ground, options: Options, say: Say) -> Part:
-    """Measures the drain of an existing log by all contenders."""
-    chosen = tuple(c for c in CONTENDERS if not options.only or any(o in c.name for o in options.only))
-    drains = list(
+    """Measures the drain of an existing log of new events by all contenders."""
+    available, missing = split_available(_chosen(CONTENDERS, options), say)
+    drains = _drains(ground, available, options, say, ALL_NEW)
+    table = report.drain_table("Drain of an existing log", drains, missing=missing)
+    figures: dict[str, Sequence[Any]] = {"drain": drains, "missing": missing}
+    found = list(floors.drain_floors(drains))
+    return Part([table, report.cpu_table(drains)], found, figures, _complaints(drains))
+
+
+def mixed(ground: Ground, options: Options, say: Say) -> Part:
+    """Measures the drain of a log with 2 % stale, 1 % repeated and 0.1 % poison events.
+
+    Contenders that do not survive poison events drain the others, and show on a short log where they stop.
+    """
+    drains = _drains(ground, MIXED_CONTENDERS, options, say, MIXED)
+    mortal = [one for one in MIXED_CONTENDERS if not one.survives_poison]
+    survivals = [measure_survival(ground, one, seed=options.seed) for one in mortal]
+    tables = [report.stream_table("Drain of a mixed log", drains), report.survival_table(survivals)]
+    figures: dict[str, Sequence[Any]] = {"mixed": drains, "survival": survivals}
+    return Part(tables, list(floors.mixed_floors(drains)), figures, _complaints(drains))
+
+
+def sizes(ground: Ground, options: Options, say: Say) -> Part:
+    """Measures the drain of events of 1, 10 and 100 kB."""
+    return _streams(ground, (SLUICE_2, HANDWRITTEN), options, say, SIZES, "sizes")
+
+
+def writes(ground: Ground, options: Options, say: Say) -> Part:
+    """Measures the drain of events that write 1, 3 and 10 rows."""
+    return _streams(ground, (SLUICE_2, FOLD), options, say, WRITES, "writes")
+
+
+def identities(ground: Ground, options: Options, say: Say) -> Part:
+    """Measures the drain into a database that holds millions of identities."""
+    streams = tuple(map(stream_after, (0, *options.identities)))
+    return _streams(ground, (SLUICE_2, HANDWRITTEN), options, say, streams, "identities")
+
+
+def _streams(
+    ground: Ground,
+    contenders: tuple[Contender, ...],
+    options: Options,
+    say: Say,
+    streams: tuple[Stream, ...],
+    name: str,
+) -> Part:
+    drains = [one for stream in streams for one in _drains(ground, contenders, options, say, stream)]
+    table = report.stream_table(f"Drain of an existing log, by {name}", drains, contenders[-1].name)
+    return Part([table], [], {name: drains}, _complaints(drains))
+
+
+def _chosen(contenders: tuple[Contender, ...], options: Options) -> tuple[Contender, ...]:
+    return tuple(c for c in contenders if not options.only or any(o in c.name for o in options.only))
+
+
+def _drains(
+    ground: Ground, contenders: tuple[Contender, ...], options: Options, say: Say, stream: Stream
+) -> list[Drain]:
+    """Drains the stream by those contenders that the options choose."""
+    return list(
         drain_in_turns(
-            ground, chosen, events=options.events, rounds=options.rounds, seed=options.seed, say=say
+            ground,
+            _chosen(contenders, options),
+            events=options.events,
+            rounds=options.rounds,
+            seed=options.seed,
+            say=say,
+            stream=stream,
         )
     )
-    tables = [report.drain_table("Drain of an existing log", drains), report.cpu_table(drains)]
-    return Part(tables, list(floors.drain_floors(drains)), {"drain": drains}, _complaints(drains))
 
 
 def workers(ground: Ground, options: Options, say: Say) -> Part:
     """Measures the same drain by one, two and four workers, and by two workers that all serve every queue."""
-    drains = list(
-        drain_in_turns(
-            ground, SCALED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
-        )
-    )
-    tables = [report.scaling_table(drains), report.cpu_table(drains)]
+    drains = _drains(ground, SCALED, options, say, ALL_NEW)
+    tables = [report.scaling_table(drains), report.cpu_table(drains, SLUICE_1.name)]
     return Part(tables, list(floors.scaling_floors(drains)), {"workers": drains}, _complaints(drains))
 
 
@@ -87,22 +148,22 @@ def scaling(ground: Ground, options: Options, say: Say) -> Part:
 
 def latency(ground: Ground, options: Options, _say: Say) -> Part:
     """Measures the time from scheduled send to commit."""
-    found = list(measure_latencies(ground, seconds=options.seconds, seed=options.seed))
+    found = list(
+        measure_latencies(
+            ground, seconds=options.seconds, seed=options.seed, quiet_seconds=options.quiet_seconds
+        )
+    )
     return Part([report.latency_table(found)], list(floors.latency_floors(found)), {"latency": found})
 
 
 def relay(ground: Ground, options: Options, say: Say) -> Part:
     """Measures the drain from log to log, and the speed of one relay."""
-    drains = list(
-        drain_in_turns(
-            ground, RELAYED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
-        )
-    )
+    drains = _drains(ground, RELAYED, options, say, ALL_NEW)
     rates = list(measure_rates(ground, rounds=options.rounds))
     title = "From log to log: drain of an existing log, with outgoing events sent by the relay"
     tables = [
         report.drain_table(title, drains, FOLD_RELAYED.name),
-        report.cpu_table(drains),
+        report.cpu_table(drains, FOLD_RELAYED.name),
         report.rate_table(rates),
     ]
     found = [*floors.relay_drain_floors(drains), *floors.rate_floors(rates)]
@@ -111,7 +172,15 @@ def relay(ground: Ground, options: Options, say: Say) -> Part:
 
 def visible(ground: Ground, options: Options, _say: Say) -> Part:
     """Measures the time until the outgoing record is in Kafka."""
-    found = list(measure_visible(ground, seconds=options.seconds, rounds=options.rounds, seed=options.seed))
+    found = list(
+        measure_visible(
+            ground,
+            seconds=options.seconds,
+            rounds=options.rounds,
+            seed=options.seed,
+            quiet_seconds=options.quiet_seconds,
+        )
+    )
     middle = middle_of_rounds(found)
     return Part([report.visible_table(middle)], list(floors.visible_floors(middle)), {"visible": found})
 
@@ -131,8 +200,8 @@ def faults(ground: Ground, options: Options, say: Say) -> Part:
 
 
 def cost(ground: Ground, options: Options, _say: Say) -> Part:
-    """Measures the cost of an event in Postgres."""
-    found = list(measure_in_turns(ground, rounds=options.rounds, seed=options.seed))
+    """Measures the cost of an event in Postgres by batch size, writes, lanes, waiting rows and identities."""
+    found = list(measure_in_turns(ground, events=options.events, rounds=options.rounds, seed=options.seed))
     return Part([report.cost_table(found)], list(floors.cost_floors(found)), {"cost": found})
 
 
@@ -143,6 +212,18 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
     return Part([report.memory_table(found)], reached, {"memory": [found]})
 
 
+def idle(ground: Ground, options: Options, _say: Say) -> Part:
+    """Measures the CPU of each process while no event arrives."""
+    found = list(measure_idle(ground, seconds=options.idle_seconds))
+    return Part([report.idle_table(found)], [], {"idle": found})
+
+
+def snapshot(ground: Ground, options: Options, say: Say) -> Part:
+    """Measures cost and delay of 1,000 events a second while another session holds an old snapshot."""
+    found = measure_snapshot(ground, seconds=options.snapshot_seconds, seed=options.seed, say=say)
+    return Part([report.snapshot_table(found)], list(floors.snapshot_floors(found)), {"snapshot": found})
+
+
 def world(_ground: Ground, _options: Options, _say: Say) -> Part:
     """Measures the speed of tests of handlers in memory."""
     found = measure_world()
@@ -151,8 +232,31 @@ def world(_ground: Ground, _options: Options, _say: Say) -> Part:
 
 PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
     part.__name__: part
-    for part in (drain, workers, scaling, latency, relay, visible, rebuild, faults, cost, memory, world)
+    for part in (
+        drain,
+        mixed,
+        latency,
+        sizes,
+        writes,
+        identities,
+        workers,
+        scaling,
+        relay,
+        visible,
+        rebuild,
+        faults,
+        snapshot,
+        cost,
+        idle,
+        memory,
+        world,
+    )
 }
+
+
+def describe_parts() -> str:
+    """Returns a line about each part."""
+    return "\n".join(f"{name}: {(part.__doc__ or '').splitlines()[0]}" for name, part in PARTS.items())
 
 
 def _complaints(drains: Sequence[Drain]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import BigInteger, Column, MetaData, String
+from sqlalchemy import BigInteger, Column, MetaData, String, Text
 
 from bench.app import EVENT_TYPE, AccountChanged, change_account, topics
 from sluice import Event, ProjectionEffect, Upsert, projection_table, projects
@@ -16,7 +16,7 @@ bench_balances = projection_table(
     MetaData(),
     Column("key", String(64), primary_key=True),
     Column("amount_cents", BigInteger, nullable=False),
-    Column("note", String(400), nullable=False),
+    Column("note", Text, nullable=False),
 )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from kafka import KafkaProducer
@@ -15,6 +15,7 @@ from bench.ground import MICROSECONDS, Ground, Site
 from bench.latency import RATES, WARM_UP_SECONDS, send_and_wait
 from bench.log import read_append_times
 from bench.peers.schema import EMITTED_TOPIC
+from bench.quiet import wait_quiet
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.runtime.gc_tuning import tune_gc
@@ -26,16 +27,6 @@ RELAYED_ROWS = 200_000
 PLAIN_RECORDS = 50_000  # for kafka-python's send(), which sends about 15,000 records a second
 HANDLER = f"{change_account.__module__}.{change_account.__qualname__}"
 PATIENCE_SECONDS = 60.0
-
-# Outgoing events with the same size and headers as the events of bench.app, and 10,000 keys.
-FILL = f"""
-INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)
-SELECT 'account.' || n % 4, nextval('sluice.outbox_ids'), gen_random_uuid(), '{EMITTED_TOPIC}',
-       'account-' || lpad((n * 7919 % 10000)::text, 5, '0'), 'bench.applied',
-       '{{"ce_time": "2026-01-01T00:00:00.000000+00:00"}}',
-       convert_to('{{"key":"account-00000","amount_cents":' || n || '}}', 'UTF8')
-FROM generate_series(1, {RELAYED_ROWS}) AS n
-"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +42,8 @@ class VisibleLatency:
     event_p50_ms: float
     """The time from the scheduled send of the event to the resulting record."""
     event_p99_ms: float
+    load: float
+    """The load average when the measurement began; of several rounds, the highest one."""
 
 
 @dataclass(frozen=True)
@@ -70,34 +63,36 @@ def middle_of_rounds(latencies: Iterable[VisibleLatency]) -> list[VisibleLatency
     rounds: dict[tuple[str, int], list[VisibleLatency]] = {}
     for one in latencies:
         rounds.setdefault((one.contender, one.rate), []).append(one)
+    figures = ("commit_p50_ms", "commit_p99_ms", "event_p50_ms", "event_p99_ms")
     return [
-        VisibleLatency(
-            contender,
-            rate,
-            sum(one.events for one in found),
-            *(
-                median(getattr(one, figure) for one in found)
-                for figure in ("commit_p50_ms", "commit_p99_ms", "event_p50_ms", "event_p99_ms")
-            ),
+        replace(
+            found[0],
+            events=sum(one.events for one in found),
+            load=max(one.load for one in found),
+            **{figure: median(getattr(one, figure) for one in found) for figure in figures},
         )
-        for (contender, rate), found in rounds.items()
+        for found in rounds.values()
     ]
 
 
-def measure_visible(ground: Ground, *, seconds: int, rounds: int, seed: int) -> Iterator[VisibleLatency]:
+def measure_visible(
+    ground: Ground, *, seconds: int, rounds: int, seed: int, quiet_seconds: float
+) -> Iterator[VisibleLatency]:
     """Measures Sluice with its relay at every rate, for `seconds` after the warm-up.
 
-    The order of the contenders alternates between rounds.
+    The order of the contenders alternates between rounds. Waits at most `quiet_seconds` for a low load
+    average before each.
     """
     contenders = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED)
     for rate in RATES:
         for turn in range(rounds):
             for contender in contenders if turn % 2 else contenders[::-1]:
-                yield _measure_visible(ground, contender, rate, seconds, seed)
+                load = wait_quiet(quiet_seconds)
+                yield _measure_visible(ground, contender, rate, seconds, seed, load)
 
 
 def _measure_visible(
-    ground: Ground, contender: Contender, rate: int, seconds: int, seed: int
+    ground: Ground, contender: Contender, rate: int, seconds: int, seed: int, load: float
 ) -> VisibleLatency:
     count = rate * (WARM_UP_SECONDS + seconds)
     with ground.site(contender) as site:
@@ -122,6 +117,7 @@ def _measure_visible(
         percentile(from_commit, 0.99) * 1_000,
         percentile(from_event, 0.5) * 1_000,
         percentile(from_event, 0.99) * 1_000,
+        load,
     )
 
 
@@ -135,8 +131,7 @@ def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
 
 
 def _relay_rate(site: Site) -> RelayRate:
-    site.session.command("SET statement_timeout = '120s'")
-    site.session.command(FILL)
+    site.fill_outbox(RELAYED_ROWS)
     session = Session(site.deployment.urls.database_url, application_name="bench relay", plans=QUEUE_PLANS)
     relay = Relay(session, ConfluentProducer(site.servers), source="bench")
 

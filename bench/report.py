@@ -1,29 +1,34 @@
 """Formats the figures as tables for a terminal."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from rich.table import Table
 
-from bench.contenders import FOLD, NAIVE, SLUICE_1
-from bench.drain import Drain
+from bench.contenders import HANDWRITTEN, NAIVE, SLUICE_1
+from bench.drain import Drain, Missing
 from bench.faults import Fault
 from bench.figures import spread
-from bench.floors import Floor, turn_ratios
+from bench.floors import Floor, cost_ratios, own_cpu_us, per_second, turn_ratios
+from bench.idle import Idle
 from bench.latency import Latency
 from bench.memory import Memory
-from bench.postgres_cost import PostgresCost
+from bench.postgres_cost import BASE, CASES, PostgresCost
 from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
+from bench.snapshot import RATE, Window
+from bench.survival import Survival
 from bench.world_speed import ORDERED_EVENTS, WorldSpeed
 
 
-def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> Table:
+def drain_table(
+    title: str, drains: Sequence[Drain], base: str = HANDWRITTEN.name, missing: Iterable[Missing] = ()
+) -> Table:
     """Returns the table of events per second, ratios per round, and the guarantee of each contender."""
     table = _table(
         title, "contender", "events", "events/s min", "median", "max",
-        "÷ naive", "÷ same fold", "events per commit", "verified", "guarantee",
+        "÷ naive", f"÷ {base}", "events per commit", "verified", "guarantee",
     )  # fmt: skip
     for name, found in _by_contender(drains).items():
         rates = spread([drain.per_second for drain in found])
@@ -33,10 +38,44 @@ def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> T
             *(f"{rate:,.0f}" for rate in (rates.least, rates.middle, rates.most)),
             _median_ratio(drains, name, NAIVE.name),
             _median_ratio(drains, name, base),
-            f"{median(drain.events / drain.commits for drain in found):,.0f}",
+            ", ".join(f"{size:,.0f}" for size in _commit_sizes(found)),
             "yes" if not any(drain.complaints for drain in found) else "NO",
             found[0].guarantee,
         )
+    for one in missing:
+        table.add_row(one.contender, *[""] * 8, f"not available: {one.reason}")
+    return table
+
+
+def stream_table(title: str, drains: Sequence[Drain], base: str = HANDWRITTEN.name) -> Table:
+    """Returns the table of speed and CPU by stream and contender, with ratios to `base` per round."""
+    table = _table(
+        title, "stream", "contender", "events", "events/s min", "median", "max", f"÷ {base}",
+        "own CPU per event, µs", "verified",
+    )  # fmt: skip
+    for stream in dict.fromkeys(drain.stream for drain in drains):
+        same = [drain for drain in drains if drain.stream == stream]
+        for name, found in _by_contender(same).items():
+            rates = spread([drain.per_second for drain in found])
+            table.add_row(
+                stream,
+                name,
+                f"{found[0].events:,}",
+                *(f"{rate:,.0f}" for rate in (rates.least, rates.middle, rates.most)),
+                _median_ratio(same, name, base),
+                f"{median(own_cpu_us(drain) for drain in found):.0f}",
+                "yes" if not any(drain.complaints for drain in found) else "NO",
+            )
+    return table
+
+
+def survival_table(survivals: Iterable[Survival]) -> Table:
+    """Returns the table of contenders that do not survive poison events."""
+    title = "A mixed log with its poison events, which the drain above omits for these contenders"
+    table = _table(title, "contender", "survives", "applied", "of")
+    for one in survivals:
+        survives = "yes" if one.applied == one.expected else "no"
+        table.add_row(one.contender, survives, f"{one.applied:,}", f"{one.expected:,}")
     return table
 
 
@@ -55,24 +94,34 @@ def scaling_table(drains: Sequence[Drain]) -> Table:
     return table
 
 
-def cpu_table(drains: Sequence[Drain]) -> Table:
-    """Returns the table of CPU microseconds per event by group of processes, the median of the rounds."""
+def cpu_table(drains: Sequence[Drain], base: str = HANDWRITTEN.name) -> Table:
+    """Returns the table of CPU microseconds per event by group of processes, the median of the rounds.
+
+    `own` is the sum without Kafka and Redis, with its ratio to that of `base` in the same rounds.
+    """
     groups = sorted({group for drain in drains for group in drain.cpu_us})
-    table = _table("CPU per event while draining, µs", "contender", *groups, "all")
+    table = _table("CPU per event while draining, µs", "contender", *groups, "all", "own", f"own ÷ {base}")
     for name, found in _by_contender(drains).items():
         costs = [median(drain.cpu_us.get(group, 0.0) for drain in found) for group in groups]
-        table.add_row(name, *(f"{cost:.0f}" if cost else "" for cost in costs), f"{sum(costs):.0f}")
+        table.add_row(
+            name,
+            *(f"{cost:.0f}" if cost else "" for cost in costs),
+            f"{sum(costs):.0f}",
+            f"{median(own_cpu_us(drain) for drain in found):.0f}",
+            _median_ratio(drains, name, base, own_cpu_us),
+        )
     return table
 
 
 def latency_table(latencies: Iterable[Latency]) -> Table:
     """Returns the table of times from scheduled send to commit, in milliseconds."""
     table = _table(
-        "Scheduled send to commit, open loop, ms", "contender", "events/s", "events", "p50", "p99", "max"
-    )
+        "Scheduled send to commit, open loop, ms",
+        "contender", "events/s", "events", "p50", "p99", "max", "load at its start",
+    )  # fmt: skip
     for one in latencies:
         figures = (f"{value:.0f}" for value in (one.p50_ms, one.p99_ms, one.most_ms))
-        table.add_row(one.contender, f"{one.rate:,}", f"{one.events:,}", *figures)
+        table.add_row(one.contender, f"{one.rate:,}", f"{one.events:,}", *figures, f"{one.load:.1f}")
     return table
 
 
@@ -85,16 +134,38 @@ def fault_table(faults: Iterable[Fault]) -> Table:
     return table
 
 
-def cost_table(costs: Sequence[PostgresCost]) -> Table:
-    """Returns the table of the cost per event in Postgres and the applier, by batch size."""
+def idle_table(idle: Iterable[Idle]) -> Table:
+    """Returns the table of CPU without events, by process."""
+    table = _table("CPU without events, % of one core", "contender", "process", "seconds", "%")
+    for one in idle:
+        table.add_row(one.contender, one.process, f"{one.seconds:.0f}", f"{one.percent:.1f}")
+    return table
+
+
+def snapshot_table(windows: Iterable[Window]) -> Table:
+    """Returns the table of cost and delay by the age of an old snapshot."""
     table = _table(
-        "Cost per event, µs of CPU", "events per batch", "Postgres min", "median", "max", "applier"
-    )
-    for size in sorted({cost.batch_events for cost in costs}):
-        found = [cost for cost in costs if cost.batch_events == size]
+        f"{RATE:,} events/s while another session holds an old snapshot",
+        "age of the snapshot, s", "Postgres, µs per event", "p50, ms", "p99, ms",
+    )  # fmt: skip
+    for one in windows:
+        age = f"{one.held_seconds:.0f}" if one.held_seconds else "none"
+        table.add_row(age, f"{one.postgres_us:.0f}", f"{one.p50_ms:.0f}", f"{one.p99_ms:.0f}")
+    return table
+
+
+def cost_table(costs: Sequence[PostgresCost]) -> Table:
+    """Returns the table of the cost per event in Postgres and the applier, by case."""
+    table = _table(
+        "Cost per event, µs of CPU",
+        "case", "Postgres min", "median", "max", "applier", f"both ÷ {BASE.name}",
+    )  # fmt: skip
+    for case in CASES:
+        found = [cost for cost in costs if cost.case == case.name]
         all_of_it = spread([cost.postgres_us for cost in found])
         figures = (all_of_it.least, all_of_it.middle, all_of_it.most, median(c.applier_us for c in found))
-        table.add_row(str(size), *(f"{value:.1f}" for value in figures))
+        growth = median(cost_ratios(costs, case.name, BASE.name, lambda one: one.both_us))
+        table.add_row(case.name, *(f"{value:.1f}" for value in figures), f"{growth:.2f}")
     return table
 
 
@@ -126,11 +197,12 @@ def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
     table = _table(
         "Time until the record is in Kafka, open loop, ms, median of rounds",
         "contender", "events/s", "events",
-        "commit p50", "commit p99", "event p50", "event p99",
+        "commit p50", "commit p99", "event p50", "event p99", "load at its start",
     )  # fmt: skip
     for one in latencies:
         figures = (one.commit_p50_ms, one.commit_p99_ms, one.event_p50_ms, one.event_p99_ms)
-        table.add_row(one.contender, f"{one.rate:,}", f"{one.events:,}", *(f"{f:.0f}" for f in figures))
+        row = (one.contender, f"{one.rate:,}", f"{one.events:,}", *(f"{f:.0f}" for f in figures))
+        table.add_row(*row, f"{one.load:.1f}")
     return table
 
 
@@ -175,8 +247,16 @@ def floor_table(floors: Iterable[Floor]) -> Table:
     """Returns the table of required and measured figures."""
     table = _table("Floors", "figure", "required", "measured", "met")
     for floor in floors:
-        table.add_row(floor.what, floor.wanted, floor.measured, "yes" if floor.met else "[red]NO[/red]")
+        missed = "not yet" if floor.is_target else "[red]NO[/red]"
+        wanted = f"{floor.wanted} (target)" if floor.is_target else floor.wanted
+        table.add_row(floor.what, wanted, floor.measured, "yes" if floor.met else missed)
     return table
+
+
+def _commit_sizes(drains: Iterable[Drain]) -> list[float]:
+    """Returns the median number of events per commit, if it is known."""
+    sizes = [drain.events / drain.commits for drain in drains if drain.commits]
+    return [median(sizes)] if sizes else []
 
 
 def _by_contender(drains: Iterable[Drain]) -> dict[str, list[Drain]]:
@@ -186,8 +266,10 @@ def _by_contender(drains: Iterable[Drain]) -> dict[str, list[Drain]]:
     return found
 
 
-def _median_ratio(drains: Sequence[Drain], name: str, base: str) -> str:
-    ratios = turn_ratios(drains, name, base)
+def _median_ratio(
+    drains: Sequence[Drain], name: str, base: str, figure: Callable[[Drain], float] = per_second
+) -> str:
+    ratios = turn_ratios(drains, name, base, figure)
     return f"{median(ratios):.2f}" if ratios else ""
 
 

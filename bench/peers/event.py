@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 
+from bench.peers.schema import REJECTED_AMOUNT_CENTS
+
 
 class Payload(msgspec.Struct, frozen=True):
     """The data of an event."""
@@ -41,8 +43,13 @@ _decode = msgspec.json.Decoder(Envelope).decode
 
 
 def decode_event(topic: str, partition: int, offset: int, key: bytes, value: bytes) -> PeerEvent:
-    """Decodes a record. Raises msgspec.DecodeError, because the peers have no dead letters."""
+    """Decodes a record and checks it as the handler of Sluice does.
+
+    Raises msgspec.DecodeError or ValueError, because the peers have no dead letters.
+    """
     envelope = _decode(value)
+    if envelope.data.amount_cents == REJECTED_AMOUNT_CENTS:
+        raise ValueError(f"the amount of event {envelope.event_id} is refused")
     digest = blake2b(b"\0".join((topic.encode(), key, envelope.event_id.encode())), digest_size=16).digest()
     emitted = blake2b(digest, digest_size=16).digest()
     return PeerEvent(

@@ -4,13 +4,14 @@ from sluice.db.connection import Session
 
 EMITTED_TOPIC = "bench-out"
 EMITTED_TYPE = "bench.applied"
+REJECTED_AMOUNT_CENTS = -2  # every contender refuses an event with this amount in its own code
 
 TABLES = """
 DROP SCHEMA IF EXISTS {schema} CASCADE;
 CREATE SCHEMA {schema};
 CREATE TABLE {schema}.rows (
     key text PRIMARY KEY,
-    amount_cents bigint NOT NULL,
+    amount_cents bigint NOT NULL CHECK (amount_cents >= 0),
     note text NOT NULL,
     version bigint
 );

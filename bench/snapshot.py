@@ -1,0 +1,101 @@
+"""Measures the cost and the delay of events while another session holds an old snapshot.
+
+Postgres cannot remove rows that are dead since the snapshot. So queries that pass over dead rows would become
+slower by the second.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bench.contenders import SLUICE_2_RELAYED
+from bench.figures import percentile
+from bench.ground import MICROSECONDS, Ground, Site
+from bench.latency import HEAD_START_SECONDS, WARM_UP_SECONDS, send_and_wait
+from sluice.db.connection import Session
+
+RATE = 1_000
+WINDOWS = 5  # of the time with the snapshot; the first and the last one are compared with the time before
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the run. `held_seconds` is the age of the snapshot at its end; 0 means none."""
+
+    held_seconds: float
+    postgres_us: float
+    """Postgres' CPU microseconds per event that was sent in the window."""
+    p50_ms: float
+    p99_ms: float
+    """The time from scheduled send to commit."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Postgres' CPU seconds so far, at a time in seconds since 1970."""
+
+    at: float
+    postgres_seconds: float
+
+
+def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[str], None]) -> list[Window]:
+    """Sends events at RATE: for a fifth of `seconds` without a snapshot, then for `seconds` with one."""
+    window = seconds / WINDOWS
+    readings: list[Reading] = []
+    with ground.site(SLUICE_2_RELAYED) as site:
+        site.start()
+
+        def hold() -> None:
+            readings.append(_read(site))
+            time.sleep(window)
+            readings.append(_read(site))
+            with closing(old_snapshot(site.deployment.urls.database_url)):
+                for number in range(WINDOWS):
+                    time.sleep(window)
+                    readings.append(_read(site))
+                    say(f"snapshot held for {window * (number + 1):.0f} s")
+
+        count = int(RATE * (WARM_UP_SECONDS + (WINDOWS + 1) * window))
+        began_at = time.time() + HEAD_START_SECONDS
+        waits = send_and_wait(site, count=count, rate=RATE, seed=seed, meanwhile=hold)
+    # The index of an event tells when it was sent, as exactly as a window needs.
+    return windows_of(readings, began_at, [wait for _, wait in waits])
+
+
+def windows_of(readings: Sequence[Reading], began_at: float, waits: Sequence[float]) -> list[Window]:
+    """Returns a window between each two readings.
+
+    `waits` are the delays in seconds of events that were sent at RATE from `began_at`.
+    """
+    found = []
+    for before, after in pairwise(readings):
+        first, last = (max(0, int((one.at - began_at) * RATE)) for one in (before, after))
+        part = waits[first:last]
+        held = after.at - readings[1].at
+        spent = after.postgres_seconds - before.postgres_seconds
+        found.append(
+            Window(
+                held,
+                spent * MICROSECONDS / len(part),
+                percentile(part, 0.5) * 1_000,
+                percentile(part, 0.99) * 1_000,
+            )
+        )
+    return found
+
+
+def old_snapshot(database_url: str) -> Session:
+    """Returns a session with a transaction that keeps its snapshot until it is closed, as pg_dump does."""
+    session = Session(
+        database_url,
+        application_name="bench snapshot",
+        settings={"idle_in_transaction_session_timeout": "0"},
+    )
+    session.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM bench_accounts")
+    return session
+
+
+def _read(site: Site) -> Reading:
+    return Reading(time.time(), site.ground.cpu_seconds()["postgres"])
