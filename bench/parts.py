@@ -1,5 +1,6 @@
 """The parts of the bench. Each part measures and returns tables, floors, figures and complaints."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,8 @@ def drain(ground: Ground, options: Options, say: Say) -> Part:
     table = report.drain_table("Drain of an existing log", drains, missing=missing)
     figures: dict[str, Sequence[Any]] = {"drain": drains, "missing": missing}
     found = list(floors.drain_floors(drains))
-    return Part([table, report.cpu_table(drains)], found, figures, _complaints(drains))
+    complaints = _complaints(drains, available, options.rounds)
+    return Part([table, report.cpu_table(drains)], found, figures, complaints)
 
 
 def mixed(ground: Ground, options: Options, say: Say) -> Part:
@@ -73,7 +75,8 @@ def mixed(ground: Ground, options: Options, say: Say) -> Part:
     survivals = [measure_survival(ground, one, seed=options.seed) for one in mortal]
     tables = [report.stream_table("Drain of a mixed log", drains), report.survival_table(survivals)]
     figures: dict[str, Sequence[Any]] = {"mixed": drains, "survival": survivals}
-    return Part(tables, list(floors.mixed_floors(drains)), figures, _complaints(drains))
+    complaints = _complaints(drains, _chosen(MIXED_CONTENDERS, options), options.rounds)
+    return Part(tables, list(floors.mixed_floors(drains)), figures, complaints)
 
 
 def sizes(ground: Ground, options: Options, say: Say) -> Part:
@@ -102,7 +105,8 @@ def _streams(
 ) -> Part:
     drains = [one for stream in streams for one in _drains(ground, contenders, options, say, stream)]
     table = report.stream_table(f"Drain of an existing log, by {name}", drains, contenders[-1].name)
-    return Part([table], [], {name: drains}, _complaints(drains))
+    complaints = _complaints(drains, _chosen(contenders, options), options.rounds * len(streams))
+    return Part([table], [], {name: drains}, complaints)
 
 
 def _chosen(contenders: tuple[Contender, ...], options: Options) -> tuple[Contender, ...]:
@@ -130,7 +134,8 @@ def workers(ground: Ground, options: Options, say: Say) -> Part:
     """Measures the same drain by one, two and four workers, and by two workers that all serve every queue."""
     drains = _drains(ground, SCALED, options, say, ALL_NEW)
     tables = [report.scaling_table(drains), report.cpu_table(drains, SLUICE_1.name)]
-    return Part(tables, list(floors.scaling_floors(drains)), {"workers": drains}, _complaints(drains))
+    complaints = _complaints(drains, _chosen(SCALED, options), options.rounds)
+    return Part(tables, list(floors.scaling_floors(drains)), {"workers": drains}, complaints)
 
 
 def scaling(ground: Ground, options: Options, say: Say) -> Part:
@@ -167,7 +172,8 @@ def relay(ground: Ground, options: Options, say: Say) -> Part:
         report.rate_table(rates),
     ]
     found = [*floors.relay_drain_floors(drains), *floors.rate_floors(rates)]
-    return Part(tables, found, {"relay drain": drains, "relay": rates}, _complaints(drains))
+    complaints = _complaints(drains, _chosen(RELAYED, options), options.rounds)
+    return Part(tables, found, {"relay drain": drains, "relay": rates}, complaints)
 
 
 def visible(ground: Ground, options: Options, _say: Say) -> Part:
@@ -259,5 +265,12 @@ def describe_parts() -> str:
     return "\n".join(f"{name}: {(part.__doc__ or '').splitlines()[0]}" for name, part in PARTS.items())
 
 
-def _complaints(drains: Sequence[Drain]) -> list[str]:
-    return [f"{drain.contender}: {complaint}" for drain in drains for complaint in drain.complaints]
+def _complaints(drains: Sequence[Drain], contenders: Sequence[Contender], drains_each: int) -> list[str]:
+    """Returns what is wrong with the drains. Sluice must have `drains_each`; a peer may get stuck."""
+    complaints = [f"{drain.contender}: {complaint}" for drain in drains for complaint in drain.complaints]
+    counts = Counter(drain.contender for drain in drains)
+    return complaints + [
+        f"{one.name}: {drains_each - counts[one.name]} drains did not end"
+        for one in contenders
+        if one.has_bridge and counts[one.name] < drains_each
+    ]

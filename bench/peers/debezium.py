@@ -70,7 +70,7 @@ def sink_properties(config: PeerConfig) -> dict[str, object]:
         "connection.url": f"jdbc:postgresql://{url.host}:{url.port}/{url.database}?currentSchema={SCHEMA}",
         "connection.username": url.username,
         "connection.password": url.password or "none",
-        "collection.name.format": "rows",
+        "collection.name.format": f"{SCHEMA}.rows",
         "insert.mode": "upsert",
         "primary.key.mode": "record_key",
         "primary.key.fields": "key",
