@@ -30,13 +30,13 @@ class Options:
 
 
 FAST = Options(
-    events=30_000,
+    events=20_000,
     rounds=1,
     seconds=3,
     waiting=100_000,
     identities=(200_000,),
     snapshot_seconds=15,
-    idle_seconds=10,
+    idle_seconds=5,
     warm_up_seconds=5,
     quiet_seconds=0,
 )

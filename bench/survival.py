@@ -10,7 +10,7 @@ from bench.ground import Ground
 from bench.log import hidden_log
 from bench.streams import MIXED
 
-STUCK_SECONDS = 10.0  # without a commit, after which the contender counts as stopped
+STUCK_SECONDS = 5.0  # without a commit, after which the contender counts as stopped
 LOOK_SECONDS = 0.5
 EVENTS = 5_000  # with five poison events, one of them refused by Postgres
 
