@@ -17,6 +17,7 @@ from bench.latency import HEAD_START_SECONDS, WARM_UP_SECONDS, send_and_wait
 from sluice.db.connection import Session
 
 RATE = 1_000
+SPARE_SECONDS = 1.0  # of sending after the last window, because readings take time
 WINDOWS = 5  # of the time with the snapshot; the first and the last one are compared with the time before
 
 
@@ -49,15 +50,16 @@ def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[
 
         def hold() -> None:
             readings.append(_read(site))
-            time.sleep(window)
+            first = readings[0].at
+            _sleep_until(first + window)
             readings.append(_read(site))
             with closing(old_snapshot(site.deployment.urls.database_url)):
-                for number in range(WINDOWS):
-                    time.sleep(window)
+                for number in range(1, WINDOWS + 1):
+                    _sleep_until(first + window * (number + 1))
                     readings.append(_read(site))
-                    say(f"snapshot held for {window * (number + 1):.0f} s")
+                    say(f"snapshot held for {window * number:.0f} s")
 
-        count = int(RATE * (WARM_UP_SECONDS + (WINDOWS + 1) * window))
+        count = int(RATE * (WARM_UP_SECONDS + (WINDOWS + 1) * window + SPARE_SECONDS))
         began_at = time.time() + HEAD_START_SECONDS
         waits = send_and_wait(site, count=count, rate=RATE, seed=seed, meanwhile=hold)
     # The index of an event tells when it was sent, as exactly as a window needs.
@@ -65,7 +67,7 @@ def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[
 
 
 def windows_of(readings: Sequence[Reading], began_at: float, waits: Sequence[float]) -> list[Window]:
-    """Returns a window between each two readings.
+    """Returns a window between each two readings, unless no event was sent between them.
 
     `waits` are the delays in seconds of events that were sent at RATE from `began_at`.
     """
@@ -73,6 +75,8 @@ def windows_of(readings: Sequence[Reading], began_at: float, waits: Sequence[flo
     for before, after in pairwise(readings):
         first, last = (max(0, int((one.at - began_at) * RATE)) for one in (before, after))
         part = waits[first:last]
+        if not part:
+            continue  # On a busy machine, readings may be later than the last event.
         held = after.at - readings[1].at
         spent = after.postgres_seconds - before.postgres_seconds
         found.append(
@@ -95,6 +99,10 @@ def old_snapshot(database_url: str) -> Session:
     )
     session.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM bench_accounts")
     return session
+
+
+def _sleep_until(at: float) -> None:
+    time.sleep(max(0.0, at - time.time()))
 
 
 def _read(site: Site) -> Reading:
