@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from bench.connect_jars import connect_folder, fetch_connect
 from bench.events import BenchEvent
 from bench.peers.config import PeerConfig, read_config
-from sluice.stack.kafka_jars import cache_folder, find_java
+from sluice.stack.kafka_jars import cache_folder, fetch_jars, find_java
 from sluice.stack.ports import LOOPBACK, choose_ports
 from sluice.stack.service import Report
 
@@ -101,15 +101,17 @@ def fetch(report: Report) -> None:
 
 def main() -> None:
     """Becomes the Java process."""
-    config, folder = read_config("debezium"), Path.cwd()
-    jars = connect_folder(cache_folder(os.environ))
+    config, folder, cache = read_config("debezium"), Path.cwd(), cache_folder(os.environ)
+    jars = connect_folder(cache)
     port = choose_ports(("connect",), {}, set())["connect"]
     worker, sink = folder / "connect.properties", folder / "sink.properties"
     worker.write_text(properties(worker_properties(config, folder, jars, port)))
     sink.write_text(properties(sink_properties(config)))
     java = find_java()
     program = "org.apache.kafka.connect.cli.ConnectStandalone"
-    os.execv(java, [java, HEAP, "-cp", f"{jars}/connect/*", program, str(worker), str(sink)])
+    # The broker's jars have the implementation of the log, without which errors are not printed.
+    classes = f"{jars}/connect/*:{fetch_jars(cache, print)}/*"
+    os.execv(java, [java, HEAP, "-cp", classes, program, str(worker), str(sink)])
 
 
 if __name__ == "__main__":
