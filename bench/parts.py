@@ -140,14 +140,10 @@ def workers(ground: Ground, options: Options, say: Say) -> Part:
 
 def scaling(ground: Ground, options: Options, say: Say) -> Part:
     """Compares the model of docs/scaling.md with drains by one, two and four workers."""
-    drains = list(
-        drain_in_turns(
-            ground, CHECKED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
-        )
-    )
+    drains = _drains(ground, CHECKED, options, say, ALL_NEW)
     checked = list(check_model(drains))
-    complaints = [*_complaints(drains), *model_complaints(checked)]
-    tables = [report.scaling_table(drains), report.cpu_table(drains), model_table(checked)]
+    complaints = _complaints(drains, _chosen(CHECKED, options), options.rounds) + model_complaints(checked)
+    tables = [report.scaling_table(drains), report.cpu_table(drains, SLUICE_1.name), model_table(checked)]
     return Part(tables, [], {"scaling": checked}, complaints)
 
 
