@@ -66,6 +66,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         ERROR,
         "user is not registered",
     ),
+    "dedup": (declared(dedup={"orders": "natural"}), WARNING, '"natural" in code and "id" in Postgres'),
     "shards": (declared(shards={"order": 8}), WARNING, "8 shards in code and 2 in Postgres"),
     "queue row": (registered(queues={"order.0": None}), ERROR, "without a row: order.1"),
     "halted": (

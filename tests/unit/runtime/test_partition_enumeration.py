@@ -35,7 +35,7 @@ CLIENT_METHODS = {
 }
 ALLOWED = {
     # Each of these passes the partitions through the share.
-    "sluice/kafka_io/kafka_python_mends.py::facts",
+    "sluice/kafka_io/kafka_python_mends.py::_compute_facts",
     "sluice/kafka_io/log_reader.py::_describe",
     "sluice/kafka_io/topic_watch.py::_ask",
     "sluice/runtime/partition_share.py::numbers",
