@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import psutil
 
+from sluice.stack import ComponentMissing
+
 CHAIN = "sluice-hole"
 
 
@@ -13,8 +15,8 @@ CHAIN = "sluice-hole"
 def packet_hole(pids: Iterable[int], port: int) -> Iterator[int]:
     """Drops all packets of the connections that these processes have to the port now.
 
-    New connections work. Yields the number of affected connections. Requires root and iptables; raises
-    CalledProcessError.
+    New connections work. Yields the number of affected connections. Requires root. Raises
+    ComponentMissing without iptables, and CalledProcessError.
     """
     own = [
         connection.laddr.port
@@ -40,4 +42,7 @@ def packet_hole(pids: Iterable[int], port: int) -> Iterator[int]:
 
 
 def _iptables(*words: str) -> None:
-    subprocess.run(["iptables", "--wait", *words], check=True)
+    try:
+        subprocess.run(["iptables", "--wait", *words], check=True)
+    except FileNotFoundError:
+        raise ComponentMissing("no iptables found: install it (Debian: apt install iptables)") from None
