@@ -18,14 +18,14 @@ from sluice.db.apply.rows import RowStatements
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generations import ProjectionSnapshot
-from sluice.db.records import OutboxRow, Outcome
+from sluice.db.records import OutboxRow, Outcome, ProcessedRow
 from sluice.db.tables import generation_name, shape_of
 from sluice.runtime.settings import read_source
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO, load_known_places, processed_row
-from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, needs_rows
+from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, is_faulty, needs_rows
 from sluice.tasks.fold.assumed_writes import writes_by_table
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult
@@ -89,10 +89,14 @@ class OptimisticWriter:
         Raises Deviated, RowsChanged, and what Postgres refuses.
         """
         sharing = Sharing(events)
-        folded = fold_assuming(events, sharing.closure, self._exact_from_the_start(events))
-        if len(events) - len(folded.events) > MOST_EXACT * len(events):
+        apart = self._set_apart(events)
+        reading = {number for number, one in enumerate(events) if number not in apart and needs_rows(one)}
+        folded = fold_assuming(events, sharing.closure, apart | reading)
+        exact_events = [n for n in range(len(events)) if n not in folded.events]
+        new = {n: EventResult(events[n], Outcome.APPLIED) for n in exact_events if n not in apart}
+        if len(exact_events) - len(new) > MOST_EXACT * len(events):
             return None
-        noted = self._note_identities(folded, sharing)
+        noted = self._note_identities(folded, sharing, new)
         self._write_rows(folded, sharing, events)
         exact = self._settle_exactly(events, folded, noted)
         self._write_outgoing(len(events), folded, exact.emits)
@@ -104,9 +108,10 @@ class OptimisticWriter:
             for number in range(len(events))
         ]
 
-    def _exact_from_the_start(self, events: Sequence[Planned]) -> set[int]:
+    def _set_apart(self, events: Sequence[Planned]) -> set[int]:
+        """Returns the events whose identities only the exact fold can store."""
         left = self._snapshot.left
-        found = {number for number, planned in enumerate(events) if needs_rows(planned, left)}
+        found = {number for number, planned in enumerate(events) if is_faulty(planned, left)}
         known = load_known_places(self._session, events)
         if known:
             found |= {number for number, one in enumerate(events) if one.decoded.identity in known}
@@ -118,13 +123,21 @@ class OptimisticWriter:
             found |= {number for number, one in enumerate(events) if one.decoded.entity_key in apart}
         return found
 
-    def _note_identities(self, folded: AssumedFold, sharing: Sharing) -> dict[UUID, Outcome]:
-        """Stores the identities. Leaves events that are known. Returns identity → stored outcome."""
-        rows = [
-            processed_row(one.result, one.result.outcome)
-            for one in folded.events.values()
-            if one.result.outcome is not None and one.result.gets_identity
-        ]
+    def _note_identities(
+        self, folded: AssumedFold, sharing: Sharing, reading: Mapping[int, EventResult]
+    ) -> dict[UUID, Outcome]:
+        """Stores the identities. Leaves events that are known. Returns identity → stored outcome.
+
+        `reading`: the events that the exact fold will settle, with the expected outcome. If such an event is
+        known, it changes nothing here.
+        """
+        results = [*(one.result for one in folded.events.values()), *reading.values()]
+        rows_by_identity: dict[UUID, ProcessedRow] = {}
+        for one in results:
+            if one.outcome is not None and one.gets_identity:
+                row = processed_row(one, one.outcome)
+                rows_by_identity.setdefault(row.identity, row)
+        rows = list(rows_by_identity.values())
         known = identities.note_new_identities(self._session, rows)
         if known:
             self._leave(
@@ -172,6 +185,10 @@ class OptimisticWriter:
         settled = fold([events[number] for number in numbers], memory, lambda: time.monotonic() >= until)
         if len(settled.settled) < len(numbers):
             raise Deviated("the handlers that read rows used up their time")
+        for one in settled.settled:
+            is_stored = one.outcome is not None and one.outcome is not Outcome.ERASED
+            if one.gets_identity and one.planned.decoded.identity in noted and not is_stored:
+                raise Deviated("an event whose identity was stored has no outcome")
         store.write_state(self._queue, memory, settled)
         emits: dict[int, Sequence[OutboxRow]] = {}
         first = 0

@@ -73,14 +73,19 @@ class AssumedFold:
             self.rows.pop(place, None)
 
 
-def needs_rows(planned: Planned, left: Set[str]) -> bool:
-    """Returns True for an event that only the exact fold can settle."""
+def is_faulty(planned: Planned, left: Set[str]) -> bool:
+    """Returns True for an event that is not simply applied, even if it is new."""
     if planned.ignored:
         return False
     if not planned.runs or planned.error is not None or planned.decoded.error is not None:
         return True
+    return any(run.error is not None or (left and run.into is not None) for run in planned.runs)
+
+
+def needs_rows(planned: Planned) -> bool:
+    """Returns True for an event without fault that only the exact fold can settle."""
     for run in planned.runs:
-        if run.reads or run.error is not None or (left and run.into is not None):
+        if run.reads:
             return True
         for effect in run.effects:
             kind = type(effect)

@@ -131,6 +131,23 @@ def test_stale_repeated_and_faulty_events_do_not_end_the_optimistic_path(session
     assert optimist.batches == {"settled": 2}
 
 
+def test_events_that_need_their_rows_do_not_end_the_optimistic_path(session: Session) -> None:
+    def merge(offset: int, key: str, version: int, a: str = "x") -> Planned:
+        write = Merge(MERGED_KEPT, key, {"a": a}, version)
+        return scripted(offset, write, Emit("out", key, "told", {"v": version}), key=key)
+
+    before = [merge(n, f"m{n}", 10) for n in range(20)]
+    after = [merge(100 + n, f"m{n}", 20) for n in range(20)]
+    after[3] = merge(103, "m3", 5)  # stale
+    after[7] = before[7]  # the same record
+    after[9] = merge(109, "m9", 10, a="y")  # a conflict
+    after[11] = scripted(111, RuntimeError("a fault"), key="m11")
+    after += [merge(150, "m9", 30), merge(151, "m11", 30), upsert(152, "other", 1)]  # the first two wait
+    optimist = Optimist()
+    check(session, [before, after], optimist)
+    assert optimist.batches == {"settled": 2}
+
+
 def test_rows_that_are_partly_older_leave_the_batch_to_the_exact_fold(session: Session) -> None:
     first = scripted(0, Upsert(PLAIN, "k", whole(PLAIN, {}), 10), key="k")
     both = scripted(
