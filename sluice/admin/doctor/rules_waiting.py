@@ -83,13 +83,14 @@ def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Fi
 def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: DeclaredFacts) -> Iterator[Finding]:
     """Yields topics whose events are identified by ids, and that have dead letters without an id."""
     for topic, events, letters in without_id:
+        mode = declared.dedup.get(topic, "id")
         if letters:
             redrive = f'run `sluice dlq redrive --all --topic {topic} --reason "…"`, or drop them'
             yield warning(
                 f"Topic {topic} has {counted(letters, 'dead letter')} without event id; so far it had"
                 f" {counted(events, 'event')} without id.",
-                f"The topic now needs no ids: {redrive}."
-                if declared.dedup.get(topic, "id") != "id"
+                f'The topic now declares dedup="{mode}", so it needs no ids: {redrive}.'
+                if mode != "id"
                 else "Let the producer set an id, and drop these letters. Or, if every record counts"
                 " even if it"
                 f' repeats another, declare the topic with dedup="position"; then {redrive}.',

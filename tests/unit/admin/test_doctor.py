@@ -109,7 +109,7 @@ def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
         declared=replace(HEALTHY.declared, dedup={"orders": "position"} if by_position else {}),
     )
     [finding] = find_problems(facts)
-    assert ("needs no ids" in finding.advice) == by_position
+    assert ("so it needs no ids" in finding.advice) == by_position
     assert ("Let the producer set an id" in finding.advice) != by_position
     assert as_document(facts, [])["events_without_id"] == {"orders": 9}
     known = "positions" if by_position else "ids"

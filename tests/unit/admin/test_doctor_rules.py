@@ -68,6 +68,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "dedup": (declared(dedup={"orders": "natural"}), WARNING, '"natural" in code and "id" in Postgres'),
     "shards": (declared(shards={"order": 8}), WARNING, "8 shards in code and 2 in Postgres"),
+    "dedup": (
+        declared(dedup={"orders": "natural"}),
+        WARNING,
+        'Topic orders has dedup="natural" in code and "id" in Postgres',
+    ),
     "queue row": (registered(queues={"order.0": None}), ERROR, "without a row: order.1"),
     "halted": (
         registered(queues={"order.0": None, "order.1": "no table"}),
