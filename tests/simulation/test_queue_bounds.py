@@ -28,7 +28,7 @@ def test_without_losses_no_record_is_published_again(work_seconds: float) -> Non
 
 
 def test_large_backlogs_respect_the_bound_and_do_not_block_another_bridge() -> None:
-    simulation = QueueSimulation([600.0, 600.0, 4.0], work_seconds=0.5)
+    simulation = QueueSimulation([1_500.0, 1_500.0, 4.0], work_seconds=0.5)
     simulation.run(30.0)
     assert simulation.read.total() > simulation.done.total() + 5_000, "the workers cannot keep up"
     assert simulation.done[2] > 0.5 * simulation.read[2], "the third bridge is not blocked"

@@ -13,6 +13,6 @@ def upgrade() -> None:
     op.execute(
         """
         ALTER TABLE sluice.installation ADD COLUMN partition_share text NOT NULL DEFAULT '1/1'
-            CONSTRAINT partition_share_form CHECK (partition_share ~ '^[1-9][0-9]*/[1-9][0-9]*$')
+            CONSTRAINT installation_partition_share_form CHECK (partition_share ~ '^[1-9][0-9]*/[1-9][0-9]*$')
         """
     )

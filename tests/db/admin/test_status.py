@@ -68,7 +68,11 @@ def test_registered_topics_and_queues_are_read(session: Session) -> None:
     register_topic(session, TopicStart("payments", "id-1", "payment", 2, {0: 0, 1: 0, 2: 0}))
     session.command("UPDATE sluice.queues SET halted_reason = 'why' WHERE queue = 'payment.1'")
     assert read_registered(session) == Registered(
-        {"payment": 2}, {"payment.0": None, "payment.1": "why"}, {"payments": "id-1"}, {"payments": 3}
+        {"payment": 2},
+        {"payment.0": None, "payment.1": "why"},
+        {"payments": "id-1"},
+        {"payments": 3},
+        dedup={"payments": "id"},
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from kafka import KafkaAdminClient, TopicPartition
 
 from examples.shop.generate import generate
-from sluice.bridge.queue_buffer import MAX_MESSAGES
+from sluice.bridge.queue_buffer import FULL_RECORDS, MAX_MESSAGES
 from sluice.db.admin.totals import read_positions
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
@@ -86,7 +86,8 @@ def test_a_takeover_with_queued_messages_stops_no_topic(make_deployment: MakeDep
     deployment = make_deployment()
     killed = deployment.run.start_bridge(name="killed")
     queues = deployment.queues("payment")
-    deployment.produce(generate("payments", count=16 * EVENTS, seed=1))
+    full_lists = MAX_MESSAGES * FULL_RECORDS * len(queues)
+    deployment.produce(generate("payments", count=3 * full_lists // 2, seed=1))
     deployment.wait_until(
         lambda: all(deployment.redis.llen(queue) >= MAX_MESSAGES for queue in queues),
         timeout_seconds=60,

@@ -66,7 +66,6 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         ERROR,
         "user is not registered",
     ),
-    "dedup": (declared(dedup={"orders": "natural"}), WARNING, '"natural" in code and "id" in Postgres'),
     "shards": (declared(shards={"order": 8}), WARNING, "8 shards in code and 2 in Postgres"),
     "dedup": (
         declared(dedup={"orders": "natural"}),
