@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -188,14 +189,12 @@ class Applier:
         if settled and row.halted_reason is not None:
             log.warning("queue continues", queue=queue, was_halted_for=row.halted_reason)
         return Applied(
-            Counter(s.outcome for s in settled if s.outcome),
+            Counter([s.outcome for s in settled if s.outcome]),
             claims.judgements,
-            sum(s.outgoing for s in settled),
+            sum([s.outgoing for s in settled]),
             frozenset(claims.undeclared),
             is_whole=not chunk.is_cut and len(settled) == len(events),
-            without_id=Counter(
-                s.planned.decoded.topic for s in settled if s.outcome and s.planned.decoded.lacks_id
-            ),
+            without_id=Counter(_without_id(settled)),
         )
 
     def _judge(self, queue: str, message: MessageEvents, chunk: Chunk, lanes: guard.Lanes) -> Claims:
@@ -242,7 +241,7 @@ class Applier:
         verdict = self._judge_deaths(row, settled)
         moved = reached(claims.next, len(settled))
         assert lanes.epoch is not None
-        guard.advance_lanes(self._session, queue, lanes.epoch, _steps(settled, lanes.applied, moved))
+        guard.advance_lanes(self._session, queue, lanes.epoch, _steps(claims, settled, lanes.applied, moved))
         after = guard.QueueRow(None, verdict.failure_window, verdict.accepted_deaths)
         guard.update_queue(self._session, queue, row, after)
         if lanes.failures is not None:
@@ -284,15 +283,22 @@ class Applier:
         self._session.close()
 
 
+def _without_id(settled: Iterable[EventResult]) -> list[str]:
+    """Returns the topic of each event without an id."""
+    without = [one for one in settled if one.planned.decoded.event_id is None and one.outcome]
+    return [one.planned.decoded.topic for one in without if one.planned.decoded.lacks_id]
+
+
 def _steps(
-    settled: Sequence[EventResult], before: Mapping[Place, int], moved: Mapping[Place, int]
+    claims: Claims, settled: Sequence[EventResult], before: Mapping[Place, int], moved: Mapping[Place, int]
 ) -> list[guard.LaneStep]:
     counts: dict[Place, Counter[str]] = {lane: Counter() for lane in moved}
-    for one in settled:
-        decoded = one.planned.decoded
-        count = counts[decoded.topic, decoded.partition]
-        if one.outcome is not None:
-            count[one.outcome] += 1
-            count["without_id"] += decoded.lacks_id
-        count["call_conflict"] += one.call_conflicts
+    left = iter(settled)
+    for piece, events in claims.next:
+        if not (mine := list(islice(left, len(events)))):
+            break
+        count = counts[piece.topic, piece.partition]
+        count.update([one.outcome for one in mine if one.outcome is not None])
+        count["without_id"] += len(_without_id(mine))
+        count["call_conflict"] += sum([one.call_conflicts for one in mine])
     return [guard.LaneStep(*lane, before.get(lane), moved[lane], count) for lane, count in counts.items()]

@@ -79,7 +79,8 @@ class MessageEvents:
         self._registry = registry
         self._topics = registry.topics if topics is None else topics
         self._slices = list(slices)
-        self._planned: dict[RecordPlace, Planned] = {}
+        self._planned: dict[Place, dict[int, Planned]] = {}
+        """Lane → offset → event."""
         self.retry_is_due = False
         """True if an event of the queue was due for a retry when its lanes were read."""
         self._deaths: Mapping[EventPlace, HandlerDeaths] = {}
@@ -129,8 +130,9 @@ class MessageEvents:
     def events_of(self, piece: Slice, applied: int) -> list[Planned]:
         """Returns the slice's events whose offset is above `applied`."""
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
+        known = self._planned_of(piece)
         # All are planned already, unless a failover moved Postgres back or the entity type was re-routed.
-        return [self._plan(piece, record) for record in unapplied]
+        return [known.get(record.offset) or self._plan(piece, record) for record in unapplied]
 
     def leave(self, pieces: Sequence[Slice]) -> None:
         """Forgets the lanes of slices that cannot be applied now."""
@@ -139,6 +141,7 @@ class MessageEvents:
 
     def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
         """Plans events of a slice while the budget lasts. Returns the index of the first unplanned record."""
+        known = self._planned_of(piece)
         for number in range(first, len(piece.records)):
             record = piece.records[number]
             is_suspect = bool(self._deaths) and self._is_suspect(piece, record)
@@ -146,23 +149,24 @@ class MessageEvents:
                 chunk.first = (piece.topic, piece.partition, record.offset)
             elif is_suspect or chunk.is_alone or self._clock() >= until:
                 return number
-            self._plan(piece, record)
+            if record.offset not in known:
+                self._plan(piece, record)
             chunk.is_alone = is_suspect
             chunk.events += 1
         return len(piece.records)
 
+    def _planned_of(self, piece: Slice) -> dict[int, Planned]:
+        return self._planned.setdefault((piece.topic, piece.partition), {})
+
     def _plan(self, piece: Slice, record: Record) -> Planned:
-        place = (piece.topic, piece.partition, record.offset)
-        planned = self._planned.get(place)
-        if planned is None:
-            topic = self._topics[piece.topic]
-            decoded = decode(topic, piece.topic_id, piece.partition, record)
-            fault = self._find_fault(piece, record) if self._deaths else None
-            if fault is None:
-                planned = plan_event(self._registry, topic, decoded)
-            else:
-                planned = Planned(decoded, error=fault, parks=topic.on_failure == "park")
-            self._planned[place] = planned
+        topic = self._topics[piece.topic]
+        decoded = decode(topic, piece.topic_id, piece.partition, record)
+        fault = self._find_fault(piece, record) if self._deaths else None
+        if fault is None:
+            planned = plan_event(self._registry, topic, decoded)
+        else:
+            planned = Planned(decoded, error=fault, parks=topic.on_failure == "park")
+        self._planned_of(piece)[record.offset] = planned
         return planned
 
     def _in_order(self, lanes: Lanes) -> list[Slice]:

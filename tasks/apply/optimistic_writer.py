@@ -96,9 +96,9 @@ class OptimisticWriter:
         new = {n: EventResult(events[n], Outcome.APPLIED) for n in exact_events if n not in apart}
         if len(exact_events) - len(new) > MOST_EXACT * len(events):
             return None
-        noted = self._note_identities(folded, sharing, new)
+        stored = self._note_identities(folded, sharing, new)
         self._write_rows(folded, sharing, events)
-        exact = self._settle_exactly(events, folded, noted)
+        exact = self._settle_exactly(events, folded, stored)
         self._write_outgoing(len(events), folded, exact.emits)
         changed = {table for table, _ in folded.rows} | exact.changed_tables
         self._erasures.tables.note(self._entity, changed, folded.other_tables | exact.other_tables)
@@ -125,19 +125,18 @@ class OptimisticWriter:
 
     def _note_identities(
         self, folded: AssumedFold, sharing: Sharing, reading: Mapping[int, EventResult]
-    ) -> dict[UUID, Outcome]:
-        """Stores the identities. Leaves events that are known. Returns identity → stored outcome.
+    ) -> list[ProcessedRow]:
+        """Stores the identities. Leaves events that are known. Returns the stored rows.
 
         `reading`: the events that the exact fold will settle, with the expected outcome. If such an event is
         known, it changes nothing here.
         """
-        results = [*(one.result for one in folded.events.values()), *reading.values()]
-        rows_by_identity: dict[UUID, ProcessedRow] = {}
-        for one in results:
-            if one.outcome is not None and one.gets_identity:
-                row = processed_row(one, one.outcome)
-                rows_by_identity.setdefault(row.identity, row)
-        rows = list(rows_by_identity.values())
+        rows = _identity_rows([one.result for one in folded.events.values()])
+        # Events that need rows may have the same identity. The exact fold finds the repeats.
+        first: dict[UUID, ProcessedRow] = {}
+        for row in _identity_rows(list(reading.values())):
+            first.setdefault(row.identity, row)
+        rows += first.values()
         known = identities.note_new_identities(self._session, rows)
         if known:
             self._leave(
@@ -149,7 +148,8 @@ class OptimisticWriter:
                     if one.result.planned.decoded.identity in known
                 },
             )
-        return {row.identity: row.outcome for row in rows if row.identity not in known}
+            rows = [row for row in rows if row.identity not in known]
+        return rows
 
     def _write_rows(self, folded: AssumedFold, sharing: Sharing, events: Sequence[Planned]) -> None:
         """Writes the rows. Leaves events whose rows are not older."""
@@ -174,11 +174,12 @@ class OptimisticWriter:
         folded.leave(leaving, sharing.rows_of(leaving))
 
     def _settle_exactly(
-        self, events: Sequence[Planned], folded: AssumedFold, noted: Mapping[UUID, Outcome]
+        self, events: Sequence[Planned], folded: AssumedFold, stored: Sequence[ProcessedRow]
     ) -> "_Exact":
         numbers = [number for number in range(len(events)) if number not in folded.events]
         if not numbers:
             return _Exact({}, {}, set(), set())
+        noted = {row.identity: row.outcome for row in stored}
         store = FoldIO(self._session, self._entity, self._snapshot, erasures=self._erasures, noted=noted)
         memory = store.load([events[number] for number in numbers])
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
@@ -211,6 +212,12 @@ class OptimisticWriter:
             one = folded.events.get(number)
             emits += exact.get(number, ()) if one is None else one.emits
         outgoing.insert_outbox(self._session, self._queue, emits, read_source())
+
+
+def _identity_rows(results: Sequence[EventResult]) -> list[ProcessedRow]:
+    return [
+        processed_row(one, one.outcome) for one in results if one.outcome is not None and one.gets_identity
+    ]
 
 
 class _Exact(NamedTuple):
