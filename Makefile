@@ -69,7 +69,7 @@ compose-test: install ## docker-compose.yml in a container engine: up, scaled, a
 demo: install broker-tools ## what goes wrong, played on real servers: FAST=1 for a minute of it, JSON=1
 	$(BIN)/python -m tests.demo $(if $(FAST),--fast) $(if $(JSON),--json)
 
-bench: install broker-tools ## throughput and latency, with the baselines beside it: FAST=1 for five minutes of it
+bench: install broker-tools ## throughput and latency, compared with baselines; FAST=1 runs a short version in five minutes
 	$(BIN)/python -u -m bench $(if $(FAST),--fast)
 
 wheel: install ## build wheel and source distribution into dist/

@@ -32,7 +32,7 @@ class Drain:
     events: int
     seconds: float
     commits: int | None
-    """The number of commits; None if the contender's tables do not tell."""
+    """The number of commits; None if the contender's tables do not show it."""
     cpu_us: dict[str, float]
     """Microseconds of CPU per event, by group of processes."""
     complaints: list[str]

@@ -30,7 +30,7 @@ from bench.world_speed import WorldSpeed
 # The contenders with two workers, because the handwritten contenders also have two processes.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # limit of the live latency while two rebuild workers use the same cores
-BROKERS = frozenset({"kafka", "redis"})  # the broker serves the same log to all; by hand has no Redis
+BROKERS = frozenset({"kafka", "redis"})  # the broker serves the same log to all; "by hand" has no Redis
 MOST_CPU_RATIO = 1.6
 MOST_GROWTH = 1.25  # under an old snapshot
 MOST_COST = 1.1  # with more lanes, waiting rows or identities
@@ -122,7 +122,7 @@ def turn_ratios(
 def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
     """Yields limits for the time from scheduled send to commit, for Sluice with each Kafka client.
 
-    A figure from a busy machine has no limit: it stands beside that of the handwritten contender.
+    A figure from a busy machine has no limit. Compare it with the figure of the handwritten contender.
     """
     wanted = {1_000: (40, 100), 5_000: (70, 250)}
     for one in latencies:
@@ -188,7 +188,7 @@ def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:
 def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
     """Yields limits for the CPU per event, and for its growth from the base case to each other case.
 
-    Writes may cost as much as their number says, and other circumstances hardly anything.
+    The cost may grow in proportion to the writes. Other cases must cost hardly more than the base case.
     """
     for case in (SMALL, BASE):
         cost = median(one.postgres_us for one in costs if one.case == case.name)

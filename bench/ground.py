@@ -33,7 +33,7 @@ UP_SECONDS = 60
 PING_SECONDS = 1.0
 MICROSECONDS = 1_000_000
 
-# Identities are stored in their order, which is fast, and spread over all values, like those of events.
+# The identities are spread over all values, like those of events. They are stored in order, which is fast.
 FILL_IDENTITIES = """
 INSERT INTO {table} (identity, event_id, topic, "partition", "offset"{columns})
 SELECT (lpad(to_hex((1::bigint << 60) / {count} * n), 15, '0') || substr(md5(n::text), 1, 17))::uuid,

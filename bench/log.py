@@ -77,8 +77,8 @@ def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
 def hidden_log(
     bootstrap_servers: str, events: Iterable[BenchEvent], encode: Encode = plain_record
 ) -> Iterator[Callable[[], float]]:
-    """Produces the events as `encode` makes records of them. Yields a function that makes these
-    events visible.
+    """Produces the events as records that `encode` makes. Yields a function that makes these events
+    visible.
 
     The function returns the time at which it began.
     """

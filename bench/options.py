@@ -26,7 +26,7 @@ class Options:
     """The longest wait for a load average below 1 before a latency is measured."""
     seed: int = 1
     only: tuple[str, ...] = ()
-    """Texts, of which the name of a contender must contain one."""
+    """The name of a contender must contain one of these texts; empty: all contenders."""
 
 
 FAST = Options(
@@ -40,5 +40,5 @@ FAST = Options(
     warm_up_seconds=5,
     quiet_seconds=0,
 )
-# Those that answer most questions, within five minutes on an idle machine.
+# The parts that answer most questions, within five minutes on an idle machine.
 FAST_PARTS = ("drain", "mixed", "latency", "idle", "snapshot")

@@ -68,7 +68,8 @@ def drain(ground: Ground, options: Options, say: Say) -> Part:
 def mixed(ground: Ground, options: Options, say: Say) -> Part:
     """Measures the drain of a log with 2 % stale, 1 % repeated and 0.1 % poison events.
 
-    Contenders that do not survive poison events drain the others, and show on a short log where they stop.
+    Contenders that do not survive poison events drain this log without them.
+    A short log shows where they stop.
     """
     drains = _drains(ground, MIXED_CONTENDERS, options, say, MIXED)
     mortal = [one for one in MIXED_CONTENDERS if not one.survives_poison]

@@ -65,7 +65,7 @@ class PostgresCost:
 
 
 def measure_in_turns(ground: Ground, *, events: int, rounds: int, seed: int) -> Iterator[PostgresCost]:
-    """Measures every case in every round, in turns, each with tables without rows of these events."""
+    """Measures every case in every round. At first, the tables have no rows of these events."""
     for turn in range(rounds):
         for case in CASES if turn % 2 == 0 else CASES[::-1]:
             made = list(generate_events(min(events, EVENTS), seed=seed, writes=case.writes))

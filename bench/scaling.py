@@ -11,7 +11,7 @@ from enum import StrEnum
 
 MICROSECONDS = 1_000_000
 MOST_MISS = 0.20
-"""A model that misses a run by more is wrong, and is corrected."""
+"""A model that misses a run by more is wrong, and must be corrected."""
 
 # The rest of the CPU is left for vacuum, checkpoints and readers. Chosen, not measured.
 POSTGRES_SHARE = 2 / 3

@@ -1,7 +1,7 @@
 """Measures the cost and the delay of events while another session holds an old snapshot.
 
 Postgres cannot remove rows that are dead since the snapshot. So queries that pass over dead rows would become
-slower by the second.
+slower with every second.
 """
 
 import time
@@ -62,12 +62,12 @@ def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[
         count = int(RATE * (WARM_UP_SECONDS + (WINDOWS + 1) * window + SPARE_SECONDS))
         began_at = time.time() + HEAD_START_SECONDS
         waits = send_and_wait(site, count=count, rate=RATE, seed=seed, meanwhile=hold)
-    # The index of an event tells when it was sent, as exactly as a window needs.
+    # The index of an event shows exactly enough for a window when the event was sent.
     return windows_of(readings, began_at, [wait for _, wait in waits])
 
 
 def windows_of(readings: Sequence[Reading], began_at: float, waits: Sequence[float]) -> list[Window]:
-    """Returns a window between each two readings, unless no event was sent between them.
+    """Returns a window for each pair of consecutive readings, unless no event was sent between them.
 
     `waits` are the delays in seconds of events that were sent at RATE from `began_at`.
     """

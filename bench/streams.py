@@ -21,10 +21,10 @@ class Stream:
     identities_before: int = 0
     """The number of identities of other events that are stored before."""
     one_in: int = 1
-    """This part of the bench's number of events is enough."""
+    """A drain uses one in this many of the bench's events."""
 
     def events(self, count: int, *, seed: int, with_poison: bool = True) -> Iterator[BenchEvent]:
-        """Yields `count` events; without poison events, those that are left of the same events."""
+        """Yields `count` events. Without poison events, yields the same events except these."""
         kinds = mixed_kinds(random.Random(seed)) if self.is_mixed else None
         made = generate_events(
             count, seed=seed, note_characters=self.note_characters, writes=self.writes, kinds=kinds
@@ -38,7 +38,7 @@ WRITES = tuple(Stream(f"{count} writes per event", writes=count) for count in (1
 
 
 def stream_of_size(kilobytes: int) -> Stream:
-    """Returns a stream of events whose values have this size, all together as many bytes for each size."""
+    """Returns a stream of events whose values have this size. All sizes have about the same total."""
     size = kilobytes * 1_000
     return Stream(f"{kilobytes} kB", note_characters=size - ENVELOPE_BYTES, one_in=kilobytes)
 

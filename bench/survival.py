@@ -25,7 +25,7 @@ class Survival:
 
 
 def measure_survival(ground: Ground, contender: Contender, *, seed: int) -> Survival:
-    """Gives the contender a short mixed log with its poison events, until it applied all or stops."""
+    """Gives the contender a short mixed log with poison events, until it has applied all or stops."""
     expected = Expected()
     events = expected.watch(MIXED.events(EVENTS, seed=seed))
     with ground.site(contender) as site, hidden_log(site.servers, events) as reveal:

@@ -39,7 +39,7 @@ class EmptyAssignment:
 
         `assigned`: True if the member has a partition, of any share. `instance`: the bridge's number, from 0.
         """
-        # With a share, the group deals out each topic separately, and always begins with the same members.
+        # With a share, the group assigns each topic separately, and always begins with the same members.
         counts = [known.partitions for known in topics.values()]
         shared = any(not known.share.is_whole for known in topics.values())
         useful = max(counts, default=0) if shared else sum(counts)

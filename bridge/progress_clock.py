@@ -6,14 +6,15 @@ from enum import Enum
 BUSY_SECONDS = 0.1
 # The time between readings otherwise. Within a second, a bridge must notice that an operator paused a topic.
 IDLE_SECONDS = 0.5
-# After a restart, records of this time are read again; each write costs a row version.
+# The time between writes of watermarks. A restart reads the records of this time again. Each write costs a
+# row version.
 WATERMARK_SECONDS = 1.0
-# The time between readings of all lanes while no watermark rises. They find out that Postgres lost rows.
+# The time between readings of all lanes while no watermark rises. They detect that Postgres lost rows.
 WHOLE_SECONDS = 5.0
 
 
 class ProgressRead(Enum):
-    """What is read: always the halted queues and the paused topics, and the progress of some lanes."""
+    """The lanes whose progress is read. The halted queues and the paused topics are always read."""
 
     IN_FLIGHT = "the lanes of the queues with messages in flight"
     ALL = "all lanes; watermarks are written in the same transaction"

@@ -42,7 +42,7 @@ class ProgressStep:
         return now >= self._clock.all_due_at(has_records or bool(self._inflight.moved))
 
     def run(self, now: float, *, last: bool) -> bool:
-        """Reads what is due, and everything if `last`. Returns True if it has read.
+        """Reads what is due, or everything if `last`. Returns True if anything was read.
 
         Raises ProgressStoreUnavailable. Then the reading stays due.
         """

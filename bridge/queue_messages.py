@@ -20,8 +20,8 @@ class Resend(Enum):
     """The reason why a lane is sent again."""
 
     OVERTAKEN = "a later message of its queue was applied"
-    SILENT = "the lane makes no progress, and its message is neither on the list nor in hand of a worker"
-    STUCK = "a worker has had the lane's message in hand for too long"
+    SILENT = "the lane makes no progress, and its message is neither on the list nor in flight at a worker"
+    STUCK = "the lane's message has been in flight at a worker for too long"
     HALTED = "the queue is halted: its first records are retried"
     WIPED = "Redis was wiped"
 
@@ -50,7 +50,7 @@ class OutgoingBatch:
 
 
 def cut_batch(queue: str, lanes: Iterable[Lane], records: int, room_bytes: int) -> OutgoingBatch:
-    """Returns a message with records of the lanes in turns, up to two limits.
+    """Returns a message with records of the lanes, lane after lane, up to both limits.
 
     A record that is larger than `room_bytes` gets its own message.
     """

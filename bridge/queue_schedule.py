@@ -1,6 +1,6 @@
 """The order in which queues need a decision. Pure: time is an argument.
 
-A turn of the bridge looks only at the queues whose time has come. Therefore a queue in which nothing changes
+A turn of the bridge handles only the queues that are due. Therefore a queue in which nothing changes
 costs nothing, however many queues there are.
 """
 
@@ -13,7 +13,7 @@ from sluice.bridge.queue_buffer import PATIENT_SECONDS, QueueBuffer
 # messages would only wait on their lists, so their records are collected in the buffers for a while.
 CROWD_QUEUES = 32
 # The wait of crowded queues exceeds PATIENT_SECONDS at most by this factor. It is the number of queues in
-# flight, in units of CROWD_QUEUES: the more queues, the fewer records each of them gets in a time.
+# flight, in units of CROWD_QUEUES: the more queues, the fewer records each of them gets per second.
 MAX_CROWD_FACTOR = 4.0
 
 

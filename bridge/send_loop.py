@@ -27,8 +27,8 @@ log = structlog.get_logger("sluice.bridge")
 SENTINEL_SECONDS = 0.2
 # The same without messages in flight. Then the answer is needed only for the metrics and the log.
 IDLE_SENTINEL_SECONDS = 1.0
-# The least time between two readings of a list, per queue that is read in the same round trip. A bridge reads
-# at most 2,000 lists per second. With up to 20 queues, lists are read after EAGER_SECONDS.
+# The shortest time between two readings of a list, per queue that is read in the same round trip. A bridge
+# reads at most 2,000 lists per second. With up to 20 queues, lists are read after EAGER_SECONDS.
 ASK_SECONDS = 0.0005
 
 

@@ -1,4 +1,4 @@
-"""Decides if a partition starts, needs rows first, or stops its topic, from Postgres and Kafka. Pure."""
+"""Decides if a partition starts, first needs rows in Postgres, or stops its topic. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Start:
 
 @dataclass(frozen=True)
 class NeedsRows:
-    """The topic or partition is new. Its rows must be inserted, and then the assignment read again."""
+    """The topic or partition is new. Insert its rows, then read the assignment again."""
 
 
 class StopKind(Enum):
@@ -82,8 +82,8 @@ def judge_assignment(
     if assignment.partition_epoch != assignment.epoch:
         return LoudStop(
             StopKind.EPOCHS_DIFFER,
-            f"{where} is routed with epoch {assignment.partition_epoch}, but its entity type"
-            f" {assignment.entity} with epoch {assignment.epoch}: a manual re-routing is incomplete."
+            f"{where} is routed with epoch {assignment.partition_epoch}, but entity type"
+            f" {assignment.entity} has epoch {assignment.epoch}: a manual re-routing is incomplete."
             f" {_accept(topic)}",
         )
     if assignment.watermark < log.start:
@@ -113,8 +113,8 @@ def judge_logs(
 ) -> dict[Place, LoudStop | None]:
     """Returns the stop of each partition whose log is known; None if the partition may start or needs rows.
 
-    For a declared topic that does not exist in Kafka, or that the share must not read, the first partition of
-    the share gets the stop.
+    For a declared topic that does not exist in Kafka, or whose partitions the share does not divide, the
+    first partition of the share gets the stop.
     """
     judged: dict[Place, LoudStop | None] = {}
     for place, log in logs.items():
@@ -185,6 +185,6 @@ def _gone(topic: str) -> LoudStop:
 
 def _accept(topic: str) -> str:
     return (
-        f'To accept that, run `sluice accept {topic} --reason "…"`: the topic is then read again from the'
-        " beginning of its log."
+        f'To accept the topic as it is, run `sluice accept {topic} --reason "…"`: the topic is then read'
+        " again from the beginning of its log."
     )

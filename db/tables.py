@@ -240,7 +240,7 @@ def _refuse_arguments(
     name: str, metadata: MetaData, counters: Sequence[str], switches: Mapping[str, bool]
 ) -> None:
     if not isinstance(name, str):
-        raise TableRefused(f"table {name!r}: its name is not a text")
+        raise TableRefused(f"table {name!r}: its name is not a string")
     if not isinstance(metadata, MetaData):
         raise TableRefused(
             f"table {name}: the second argument must be a MetaData, as in metadata = MetaData(), not"

@@ -209,7 +209,7 @@ class Redriver(LetterRedriver):
             assert one.outcome is not None
             place = (letter.topic_id, letter.partition, letter.offset)
             changed.append((letter.identity, one.outcome, *place))
-            # The record could not be decoded before, or it had no identity. Now it has that of its event.
+            # The record could not be decoded before, or it had no identity. Now it gets that of its event.
             decoded = one.planned.decoded
             if decoded.identity != letter.identity and not (one.known or decoded.is_natural):
                 new.append(processed_row(one, one.outcome))

@@ -1,4 +1,4 @@
-"""The leading beat's metrics of the whole installation. A scrape reads them from Postgres and Kafka.
+"""The metrics of the whole installation, which the leading beat exports. A scrape reads Postgres and Kafka.
 
 Only one of several beats leads, so each figure is exported only once. The reader has its own session, because
 scrapes run in another thread. All reads have time-outs, because Prometheus waits for at most ten seconds.

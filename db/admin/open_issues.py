@@ -1,4 +1,4 @@
-"""Counts the open issues for operators, in one statement that reads only open rows, up to a limit.
+"""Counts the open issues for operators in one statement. It reads only open rows, and not more than a limit.
 
 The time of the statement must not grow with the number of settled rows, because a metrics endpoint runs it
 every few seconds.
@@ -71,7 +71,7 @@ _WAITING = """
 _BEHIND = """sluice.dead_letters d WHERE d.state = 'waiting'
     AND NOT EXISTS (SELECT FROM sluice.retries r WHERE r.letter_id = d.id)"""
 
-# Counts only letters of live generations. Letters of other generations concern no reader now.
+# Counts only letters of live generations. No reader sees the rows of other generations.
 _PROJECTION_LETTERS = """sluice.projections p
     JOIN sluice.projection_letters l ON l.projection = p.projection AND l.generation = p.live_generation
     WHERE l.state = 'dead'"""

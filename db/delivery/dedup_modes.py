@@ -1,7 +1,7 @@
-"""How repeated events of a topic are recognized (`dedup`), and the offsets from which this is so.
+"""How repeated events of a topic are recognized (`dedup`), and the offsets from which each mode applies.
 
-The stored mode counts, not the declared one. It changes only together with the epoch of its entity type, so a
-record of a known epoch has a known mode.
+The stored mode is used, not the declared one. It changes only together with the epoch of its entity type, so
+a record of a known epoch has a known mode.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,7 +115,10 @@ DELETE_STARTS = Statement(
 
 
 def restart_modes(session: Session, topic: str) -> None:
-    """Gives all records that are read from now on the current mode. Requires all locks of the entity type."""
+    """Applies the current mode to all records that are read from now on.
+
+    Requires all locks of the entity type.
+    """
     session.run(DELETE_STARTS, topic)
     insert_first_starts(session, topic)
 

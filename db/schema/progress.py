@@ -44,7 +44,7 @@ topics = Table(
     Column("topic", Text, primary_key=True),
     Column("topic_id", Text, nullable=False),
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
-    # NULL for a topic that an earlier version registered: the declared mode counts, except "natural".
+    # NULL for a topic that an earlier version registered: the declared mode is used, except "natural".
     Column("dedup", Text),
     one_of("dedup", DedupMode),
 )

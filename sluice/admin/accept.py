@@ -127,13 +127,14 @@ class AcceptPlan(NamedTuple):
     reasons: tuple[str, ...]
     """Why bridges do not read the topic; empty if there is nothing to accept."""
     adds_only: bool
-    """True if partitions were added, and nothing else is the reason: then the others stay as they are."""
+    """True if added partitions are the only reason. The other partitions then stay as they are."""
 
 
 def plan_accept(session: Session, bootstrap_servers: str, share: PartitionShare, topic: str) -> AcceptPlan:
     """Reads Postgres and Kafka.
 
-    Raises OperationRefused if one of the two does not have the topic, or the share must not read the topic.
+    Raises OperationRefused if one of the two does not have the topic, or the share does not divide its
+    partitions.
     """
     before = read_topic_routing(session, topic)
     if before is None:

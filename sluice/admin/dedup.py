@@ -53,7 +53,8 @@ def plan_dedup(session: Session, registry: Registry, topic: str, dedup: str) -> 
     routing = read_topic_routing(session, topic)
     if declared is None:
         raise OperationRefused(
-            f"topic {topic} is declared by no module; declared are {', '.join(sorted(registry.topics))}"
+            f"topic {topic} is declared by no module; the declared topics are"
+            f" {', '.join(sorted(registry.topics))}"
         )
     if routing is None:
         raise OperationRefused(
@@ -83,8 +84,9 @@ def change_dedup(
     """Pauses the topics of the entity type, waits until every record that was read has an outcome,
     changes the mode, and resumes the topics.
 
-    Passes to `waiting` what is in flight. Passes to `warn` which topics stay paused if resuming fails.
-    Raises OperationRefused after `patience_seconds`; then nothing was changed.
+    Passes a sentence on the records in flight to `waiting`. If resuming fails, passes a sentence on the
+    topics that stay paused to `warn`. Raises OperationRefused after `patience_seconds`; then nothing was
+    changed.
     """
 
     def attempt() -> DedupChange:

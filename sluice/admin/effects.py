@@ -1,4 +1,4 @@
-"""Retries, reconciles and settles the calls that an operator names, each change with its row in `audit`.
+"""Retries, reconciles and settles the calls that an operator names. Each change writes a row to `audit`.
 
 Only `reconcile` contacts a provider, and only to ask for a result. If a worker stores an answer
 meanwhile, that answer is kept.
@@ -40,8 +40,8 @@ MOVED = "its state changed meanwhile; list it again"
 
 @dataclass(frozen=True)
 class CallChange:
-    """The change of one call. `after` is None if the call was not changed. `said` is the reason
-    for this, or the consequence of the change.
+    """The change of one call. `after` is None if the call was not changed. `said` is the reason why
+    it was not changed, or else the consequence of the change.
     """
 
     effect_key: str
@@ -152,7 +152,7 @@ def reconcile_call(
             if not store_success(session, call.effect_key, storable(answer)):
                 return _left(call, MOVED)
             _audit(session, decision, [call], CallState.SUCCEEDED)
-    return _became(call, CallState.SUCCEEDED, f"the provider has it: {storable(answer)}")
+    return _became(call, CallState.SUCCEEDED, f"the provider has made the call: {storable(answer)}")
 
 
 def settle_by_hand(

@@ -81,7 +81,7 @@ def require_entity(session: Session, registry: Registry, entity: str, key: str) 
     """Raises OperationRefused for an entity type or a key that no event can have."""
     if read_routing(session, entity) is None:
         known = ", ".join(sorted(registry.entities)) or "none"
-        raise OperationRefused(f"there is no entity type {entity}; declared are: {known}")
+        raise OperationRefused(f"there is no entity type {entity}; the declared entity types are: {known}")
     try:
         found = read_key(key.encode())
     except UnicodeEncodeError:

@@ -36,7 +36,7 @@ def choose_tables(
     for name in further:
         if name not in registry.tables:
             known = ", ".join(sorted(registry.tables))
-            raise OperationRefused(f"table {name} is declared by no module; declared are: {known}")
+            raise OperationRefused(f"table {name} is declared by no module; the declared tables are: {known}")
     noted = erasing.read_entity_tables(session)
     mine = {table: otherwise for one, table, otherwise in noted if one == entity}
     others: dict[str, list[str]] = {}

@@ -46,9 +46,9 @@ class PartitionVerdict:
 
 
 _COUNTED_AGAIN = {
-    False: "an accept or a forced reshard let outcomes be counted again",
-    True: "an accept or a forced reshard let records be read and counted again, because the topic has"
-    ' dedup="natural" and so no identities',
+    False: "after an accept or a forced reshard, outcomes were counted again",
+    True: "after an accept or a forced reshard, records were read and counted again, because the topic has"
+    ' dedup="natural" and stores no identities',
 }
 
 

@@ -174,7 +174,7 @@ def refuse_synced(session: Session) -> None:
         names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
         first = synced[0].projection
         raise OperationRefused(
-            f"{names} is kept in sync with live, by lanes that end with a re-routing: first run"
+            f"{names} is kept in sync with live, and its lanes would end with a re-routing: first run"
             f' `sluice rebuild drop {first} --reason "…"` (or cancel), or `resume` it if it is stopped'
         )
 

@@ -115,7 +115,8 @@ def find_place(
 def _declared(registry: Registry, name: str) -> Topic:
     if name not in registry.topics:
         raise OperationRefused(
-            f"topic {name} is declared by no module; declared are {', '.join(sorted(registry.topics))}"
+            f"topic {name} is declared by no module; the declared topics are"
+            f" {', '.join(sorted(registry.topics))}"
         )
     return registry.topics[name]
 

@@ -16,7 +16,10 @@ from sluice.db.records import DedupMode
 
 def dedup(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic.")],
-    mode: Annotated[str, typer.Argument(metavar="MODE", help="id, position or natural.")],
+    mode: Annotated[
+        str,
+        typer.Argument(metavar="MODE", help="id, position or natural: how to recognize a repeat, see below."),
+    ],
     reason: Reason,
     patience: Annotated[float, typer.Option("--patience", metavar="SECONDS", help="Maximum wait.")] = 120.0,
     yes: Yes = False,
@@ -26,9 +29,14 @@ def dedup(
     """Change how repeated events of a topic are recognized.
 
     Pauses the topics of the entity type until all records that were read
-    are applied. Then the new mode counts for all later records. MODE natural
-    requires that the code declares it. Requires that no generation is kept in
-    sync.
+    are applied. All later records are judged by the new mode.
+
+    id: a repeat has the event id of an earlier event. position: every record
+    is a new event. natural: repeats are not recognized, but change nothing,
+    because their versions are not newer; the code must declare this mode.
+
+    Refused while another generation (copy) of a projection is kept in sync
+    with the live generation.
 
     Example: sluice dedup balances natural --reason "versions decide"
     """
@@ -55,14 +63,14 @@ def _question(plan: DedupChange) -> str:
     asked = f'Topic {plan.topic} will have dedup="{plan.dedup}" instead of "{plan.before}".'
     if plan.before == DedupMode.NATURAL:
         asked += (
-            " Events that were applied so far have no identities, so a repeat of one counts as a new event."
+            " Events that were applied so far have no identities, so their repeats will count as new events."
         )
     return asked
 
 
 def _lines(done: DedupChange, declared: str, *, dry_run: bool) -> list[str]:
     verb = "would have" if dry_run else "has"
-    lines = [f'topic {done.topic} {verb} dedup="{done.dedup}", "{done.before}" before']
+    lines = [f'topic {done.topic} {verb} dedup="{done.dedup}" (before: "{done.before}")']
     if done.starts:
         starts = ", ".join(f"{number} from {offset}" for number, offset in sorted(done.starts.items()))
         lines.append(f"partitions: {starts}")

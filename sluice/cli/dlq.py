@@ -70,8 +70,8 @@ def ls(
 ) -> None:
     """Show failed events: first their number per topic, error and state, then a row per event, newest first.
 
-    A reason that several events share is printed once, with its number of
-    events.
+    A reason that several events share is printed once, with the number of
+    these events.
 
     Behind: the number of later events of the same entity. They wait until this
     event is applied or dropped. No event waits behind a conflict (an event with

@@ -208,8 +208,8 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
     """Mark conflicts as seen.
 
     A conflict is an event with the same identity or version as an earlier
-    event, but with other content. Only the earlier event counts. Accepts
-    only conflicts. Exit code 1 if a letter was not changed.
+    event, but with other content. A conflict is not applied.
+    Accepts only conflicts. Exit code 1 if a letter was not changed.
     """
     if not ids:
         raise OperationRefused("pass the IDs of the conflicts, as `sluice dlq ls` shows them")

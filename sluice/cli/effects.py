@@ -55,7 +55,8 @@ def ls(
 ) -> None:
     """Show calls: first their number per effect and state, then a row per call, newest first.
 
-    An error that several calls share is printed once, with its number of calls.
+    An error that several calls share is printed once, with the number of these
+    calls.
     """
     with connected("sluice effects", report_refusal=print_refusal) as session:
         if conflicts:

@@ -80,8 +80,8 @@ def init(
     """Create what is missing: migrations, your tables, topics, entity types and their queues.
 
     Changes nothing that exists. Run it after every deployment. Idempotent. Exit
-    code 1 if a table differs from the code so that Postgres would refuse or
-    change values; the command still creates everything else.
+    code 1 if a table differs from the code, and Postgres would therefore refuse
+    or change values; the command still creates everything else.
 
     The database belongs to one installation: a name (SLUICE_NAME) and an id.
     A copied database is refused until you pass --new-installation or --moved.

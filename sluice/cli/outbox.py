@@ -66,9 +66,9 @@ def ls(
 
     A refused record holds back only later records of its queue with the
     same topic and key. The newest record comes first. An error that several
-    records share is printed once, with its number of records. Events for a
-    topic that does not exist wait until the topic exists; the list shows
-    the topic, the first event and the reason.
+    records share is printed once, with the number of these records. Events
+    for a topic that does not exist wait until the topic exists; the list
+    shows the topic, the first event and the reason.
     """
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)

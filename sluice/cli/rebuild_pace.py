@@ -39,8 +39,8 @@ def pause(
 ) -> None:
     """Pause a rebuild after its current chunk.
 
-    Where the generation has already caught up with the live generation (per
-    partition and queue), it still receives new events.
+    In each partition and queue in which the generation has caught up with the
+    live generation, the generation still receives new events.
     """
     _set_pace(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
 

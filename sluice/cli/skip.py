@@ -27,9 +27,9 @@ def skip(
     You find such a record in the output of `sluice doctor` and in the log of
     the bridge. The client cannot read the records that follow it in the same
     batch, so the command skips these records, too. The command prints the
-    offsets and asks. Each skipped offset becomes a dead letter without key and
-    value. The bridge continues within seconds; rebuild, verify and trace leave
-    out the same offsets.
+    offsets and asks for confirmation. Each skipped offset becomes a dead letter
+    without key and value. The bridge continues within seconds; rebuild, verify
+    and trace leave out the same offsets.
 
     A record that can be read is never skipped.
     """

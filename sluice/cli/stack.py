@@ -41,7 +41,7 @@ def up(as_json: AsJson = False) -> None:
 
 @stack_app.command()
 def env(as_json: AsJson = False) -> None:
-    """Print the addresses of the services, as `stack up` does, and start none.
+    """Print the addresses of the services, as `stack up` does, but start no service.
 
     Exit code 2 if a service does not run.
     """

@@ -1,6 +1,6 @@
 """The partitions of one member of a group whose installation takes a share of the partitions.
 
-An assignor deals out all partitions of a topic, also those of other shares. The assignor "range" gives each
+An assignor assigns all partitions of a topic, also those of other shares. The assignor "range" gives each
 member consecutive partitions, so each member gets nearly the same number of partitions of every share. With
 "cooperative-sticky", two members of a group with the share 1/2 get all even and all odd partitions, so that
 one of them has nothing to read. "range" requires the eager protocol, in which a member sets its whole

@@ -16,7 +16,7 @@ log = structlog.get_logger("sluice.dedup")
 
 
 def effective_mode(declared: str, stored: str | None) -> str:
-    """Returns the mode that counts. Pure.
+    """Returns the mode that is used. Pure.
 
     `stored` is None for a topic without a stored mode. The events of such a topic have identities, so it is
     not natural.
@@ -27,7 +27,7 @@ def effective_mode(declared: str, stored: str | None) -> str:
 
 
 def difference(topic: str, declared: str, counts: str) -> str:
-    """Returns a sentence on a declared mode that does not count, with the remedy. Pure."""
+    """Returns a sentence on a declared mode that is not used, with the remedy. Pure."""
     return (
         f'topic {topic} declares dedup="{declared}", Postgres has dedup="{counts}"; the mode in Postgres is'
         f' used; declare dedup="{counts}", or run `sluice dedup {topic} {declared} --reason "…"`'
@@ -35,7 +35,7 @@ def difference(topic: str, declared: str, counts: str) -> str:
 
 
 def differences(topics: Iterable[Topic], stored: Mapping[str, str | None]) -> list[str]:
-    """Returns a sentence for each registered topic whose declared mode does not count. Pure."""
+    """Returns a sentence for each registered topic whose declared mode is not used. Pure."""
     counts = [(one, effective_mode(one.dedup, stored[one.name])) for one in topics if one.name in stored]
     return [difference(one.name, one.dedup, mode) for one, mode in counts if mode != one.dedup]
 
@@ -62,7 +62,7 @@ class TopicModes:
         self._session = session
         self._declared = registry.topics
         self.topics: dict[str, Topic] = dict(registry.topics)
-        """Topic → its declaration, with the mode that counts. Follows the epochs given to `follow`."""
+        """Topic → its declaration, with the mode that is used. Follows the epochs given to `follow`."""
         self._epochs: dict[str, int] = {}
         """Topic → the epoch for which its mode was read."""
         self._reported: set[tuple[str, str]] = set()

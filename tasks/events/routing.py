@@ -6,7 +6,7 @@ from hashlib import blake2b
 def shard_of(key: bytes | None, shards: int) -> int:
     """Returns the shard of a record key. A null key counts as the empty key.
 
-    Kafka's own hash (murmur2) is not used: keys of one partition would then share few queues.
+    With Kafka's own hash (murmur2), the keys of one partition would be in only a few queues.
     """
     return int.from_bytes(blake2b(key or b"", digest_size=8).digest(), "big") % shards
 

@@ -202,7 +202,7 @@ def _column_name(table: Table, written: Any) -> str:
     name = written.value if isinstance(written, Enum) else written
     if not isinstance(name, str):
         raise EffectRefused(
-            f"{type(name).__name__} {name!r:.80} names no column of {table.name}; use a text or a column"
+            f"{type(name).__name__} {name!r:.80} names no column of {table.name}; use a string or a column"
         )
     return str.__str__(name)  # `column.name` is a subclass of str
 

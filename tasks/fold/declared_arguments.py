@@ -70,7 +70,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_texts(value: Any) -> bool:
-    # A text is also a collection of texts, and "a" in "abc" is True.
+    # A string is also a collection of strings: with ignores="abc", `"a" in ignores` would be True.
     return isinstance(value, tuple | list | set | frozenset) and all(isinstance(one, str) for one in value)
 
 
@@ -94,22 +94,22 @@ _TOPIC: Sequence[Rule] = (
         " nothing, because of their versions)",
     ),
     ("fields", _is(FieldNames), 'a FieldNames, as in FieldNames(event_id="id")'),
-    ("tombstone_type", _optional(_is(str)), "a text or None"),
+    ("tombstone_type", _optional(_is(str)), "a string or None"),
     ("max_bytes", lambda value: _is_whole(value) and value > 0, "a positive number of bytes"),
 )
 _ENTITY: Sequence[Rule] = (
-    ("name", _is(str), "a text"),
+    ("name", _is(str), "a string"),
     ("shards", _is_whole, "an integer"),
 )
 _FIELDS: Sequence[Rule] = tuple(
-    (name, _is(str), "a text") for name in ("event_id", "type", "version", "occurred_at", "data")
+    (name, _is(str), "a string") for name in ("event_id", "type", "version", "occurred_at", "data")
 )
 _PROJECTS: Sequence[Rule] = (
     ("into", _is(Table), "a table made by projection_table(...)"),
     ("revision", _is_whole, "an integer"),
 )
 _EFFECT: Sequence[Rule] = (
-    ("name", lambda value: isinstance(value, str) and value != "", "a text"),
+    ("name", lambda value: isinstance(value, str) and value != "", "a string"),
     ("on_unknown", _is_one_of("retry", "ask"), '"retry" or "ask"'),
     ("timeout_seconds", _is_positive, "a positive number of seconds"),
     ("attempts", lambda value: _is_whole(value) and value > 0, "a positive integer"),

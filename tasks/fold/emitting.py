@@ -47,7 +47,7 @@ def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = Fals
     if type(value) is not str:
         value = value.value if isinstance(value, Enum) else value
         if type(value) is not str:
-            raise EffectRefused(f"{name} must be a text, not {type(value).__name__} {value!r:.80}")
+            raise EffectRefused(f"{name} must be a string, not {type(value).__name__} {value!r:.80}")
     if not value and not may_be_empty:
         raise EffectRefused(f"{name} is empty")
     if len(value) > limit:
@@ -96,7 +96,7 @@ def _checked_version(version: Any) -> int | str | None:
     if isinstance(version, datetime) and version.tzinfo is not None:
         return version.isoformat()
     raise EffectRefused(
-        f"version must be a 64-bit integer, a text or an aware datetime, not {type(version).__name__}"
+        f"version must be a 64-bit integer, a string or an aware datetime, not {type(version).__name__}"
         f" {version!r:.80}"
     )
 

@@ -1,7 +1,8 @@
 """Refuses effects that could change something if an event of a topic with dedup="natural" is applied again.
 
-Pure. A write changes nothing if it is applied again, and if its version decides. Two equal versions must have
-the same result in any order: integers conflict, and timestamps need `equal_versions="first"`.
+Pure. A write that is applied again changes nothing if its version decides whether it is applied. Two equal
+versions must have the same result in any order: integers conflict, and timestamps need
+`equal_versions="first"`.
 """
 
 import ast
@@ -86,7 +87,7 @@ def _table_problem(table: Table, topic: str) -> str | None:
     if shape is None or not shape.last_wins:
         return None
     return (
-        f"{shape.name} has timestamp versions, and of two equal ones the write that is applied last wins, so"
+        f"{shape.name} has timestamp versions: of two equal versions, the write that is applied last wins, so"
         f' an event of topic {topic}, which has dedup="natural", could replace another one if it is applied'
         ' again; declare the table with equal_versions="first" or with integer versions,'
         f" or {_INSTEAD}"

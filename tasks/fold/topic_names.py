@@ -10,7 +10,7 @@ _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
 def topic_name_flaw(name: object) -> str | None:
     """Returns the reason why this is not a valid name of a Kafka topic, None for a valid name."""
     if not isinstance(name, str):
-        return f"the name of a topic must be a text, not {type(name).__name__} {name!r:.80}"
+        return f"the name of a topic must be a string, not {type(name).__name__} {name!r:.80}"
     return _text_flaw(name)
 
 

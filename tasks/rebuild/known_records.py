@@ -45,7 +45,7 @@ def load_known(
 
 
 def _judge_places(session: Session, natural: Sequence[Decoded]) -> dict[UUID, Known]:
-    """Returns what a natural topic's records became: not applied if an open or dropped letter exists."""
+    """Returns the outcomes of a natural topic's records. An open or dropped letter: not applied."""
     letters = dead_letters.load_letter_places(session, {place_of(one) for one in natural})
     return {one.identity: _judge_place(one, letters.get(place_of(one))) for one in natural}
 

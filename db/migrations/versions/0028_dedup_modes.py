@@ -1,4 +1,4 @@
-"""How repeated events of a topic are recognized, and the offsets from which this is so."""
+"""How repeated events of a topic are recognized, and the offsets from which each mode applies."""
 
 from alembic import op
 

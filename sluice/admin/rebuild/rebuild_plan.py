@@ -131,6 +131,6 @@ def require_declared(registry: Registry, projection: str) -> int:
     if projection not in registry.revisions:
         known = ", ".join(sorted(registry.revisions)) or "none"
         raise OperationRefused(
-            f"no module of SLUICE_HANDLERS projects into {projection}; declared are: {known}"
+            f"no module of SLUICE_HANDLERS projects into {projection}; the declared projections are: {known}"
         )
     return registry.revisions[projection]

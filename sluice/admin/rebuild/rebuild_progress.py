@@ -93,7 +93,7 @@ def follow(
 
 
 def find_unfilled(session: Session, projection: str, generation: int) -> str | None:
-    """Returns a sentence if no worker fills the generation, with how to start one; else None."""
+    """Returns why no worker fills the generation, and how to start one; None if a worker fills it."""
     living = read_living(session)
     for one in read_generation_facts(session):
         if (one.projection, one.generation) == (projection, generation):

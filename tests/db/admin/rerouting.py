@@ -1,4 +1,4 @@
-"""Topics to accept, an entity type to reshard, and a batch that locks a queue meanwhile."""
+"""Fixtures for accept and reshard: topics, an entity type, and a batch that holds the lock of a queue."""
 
 import threading
 from collections.abc import Callable, Iterator

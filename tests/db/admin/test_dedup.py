@@ -1,4 +1,4 @@
-"""The stored mode of a topic counts, and `sluice dedup` changes it together with the epoch."""
+"""The stored mode of a topic is used, and `sluice dedup` changes it together with the epoch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,7 +72,7 @@ def next_records(bench: Bench, *records: Any) -> None:
         (None, "id", 2),
     ],
 )
-def test_the_stored_mode_counts(
+def test_the_stored_mode_is_used(
     bench: Bench, opened: Callable[[Any], Any], stored: str | None, declared: str, identities: int
 ) -> None:
     store(bench, stored)
@@ -122,7 +122,7 @@ def test_a_change_is_refused_with_the_reason(bench: Bench, opened: Callable[[Any
         plan_dedup(bench.session, bench.registry, TOPIC, DedupMode.ID)
     with pytest.raises(OperationRefused, match="there is no mode 'none'; pass id, position, natural"):
         plan_dedup(bench.session, bench.registry, TOPIC, "none")
-    with pytest.raises(OperationRefused, match="topic none is declared by no module; declared are things"):
+    with pytest.raises(OperationRefused, match="by no module; the declared topics are things"):
         plan_dedup(bench.session, bench.registry, "none", DedupMode.ID)
     with pytest.raises(OperationRefused, match=r'dedup="id", so its handlers are not checked'):
         plan_dedup(bench.session, registry(dedup="id"), TOPIC, DedupMode.NATURAL)

@@ -234,7 +234,7 @@ def test_erase_is_refused_while_outgoing_events_or_calls_are_open(bench: Bench) 
 @pytest.mark.parametrize(
     ("entity", "key", "said"),
     [
-        ("nothing", "k", "no entity type nothing; declared are: thing"),
+        ("nothing", "k", "no entity type nothing; the declared entity types are: thing"),
         ("thing", "a\0b", "no entity has this key"),
         ("thing", "k" * 256, "no entity has this key"),
         ("thing", "\udc80", "no entity has this key"),

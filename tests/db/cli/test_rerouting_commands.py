@@ -78,7 +78,7 @@ def test_resharding_prints_the_next_steps(session: Session, run: Run) -> None:
 
 def test_dedup_prints_what_changes(session: Session, run: Run) -> None:
     tried = run("dedup", "orders", "position", "--dry-run")
-    assert 'topic orders would have dedup="position", "id" before' in tried
+    assert 'topic orders would have dedup="position" (before: "id")' in tried
     assert "pass --yes" in run("dedup", "orders", "position", exit_code=2)
     done = run("dedup", "orders", "position", "--yes")
     assert "partitions: 0 from 0" in done

@@ -1,4 +1,4 @@
-"""Redrives run in order, exactly once, under the lock of the queue, and after any failure."""
+"""Redrives apply letters in order and exactly once, under the lock of the queue, and can be repeated."""
 
 import threading
 from collections.abc import Iterator

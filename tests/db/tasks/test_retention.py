@@ -83,7 +83,7 @@ def test_old_identities_of_applied_events_are_deleted_and_others_stay(
 
 
 @pytest.mark.parametrize("config", [FOR_EVER, {**WEEK, "retention.ms": str(2**63 - 1)}, {}])
-def test_the_identities_of_a_topic_that_is_kept_for_ever_stay_but_not_its_calls(
+def test_a_topic_that_is_kept_for_ever_keeps_its_identities_but_not_its_calls(
     bench: Bench, settings: Settings, config: dict[str, str]
 ) -> None:
     bench.apply(slice_of([thing_set(0)]))

@@ -69,7 +69,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "alien": (Insert(alien, "b", {}), "alien was not made by entity_table"),
     "projection": (Read(totals, "b"), "Read of projection totals"),
     "key": (Insert(things, 7, WHOLE), "things.thing_id: int 7 is no text"),  # type: ignore[arg-type]
-    "emit key": (Emit("out", 7, "t", 1), "Emit to out: key must be a text, not int"),  # type: ignore[arg-type]
+    "emit key": (Emit("out", 7, "t", 1), "Emit to out: key must be a string, not int"),  # type: ignore[arg-type]
     "emit topic": (Emit("no topic", "k", "t", 1), "Kafka has no topic named 'no topic'"),
     "emit data": (Emit("out", "k", "t", object()), "is not a JSON"),
     "emit header": (Emit("out", "k", "t", 1, headers={"h": "\0"}), "holds NUL"),

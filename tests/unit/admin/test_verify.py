@@ -75,7 +75,7 @@ def test_a_natural_topic_counts_records_again_after_a_forced_re_routing() -> Non
         "orders", 0, totals, LogFacts(0, 10), from_the_end=False, rerouted=True, natural=True
     )
     assert found.verdict is Verdict.UNCOUNTABLE
-    assert 'the topic has dedup="natural" and so no identities' in found.said
+    assert 'the topic has dedup="natural" and stores no identities' in found.said
 
 
 def test_above_the_watermark_a_record_has_an_outcome_only_if_its_lane_is_ahead() -> None:

@@ -1,4 +1,4 @@
-"""The sink of Debezium gets the same events, with a schema, and the configuration that it is advised."""
+"""The sink of Debezium gets the same events with a schema, and the configuration that Debezium advises."""
 
 import json
 from dataclasses import replace

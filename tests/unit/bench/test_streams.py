@@ -16,7 +16,7 @@ few = settings(max_examples=10)  # thousands of events each
 
 @few
 @given(seed=seeds)
-def test_of_ten_thousand_mixed_events_the_shares_are_exact(seed: int) -> None:
+def test_the_shares_of_each_kind_in_ten_thousand_mixed_events_are_exact(seed: int) -> None:
     kinds = Counter(event.kind for event in MIXED.events(10 * BLOCK, seed=seed))
     assert kinds == {
         Kind.NEW: 9_690,

@@ -84,7 +84,7 @@ def test_a_spare_bridge_is_never_overdue() -> None:
 
 
 def test_a_bridge_of_a_share_is_spare_above_the_partitions_of_the_largest_topic() -> None:
-    """The group deals out each topic separately, so that the first bridges get partitions of all topics."""
+    """The group assigns each topic separately, so the first bridges get partitions of all topics."""
     share = PartitionShare(1, 2)
     shared = {"t": TopicFacts("t-id", 2, share=share), "u": TopicFacts("u-id", 4, share=share)}
     assert not any(EmptyAssignment().is_overdue(False, shared, 4, now) for now in (0.0, 1_000.0))

@@ -59,12 +59,12 @@ def test_a_new_topic_gets_rows_for_all_its_partitions_at_once() -> None:
     kafka.ranges["clicks", 1] = LogRange(0, 20)
     asked = kafka.asked
     starting.start_new(kafka, 0.05)
-    assert kafka.asked == asked, "the pause before the next attempt grows"
+    assert kafka.asked == asked, "the bridge waits before the next attempt"
     starting.start_new(kafka, 0.1)
     assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
 
 
-def test_a_share_registers_and_misses_only_its_own_partitions() -> None:
+def test_a_share_registers_only_its_own_partitions_and_finds_those_that_are_unread() -> None:
     kafka: Any = _Kafka(PartitionShare(2, 2), 4)
     kafka.ranges = {("clicks", number): LogRange(0, number) for number in range(4)}
     postgres: Any = _Postgres()

@@ -1,4 +1,4 @@
-"""The progress is read in time, and not more often than a change can follow from it."""
+"""The progress is read in time, and only as often as a reading can cause a change."""
 
 from random import Random
 

@@ -211,7 +211,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("a table name of multi-byte letters", named("ü" * 32), "64 bytes"),
     ("a table name without quotes", named(quoted_name("Boxes", quote=False)), "quote=False"),
     ("an empty name", named(""), "its name is empty"),
-    ("None as name", named(None), "table None: its name is not a text"),
+    ("None as name", named(None), "table None: its name is not a string"),
     *((f"a name with {sign!a}", named(f"a{sign}b"), "its name holds") for sign in STRANGE),
     ("a name that ends in a space", named("boxes "), "a space at its start or end"),
     (

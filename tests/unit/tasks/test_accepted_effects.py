@@ -42,7 +42,7 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("increments by column",
         Increment(people, "k", {people.c.paid: Decimal("1.5"), "visits": Level.HIGH}, Level.HIGH),
         Increment(people, "k", {"paid": Decimal("1.50"), "visits": 3}, 3)),
-    ("otherwise effects from a generator",
+    ("effects for the argument otherwise, from a generator",
         Increment(people, "k", {"visits": 1}, 0, (Read(people, key) for key in "ab")),
         Increment(people, "k", {"visits": 1}, 0, (Read(people, "a"), Read(people, "b")))),
     ("an Emit", Emit("out", None, "t", {"n": 1}), Emit("out", None, "t", RAW(b'{"n":1}'))),

@@ -62,7 +62,7 @@ def test_an_event_that_did_not_fail_is_not_logged(died: EventResult) -> None:
 
 
 @pytest.mark.parametrize("handlers", [0, 1, 2])
-def test_an_error_that_belongs_to_no_single_handler_names_all_handlers_that_ran(
+def test_an_error_without_a_single_cause_is_logged_with_all_handlers_that_ran(
     handlers: int, died: EventResult
 ) -> None:
     planned = replace(died.planned, runs=[*died.planned.runs] * handlers)

@@ -80,16 +80,16 @@ REFUSED: list[tuple[str, Callable[[], ModuleType], str]] = [
      r"dedup= must be \"id\" .* not list \['id'\]"),
     ("fields as a dict", lambda: with_topic(fields={"type": "kind"}), "fields= must be a FieldNames"),
     ("a field that is a number", lambda: with_topic(fields=FieldNames(type=1)),  # type: ignore[arg-type]
-     "type= must be a text, not int"),
+     "type= must be a string, not int"),
     ("a tombstone type that is a number", lambda: with_topic(tombstone_type=5),
-     "tombstone_type= must be a text"),
+     "tombstone_type= must be a string"),
     ("a size as a text", lambda: with_topic(max_bytes="1"),
      "max_bytes= must be a positive number of bytes"),
     ("a size of 0", lambda: with_topic(max_bytes=0), "max_bytes= must be a positive number of bytes"),
     ("shards as a text", lambda: with_topic(entity=Entity("thing", "4")),  # type: ignore[arg-type]
      "topic things in made_up: shards= must be an integer, not str '4'"),
     ("an entity named by a number", lambda: with_topic(entity=Entity(4)),  # type: ignore[arg-type]
-     "name= must be a text, not int 4"),
+     "name= must be a string, not int 4"),
     ("event types in a list", lambda: module(made=handles(["a", "b"])(plain)),  # type: ignore[arg-type]
      r"is not an event type; name the types as texts, as in \(\"order.placed\", \"order.paid\"\)"),
     ("an async handler", lambda: module(made=handles("a")(of_async)),  # type: ignore[type-var]

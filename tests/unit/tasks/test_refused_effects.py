@@ -115,9 +115,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a dot as a topic", Emit(".", "k", "t", 1), "no topic named '.'"),
     ("two dots as a topic", Emit("..", "k", "t", 1), "no topic named '..'"),
     ("a topic name with a line break", Emit("t\n", "k", "t", 1), "no topic named"),
-    ("a number as a topic", Emit(7, "k", "t", 1), "topic must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a number as a topic", Emit(7, "k", "t", 1), "topic must be a string, not int 7"),  # type: ignore[arg-type]
     ("a number as the key of an event",
-        Emit("out", 7, "t", 1), "Emit to out: key must be a text, not int 7"),  # type: ignore[arg-type]
+        Emit("out", 7, "t", 1), "Emit to out: key must be a string, not int 7"),  # type: ignore[arg-type]
     ("a key of an event that is too long",
         Emit("out", "k" * 256, "t", 1), "key has 256 characters, the limit is 255"),
     ("a key of an event with NUL", Emit("out", "\0", "t", 1), "key '.x00' holds NUL"),
@@ -125,7 +125,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("no type", Emit("out", "k", "", 1), "type is empty"),
     ("a type that is too long", Emit("out", "k", "t" * 256, 1), "type has 256 characters"),
     ("None as a type",
-        Emit("out", "k", None, 1), "type must be a text, not NoneType"),  # type: ignore[arg-type]
+        Emit("out", "k", None, 1), "type must be a string, not NoneType"),  # type: ignore[arg-type]
     ("data that is not JSON", Emit("out", "k", "t", {"x": Forgotten()}), "dict .* is not a JSON value: Enc"),
     ("data with NaN", Emit("out", "k", "t", [{"x": (float("nan"),)}]), "it holds NaN or infinity"),
     ("data with NaN in a struct", Emit("out", "k", "t", {"x": [Reading(float("nan"))]}), "it holds NaN"),
@@ -136,15 +136,15 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("data over the limit",
         Emit("out", "k", "t", "x" * MAX_EMIT_BYTES), "data has 1000002 bytes, the limit is"),
     ("a float as the version of an event",
-        Emit("out", "k", "t", 1, 1.5), "version must be a 64-bit integer, a text"),  # type: ignore[arg-type]
+        Emit("out", "k", "t", 1, 1.5), "version must be a 64-bit integer, a string"),  # type: ignore[arg-type]
     ("an event version without a UTC offset",
         Emit("out", "k", "t", 1, datetime(2026, 1, 1)), "aware datetime"),  # noqa: DTZ001
     ("headers that are not a mapping",
         Emit("out", "k", "t", 1, headers=[1]), "headers must be a mapping"),  # type: ignore[arg-type]
     ("a header that is not text",
         Emit("out", "k", "t", 1, headers={"n": 1}),  # type: ignore[dict-item]
-        "header 'n' must be a text, not int"),
-    ("a header name that is not text", Emit("out", "k", "t", 1, headers={1: "x"}), "name must be a text"),
+        "header 'n' must be a string, not int"),
+    ("a header name that is not text", Emit("out", "k", "t", 1, headers={1: "x"}), "name must be a string"),
     ("an empty header name",
         Emit("out", "k", "t", 1, headers={"": "x"}), "a header's name is empty"),
     ("a header with NUL", Emit("out", "k", "t", 1, headers={"n": "\0"}), "header 'n' .* holds NUL"),
@@ -156,13 +156,13 @@ REFUSED: list[tuple[str, Any, str]] = [
         "101 headers, the limit is 100"),
     ("an unknown effect",
         Call("send_male"), "effect 'send_male', declared by no module.*declared: send_mail$"),
-    ("a number as an effect", Call(7), "effect must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a number as an effect", Call(7), "effect must be a string, not int 7"),  # type: ignore[arg-type]
     ("a function that is not an effect",
         Call(send_plainly), "send_plainly', which has 0 @effect declarations"),
     ("a function with two effect declarations", Call(send_twice), "send_twice', which has 2 @effect"),
-    ("a class as an effect", Call(Forgotten), "effect must be a text, not type"),  # type: ignore[arg-type]
+    ("a class as an effect", Call(Forgotten), "effect must be a string, not type"),  # type: ignore[arg-type]
     ("an empty `once`", Call("send_mail", ""), "Call of send_mail: once is empty"),
-    ("a number as `once`", Call("send_mail", 7), "once must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a number as `once`", Call("send_mail", 7), "once must be a string, not int 7"),  # type: ignore[arg-type]
     ("a `once` with NUL", Call("send_mail", "a\0"), "once .* holds NUL"),
     ("a `once` that is too long", Call("send_mail", "x" * 501), "once has 501 characters"),
     ("args that are not a mapping",

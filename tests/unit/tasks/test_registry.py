@@ -208,7 +208,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("a string instead of a Topic", lambda: module(topics=("things",)), "'things', which is not a Topic"),
     ("an outgoing topic name that Kafka refuses", lambda: module(outgoing_topics=(*"ab", "..")),
      "outgoing_topics of made_up: Kafka has no topic named '..'"),
-    ("an outgoing topic that is not text", lambda: module(outgoing_topics=(7,)), "a text, not int 7"),
+    ("an outgoing topic that is not text", lambda: module(outgoing_topics=(7,)), "a string, not int 7"),
     ("outgoing topics without a comma", lambda: module(outgoing_topics=("out")),
      r"not str 'out'; write outgoing_topics = \('out',\)"),
     ("a handler of an undeclared topic", lambda: handles("a", topic=("things", "thongs"))(twin),
@@ -219,7 +219,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("a topic that is a number", lambda: handles("a", topic=cast(Any, 7))(twin), "twin: topic=7 is declared"),
     ("an effect whose name is a number",
      lambda: module(a=effect(cast(Any, 7), on_unknown="ask")(lambda call: None)),
-     "name= must be a text, not int 7"),
+     "name= must be a string, not int 7"),
     ("an event type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is not an event type"),
 ]  # fmt: skip
 

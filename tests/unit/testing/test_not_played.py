@@ -7,7 +7,7 @@ from sluice import entity_table
 from sluice.testing.not_played import not_played
 
 
-def test_indexes_and_triggers_are_listed_but_not_checks_of_types() -> None:
+def test_indexes_and_triggers_are_listed_but_no_checks_that_come_from_column_types() -> None:
     metadata = MetaData()
     plain = entity_table(
         "plain",
