@@ -49,7 +49,10 @@ def test_the_refusal_of_a_topic_contains_the_number_and_the_remedy() -> None:
     flaw = PartitionShare(2, 4).flaw("orders", 6)
     assert flaw is not None
     assert flaw.problem.startswith("topic orders has 6 partitions, and 4 does not divide this number")
-    assert flaw.remedy == "raise the partitions of topic orders to a multiple of 4"
+    assert flaw.remedy == (
+        "if topic orders is empty, raise its partitions to a multiple of 4; otherwise copy its records to a new"
+        " topic"
+    )
 
 
 def test_the_sentence_about_a_partition_of_another_share_names_that_share() -> None:
