@@ -67,8 +67,8 @@ class PartitionShare:
         return ShareFlaw(
             f"topic {topic} has {counted(partitions, 'partition')}, and {self.count} does not divide this"
             f" number, so with the share {self}, the events of one entity would reach several databases",
-            f"if topic {topic} is empty, raise its partitions to a multiple of {self.count}; otherwise copy its"
-            " records to a new topic",
+            f"if topic {topic} is empty, raise its partitions to a multiple of {self.count}; otherwise copy"
+            " its records to a new topic",
         )
 
     def foreign(self, place: Place) -> str | None:

@@ -50,8 +50,8 @@ def test_the_refusal_of_a_topic_contains_the_number_and_the_remedy() -> None:
     assert flaw is not None
     assert flaw.problem.startswith("topic orders has 6 partitions, and 4 does not divide this number")
     assert flaw.remedy == (
-        "if topic orders is empty, raise its partitions to a multiple of 4; otherwise copy its records to a new"
-        " topic"
+        "if topic orders is empty, raise its partitions to a multiple of 4; otherwise copy its records to a"
+        " new topic"
     )
 
 
