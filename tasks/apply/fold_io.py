@@ -138,12 +138,12 @@ class FoldIO:
         For redriven events, it writes no identities, and no letters except those of projections.
         """
         self.write_state(queue, memory, folded)
+        outgoing.insert_effects(self._session, self._entity, folded.calls)
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
 
     def write_state(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
-        """As `write_back`, without the outgoing events."""
+        """As `write_back`, without the outgoing events and the calls."""
         self._rows.write(memory.rows)
-        outgoing.insert_effects(self._session, self._entity, folded.calls)
         outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
         self._write_projection_letters(folded.settled)
         if self._redriving:

@@ -7,6 +7,7 @@ batch.
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
@@ -18,14 +19,14 @@ from sluice.db.apply.rows import RowStatements
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generations import ProjectionSnapshot
-from sluice.db.records import OutboxRow, Outcome, ProcessedRow
+from sluice.db.records import LedgerRow, OutboxRow, Outcome, ProcessedRow
 from sluice.db.tables import generation_name, shape_of
 from sluice.runtime.settings import read_source
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO, load_known_places, processed_row
-from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, is_faulty, needs_rows
+from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, needs_rows, stays_apart
 from sluice.tasks.fold.assumed_writes import writes_by_table
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult
@@ -99,7 +100,7 @@ class OptimisticWriter:
         stored = self._note_identities(folded, sharing, new)
         self._write_rows(folded, sharing, events)
         exact = self._settle_exactly(events, folded, stored)
-        self._write_outgoing(len(events), folded, exact.emits)
+        self._write_outgoing(len(events), folded, exact)
         changed = {table for table, _ in folded.rows} | exact.changed_tables
         self._erasures.tables.note(self._entity, changed, folded.other_tables | exact.other_tables)
         self._session.defer(CHECK_CONSTRAINTS)
@@ -111,7 +112,7 @@ class OptimisticWriter:
     def _set_apart(self, events: Sequence[Planned]) -> set[int]:
         """Returns the events whose identities only the exact fold can store."""
         left = self._snapshot.left
-        found = {number for number, planned in enumerate(events) if is_faulty(planned, left)}
+        found = {number for number, planned in enumerate(events) if stays_apart(planned, left)}
         known = load_known_places(self._session, events)
         if known:
             found |= {number for number, one in enumerate(events) if one.decoded.identity in known}
@@ -178,7 +179,7 @@ class OptimisticWriter:
     ) -> "_Exact":
         numbers = [number for number in range(len(events)) if number not in folded.events]
         if not numbers:
-            return _Exact({}, {}, set(), set())
+            return _Exact({}, {}, {}, set(), set())
         noted = {row.identity: row.outcome for row in stored}
         store = FoldIO(self._session, self._entity, self._snapshot, erasures=self._erasures, noted=noted)
         memory = store.load([events[number] for number in numbers])
@@ -192,25 +193,26 @@ class OptimisticWriter:
                 raise Deviated("an event whose identity was stored has no outcome")
         store.write_state(self._queue, memory, settled)
         emits: dict[int, Sequence[OutboxRow]] = {}
-        first = 0
+        calls: dict[int, Sequence[LedgerRow]] = {}
+        left_emits, left_calls = iter(settled.emits), iter(settled.calls)
         for number, one in zip(numbers, settled.settled, strict=True):
-            emits[number] = settled.emits[first : first + one.emitted]
-            first += one.emitted
+            emits[number] = list(islice(left_emits, one.emitted))
+            calls[number] = list(islice(left_calls, one.outgoing - one.emitted))
         results = dict(zip(numbers, settled.settled, strict=True))
-        return _Exact(results, emits, store.changed_tables, memory.other_tables)
+        return _Exact(results, emits, calls, store.changed_tables, memory.other_tables)
 
-    def _write_outgoing(
-        self, count: int, folded: AssumedFold, exact: Mapping[int, Sequence[OutboxRow]]
-    ) -> None:
-        calls = [call for one in folded.events.values() for call in one.calls]
+    def _write_outgoing(self, count: int, folded: AssumedFold, exact: "_Exact") -> None:
+        """Writes calls and outgoing events in the order of their events."""
+        calls: list[LedgerRow] = []
+        emits: list[OutboxRow] = []
+        for number in range(count):
+            one = folded.events.get(number)
+            calls += exact.calls.get(number, ()) if one is None else one.calls
+            emits += exact.emits.get(number, ()) if one is None else one.emits
         erased = self._erasures.stand_ins([call.effect_key for call in calls])
         if erased and outgoing.load_effects(self._session, sorted(erased)):
             raise Deviated("a call was made before its entity was erased")
         outgoing.insert_effects(self._session, self._entity, calls)
-        emits: list[OutboxRow] = []
-        for number in range(count):
-            one = folded.events.get(number)
-            emits += exact.get(number, ()) if one is None else one.emits
         outgoing.insert_outbox(self._session, self._queue, emits, read_source())
 
 
@@ -225,6 +227,7 @@ class _Exact(NamedTuple):
 
     results: Mapping[int, EventResult]
     emits: Mapping[int, Sequence[OutboxRow]]
+    calls: Mapping[int, Sequence[LedgerRow]]
     changed_tables: set[Table]
     other_tables: set[Table]
     """Tables that were written under a key other than the event's."""

@@ -73,20 +73,18 @@ class AssumedFold:
             self.rows.pop(place, None)
 
 
-def is_faulty(planned: Planned, left: Set[str]) -> bool:
-    """Returns True for an event that is not simply applied, even if it is new."""
+def stays_apart(planned: Planned, left: Set[str]) -> bool:
+    """Returns True for an event that may end otherwise than applied, or whose handlers run again to read."""
     if planned.ignored:
         return False
     if not planned.runs or planned.error is not None or planned.decoded.error is not None:
         return True
-    return any(run.error is not None or (left and run.into is not None) for run in planned.runs)
+    return any(run.reads or run.error is not None or (left and run.into is not None) for run in planned.runs)
 
 
 def needs_rows(planned: Planned) -> bool:
-    """Returns True for an event without fault that only the exact fold can settle."""
+    """Returns True for an event whose writes depend on their rows."""
     for run in planned.runs:
-        if run.reads:
-            return True
         for effect in run.effects:
             kind = type(effect)
             if kind is Upsert or kind is Insert:

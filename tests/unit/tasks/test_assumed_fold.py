@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sluice.tasks.api import Call, Emit, Increment, Insert, Upsert
 from sluice.tasks.apply.optimism import MOST_SKIPPED, Mode, Optimism
-from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, is_faulty, needs_rows
+from sluice.tasks.fold.assumed_fold import AssumedFold, fold_assuming, needs_rows, stays_apart
 from sluice.tasks.fold.assumed_writes import writes_by_table
 from sluice.tasks.fold.plan import Planned, touched_rows
 from sluice.tasks.fold.sharing import Sharing
@@ -19,7 +19,7 @@ from tests.unit.tasks.strategies import PLAIN, whole
 
 def assumed(log: Sequence[Planned]) -> AssumedFold:
     sharing = Sharing(log)
-    seeds = {n for n, planned in enumerate(log) if is_faulty(planned, frozenset()) or needs_rows(planned)}
+    seeds = {n for n, planned in enumerate(log) if stays_apart(planned, frozenset()) or needs_rows(planned)}
     return fold_assuming(log, sharing.closure, seeds)
 
 
