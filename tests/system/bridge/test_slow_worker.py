@@ -5,6 +5,8 @@ publishes the message again.
 
 from typing import Any
 
+import pytest
+
 from sluice.bridge.publisher import RedisPublisher
 from sluice.tasks.task_sender import TaskSender
 from tests.harness.storm import mixed_events
@@ -14,6 +16,7 @@ from tests.system.faults.load import assert_equals_the_oracle
 EVENTS = 400
 
 
+@pytest.mark.matrix
 def test_a_held_message_is_found_until_its_worker_is_killed(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from examples.shop.generate import generate
@@ -45,6 +46,7 @@ def test_a_bridge_exits_when_its_only_topic_is_recreated(
     assert dict(deployment.outcomes()) == {"applied": EVENTS}
 
 
+@pytest.mark.matrix
 def test_records_deleted_before_they_were_applied_stop_the_topic(make_deployment: MakeDeployment) -> None:
     deployment, bridge, topic = _with_applied_payments(make_deployment)
     assert bridge.stop() == 0
@@ -82,6 +84,7 @@ def test_an_applied_offset_above_the_log_end_stops_the_topic_until_accepted(
         assert bridge.exit_code is None
 
 
+@pytest.mark.matrix
 def test_a_takeover_with_queued_messages_stops_no_topic(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     killed = deployment.run.start_bridge(name="killed")

@@ -86,6 +86,7 @@ def test_after_accept_a_topic_continues_behind_records_that_kafka_has_deleted(
     _assert_new_rows_equal_the_oracle(deployment)
 
 
+@pytest.mark.matrix
 def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()

@@ -32,6 +32,7 @@ def refusal(done: subprocess.CompletedProcess[bytes]) -> str:
     return done.stderr.decode()
 
 
+@pytest.mark.matrix
 def test_only_the_batch_that_is_too_large_when_unpacked_is_skipped(make_deployment: MakeDeployment) -> None:
     deployment = deploy(make_deployment)
     topic, _ = place_of(deployment)

@@ -68,6 +68,7 @@ def run_installations(
         assert not any("messages dropped" in log for log in logs)
 
 
+@pytest.mark.matrix
 def test_two_installations_on_one_redis_and_one_kafka_do_not_read_each_others_messages(
     make_deployment: MakeDeployment,
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_worker_that_is_suspended_longer_than_the_visibility_timeout_changes_n
     assert_equals_the_oracle(deployment)
 
 
+@pytest.mark.matrix
 def test_two_bridges_killed_in_turns_under_load_lose_nothing(make_deployment: MakeDeployment) -> None:
     kill_bridges_in_turns(make_deployment(), seed=5, keep_on=lambda turn: turn < 4)
 

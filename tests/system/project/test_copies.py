@@ -150,6 +150,7 @@ def test_a_copy_applies_events_after_an_operator_has_decided(copied: Deployment,
     assert copied.outcomes("users")["applied"] > 0
 
 
+@pytest.mark.matrix
 @pytest.mark.own("postgres")
 def test_a_promoted_standby_needs_no_decision(database_url: str, postgres: Stack) -> None:
     original = install(database_url)

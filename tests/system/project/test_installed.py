@@ -152,6 +152,7 @@ def test_an_event_is_applied_beside_modules_of_the_same_names(
     assert codes == [0, 0]
 
 
+@pytest.mark.matrix
 def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path: Path) -> None:
     (source,) = distributions.glob("*.tar.gz")
     programs = make_environment(tmp_path / "environment", source)

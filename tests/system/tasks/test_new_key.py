@@ -1,5 +1,7 @@
 """A new signing key replaces the old key while events are applied, and no event is lost."""
 
+import pytest
+
 from sluice.db.delivery.installation import read_keys
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
@@ -8,6 +10,7 @@ from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 EVENTS_PER_SECOND = 200
 
 
+@pytest.mark.matrix
 def test_a_new_key_loses_no_event_and_ends_the_old_key(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     run = deployment.run

@@ -103,6 +103,7 @@ def test_a_swap_killed_at_any_point_is_done_completely_or_not_at_all(make_deploy
     assert_equals_the_oracle(deployment)
 
 
+@pytest.mark.matrix
 def test_bridges_and_workers_killed_during_a_rebuild_lose_nothing(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()

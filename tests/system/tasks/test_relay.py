@@ -65,6 +65,7 @@ def test_a_relay_killed_at_any_point_loses_no_event(make_deployment: MakeDeploym
     assert_equals_the_oracle(deployment)
 
 
+@pytest.mark.matrix
 def test_three_relays_and_two_beats_send_every_event(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     start_flow(deployment)

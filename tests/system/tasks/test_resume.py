@@ -1,5 +1,7 @@
 """On real services, only the projection with a broken table stops. Later, it catches up from the log."""
 
+import pytest
+
 from examples.shop.tables import billing_line_items
 from sluice.db.connection import Statement
 from tests.system.conftest import MakeDeployment
@@ -11,6 +13,7 @@ LINES = 200
 WHY = ("--reason", "the table was renamed")
 
 
+@pytest.mark.matrix
 def test_a_stopped_projection_is_resumed_from_the_log_while_payments_continue(
     make_deployment: MakeDeployment,
 ) -> None:
