@@ -23,6 +23,7 @@ from sluice.stack.kafka_metadata import lists_itself
 from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.processes import start_time
+from tests.waiting import wait_until
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -133,19 +134,23 @@ def test_a_broker_is_ready_when_it_lists_itself_at_its_own_address(own_stack: St
     own_stack.start("redis")
     running = {service.name: service for service in own_stack.status()}
     broker, redis = running["kafka"], running["redis"]
-    assert broker.port is not None
+    port = broker.port
+    assert port is not None
     assert broker.pid is not None
     assert redis.port is not None
-    assert lists_itself(LOOPBACK, broker.port, timeout_seconds=10)
-    assert not lists_itself("localhost", broker.port, timeout_seconds=10), (
-        "the broker does not advertise this host"
-    )
+    assert lists_itself(LOOPBACK, port, timeout_seconds=10)
+    assert not lists_itself("localhost", port, timeout_seconds=10), "the broker does not advertise this host"
     assert not lists_itself(LOOPBACK, redis.port, timeout_seconds=0.5), "the port of Redis counts as a broker"
     os.kill(broker.pid, signal.SIGSTOP)
-    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=0.5), "a suspended broker counts as ready"
+    # The threads of the broker stop one after the other.
+    wait_until(
+        lambda: not lists_itself(LOOPBACK, port, timeout_seconds=0.5),
+        timeout_seconds=30,
+        what="the suspended broker does not count as ready",
+    )
     os.kill(broker.pid, signal.SIGKILL)
     own_stack.stop("kafka", signal="kill")
-    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=10), "an ended broker counts as ready"
+    assert not lists_itself(LOOPBACK, port, timeout_seconds=10), "an ended broker counts as ready"
 
 
 def test_another_process_with_the_recorded_pid_is_not_ended(own_stack: Stack) -> None:
