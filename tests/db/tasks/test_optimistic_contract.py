@@ -74,7 +74,8 @@ class Optimist:
         return settle_exactly(session, batch)
 
 
-def test_the_optimistic_path_and_memory_agree_for_batches_of_any_size(session: Session) -> None:
+def settled_at_random(session: Session, logs: st.SearchStrategy[list[Planned]]) -> Counter[str]:
+    """Checks random logs in random batches. Returns how many batches ended in which way."""
     optimist = Optimist()
 
     @settings(
@@ -85,28 +86,21 @@ def test_the_optimistic_path_and_memory_agree_for_batches_of_any_size(session: S
     )
     @given(st.data())
     def agree(data: st.DataObject) -> None:
-        check(session, data.draw(newer_logs().flatmap(splits)), optimist)
+        check(session, data.draw(logs.flatmap(splits)), optimist)
 
     agree()
-    assert optimist.batches["settled"] > optimist.batches.total() / 4, optimist.batches
-    assert optimist.batches["left"], "some batches are left to the exact fold"
+    return optimist.batches
+
+
+def test_the_optimistic_path_and_memory_agree_for_batches_of_any_size(session: Session) -> None:
+    batches = settled_at_random(session, newer_logs())
+    assert batches["settled"] > batches.total() / 4, batches
+    assert batches["left"], "some batches are left to the exact fold"
 
 
 def test_the_optimistic_path_and_memory_agree_for_natural_topics(session: Session) -> None:
-    optimist = Optimist()
-
-    @settings(
-        max_examples=60,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-    @given(st.data())
-    def agree(data: st.DataObject) -> None:
-        check(session, data.draw(natural_logs().flatmap(splits)), optimist)
-
-    agree()
-    assert optimist.batches["settled"], optimist.batches
+    batches = settled_at_random(session, natural_logs())
+    assert batches["settled"], batches
 
 
 def upsert(
