@@ -37,15 +37,17 @@ from sluice.kafka_io.config import (
 )
 from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
 from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction
+from sluice.kafka_io.kafka_python_membership import (
+    finish_joining,
+    note_heartbeat_errors,
+    raise_if_fenced,
+)
 from sluice.kafka_io.kafka_python_mends import (
     FetchErrors,
     FetchPace,
     TopicMetadata,
     client_error,
-    finish_joining,
-    note_heartbeat_errors,
     pause_without_position,
-    raise_if_fenced,
     read_position,
     take_up_parked,
 )

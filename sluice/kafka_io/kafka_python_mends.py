@@ -13,14 +13,10 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import (
     BrokerResponseError,
-    FencedInstanceIdError,
-    IllegalGenerationError,
     KafkaError,
     MetadataEmptyBrokerList,
     OffsetOutOfRangeError,
-    RebalanceInProgressError,
     RetriableError,
-    UnknownMemberIdError,
     UnknownTopicOrPartitionError,
     for_code,
 )
@@ -39,8 +35,6 @@ ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
 # A partition that starts during such a fetch is first fetched after this time at the latest.
 IDLE_FETCH_MAX_WAIT_MS = 100
-
-_REJOINING = (IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 
 NoteError = Callable[[ClientError], None]
 
@@ -232,42 +226,6 @@ def read_position(consumer: Any, place: Place) -> int | None:
     state = consumer._subscription.assignment.get(TopicPartition(*place))
     position = None if state is None else state.position
     return None if position is None else int(position.offset)
-
-
-def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
-    """Passes the errors in a coordinator's answers to heartbeats to `note`."""
-    # After such an error, kafka-python continues as if it were a member. The errors that are not noted here
-    # make it join again.
-    send = coordinator._send_heartbeat_request
-
-    async def send_and_note() -> Any:
-        try:
-            return await send()
-        except KafkaError as error:
-            if not isinstance(error, (RetriableError, *_REJOINING)):
-                note(client_error(error))
-            raise
-
-    coordinator._send_heartbeat_request = send_and_note
-
-
-def raise_if_fenced(coordinator: Any) -> None:
-    """Raises FencedInstanceIdError if another consumer has taken the name of this consumer."""
-    # If a member is fenced, kafka-python ends its heartbeats and logs that, but later polls only return no
-    # records. kafka-python also pauses heartbeats while it joins. The lock makes the reads of both states
-    # consistent.
-    with coordinator._lock:
-        ended = not coordinator._heartbeat_enabled and not coordinator.rejoining
-        if ended and coordinator.stable():
-            raise FencedInstanceIdError(f"another consumer has the name {coordinator.group_instance_id}")
-
-
-def finish_joining(coordinator: Any) -> None:
-    """Makes the member continue a join that has not ended."""
-    # A join has two answers. If a poll ends between them, kafka-python forgets the join. The group then has a
-    # member that polls but never gets a partition.
-    if coordinator.rejoining:
-        coordinator.request_rejoin()
 
 
 def take_up_parked(fetcher: Any) -> None:

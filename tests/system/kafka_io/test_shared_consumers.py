@@ -9,6 +9,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from sluice.kafka_io import shared_assignment
 from sluice.kafka_io.consumer import Consumer
+from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
@@ -84,6 +85,26 @@ def test_two_members_divide_the_partitions_of_the_share_and_get_no_other_records
         for _ in range(20):
             got.update(poll_all(members))
         assert got == own
+
+
+def test_members_whose_polls_are_shorter_than_the_pauses_between_them_get_their_partitions(
+    kafka: Stack, wide_topic: str
+) -> None:
+    """The answers to a join then arrive between two polls."""
+    polls = iter(range(300))
+    with ExitStack() as opened:
+        members = [
+            opened.enter_context(closing(open_member(KafkaPythonConsumer, kafka, wide_topic, n)))
+            for n in range(2)
+        ]
+
+        def divided() -> bool:
+            next(polls)
+            for member in members:
+                member.poll(0.001)
+            return [len(member.assignment()) for member in members] == [3, 3]
+
+        wait_until(divided, timeout_seconds=60, what="the partitions are divided", poll_seconds=0.1)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
