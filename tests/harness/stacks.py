@@ -13,21 +13,29 @@ from sluice.db.delivery.installation import create_installation, read_installati
 from sluice.runtime.installation import Installation
 from sluice.stack import ServiceName, Stack, StopSignal
 from sluice.testing.servers import servers
-from sluice.testing.servers.databases import fresh_database
+from sluice.testing.servers.databases import create_database, drop_databases, fresh_database
+from sluice.testing.servers.databases import database_url as url_of
 
 # The name of a folder begins with the id of the process that ends the servers in this folder. If this process
 # was killed, the next run ends the servers.
 FOLDER = Path(__file__).resolve().parents[2] / ".sluice" / "tests"
 
+# Every drop makes a checkpoint, and a checkpoint costs about as much as the creation of the database.
+DROPPED_TOGETHER = 16
+
 _numbers = itertools.count(1)
 
 
 class SharedStack(Stack):
-    """The stack of a run. A server starts when the first test needs the server. No test may stop a server."""
+    """The stack of a run. A server starts when the first test needs the server. No test may stop a server.
+
+    Its Postgres runs without fsync. `sluice doctor` reports that, so a test of doctor needs own("postgres").
+    """
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._started: set[ServiceName] = set()
+        self._databases: list[str] = []
 
     def start(self, name: ServiceName, *, wipe: bool = False) -> None:
         """Starts the server unless this process has started it before."""
@@ -35,10 +43,28 @@ class SharedStack(Stack):
         if name not in self._started:
             super().start(name)
             self._started.add(name)
+            if name == "postgres":
+                with closing(Session(self.database_url("postgres"), application_name="tests")) as session:
+                    # The data of the run are wiped, and no test ends this server.
+                    session.command("ALTER SYSTEM SET fsync = off")
+                    session.command("SELECT pg_reload_conf()")
 
     def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
         """Fails the test: a test that stops a server needs a server of its own."""
         raise AssertionError(f"cannot stop {name}: other tests use it; mark the test with own({name!r})")
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Yields the URL of a new migrated database. Drops it later, together with others."""
+        server_url = self.database_url("postgres")
+        name = create_database(server_url)
+        try:
+            yield url_of(server_url, name)
+        finally:
+            self._databases.append(name)
+        if len(self._databases) == DROPPED_TOGETHER:
+            drop_databases(server_url, self._databases)
+            self._databases.clear()
 
 
 def shared_root() -> Path:
@@ -64,7 +90,10 @@ def end_orphans() -> None:
 @contextmanager
 def database(stack: Stack) -> Iterator[str]:
     """Yields the URL of a new migrated database on a running Postgres."""
-    with fresh_database(stack.database_url("postgres")) as url:
+    made = (
+        stack.database() if isinstance(stack, SharedStack) else fresh_database(stack.database_url("postgres"))
+    )
+    with made as url:
         yield url
 
 

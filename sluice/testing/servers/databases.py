@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,20 +22,31 @@ def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str
     """Yields the URL of a new, migrated database. `server_url` is the URL of any other database of
     the server. Makes the template first if the template is missing.
     """
-    name = f"sluice_test_{os.getpid()}_{next(_numbers)}"
-    _make_template(server_url, template)
-    _administer(server_url, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    name = create_database(server_url, template=template)
     try:
         yield database_url(server_url, name)
     finally:
         # A test may leave its own Postgres stopped. The data folder of this Postgres is removed later.
         with suppress(psycopg2.OperationalError):
-            drop_database(server_url, name)
+            drop_databases(server_url, [name])
 
 
-def drop_database(server_url: str, name: str) -> None:
-    """Drops a database and ends its connections. Idempotent."""
-    _administer(server_url, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+def create_database(server_url: str, *, template: str = TEMPLATE) -> str:
+    """Returns the name of a new, migrated database. Makes the template first if the template is missing."""
+    name = f"sluice_test_{os.getpid()}_{next(_numbers)}"
+    _make_template(server_url, template)
+    with _connected(server_url) as cursor:
+        cursor.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+    return name
+
+
+def drop_databases(server_url: str, names: Iterable[str]) -> None:
+    """Drops the databases and ends their connections. Idempotent."""
+    with _connected(server_url) as cursor:
+        for name in names:
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def database_url(server_url: str, name: str) -> str:
@@ -61,11 +72,6 @@ def _make_template(server_url: str, template: str) -> None:
         cursor.execute(
             sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(part), sql.Identifier(template))
         )
-
-
-def _administer(server_url: str, statement: str, *names: str) -> None:
-    with _connected(server_url) as cursor:
-        cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import psycopg2
 
 from sluice.runtime.service_urls import DATABASE_URL, StackUrls
 from sluice.stack import Stack, external_urls
-from sluice.testing.servers.databases import TEMPLATE, drop_database, fresh_database
+from sluice.testing.servers.databases import TEMPLATE, drop_databases, fresh_database
 
 # The name of a folder begins with the id of the process that ends its servers, so the next run finds servers
 # that a killed run left.
@@ -50,7 +50,7 @@ class Servers:
         """Drops the template database if it is on a Postgres server that this run did not start."""
         if self._environ.get(DATABASE_URL):
             with suppress(psycopg2.OperationalError):
-                drop_database(self._server_url, self._template)
+                drop_databases(self._server_url, [self._template])
 
     @cached_property
     def _server_url(self) -> str:

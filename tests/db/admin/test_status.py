@@ -17,7 +17,7 @@ from sluice.db.admin.doctor_facts import (
 )
 from sluice.db.admin.totals import QueueState, read_progress
 from sluice.db.apply.guard import COUNTERS
-from sluice.db.connection import Session
+from sluice.db.connection import Session, Statement
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.migrations.migrate import create_user_tables
 from sluice.db.tables import is_projection
@@ -90,7 +90,8 @@ def test_dropped_columns_of_user_tables_are_not_read(session: Session, database_
 
 def test_the_server_settings_of_this_database_are_read(session: Session, database_url: str) -> None:
     found = read_server(session)
-    assert found == ServerSettings(session.connection.server_version // 10_000, "on", "on")
+    [(fsync,)] = session.run(Statement("show_fsync", "SELECT current_setting('fsync')"))
+    assert found == ServerSettings(session.connection.server_version // 10_000, fsync, "on")
     session.command(f'ALTER DATABASE "{make_url(database_url).database}" SET synchronous_commit = off')
     session.close()
     assert read_server(session).synchronous_commit == "off"

@@ -71,6 +71,7 @@ def registered(deployment: Deployment) -> dict[str, list[int]]:
     return found
 
 
+@pytest.mark.own("postgres")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_two_databases_together_equal_the_oracle_of_one(make_deployment: MakeDeployment, client: str) -> None:
     pair = make_pair(make_deployment, client)

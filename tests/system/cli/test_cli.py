@@ -53,6 +53,7 @@ def line(key: str | None, value: object, **more: object) -> str:
     return json.dumps({"key": key, "value": value, **more})
 
 
+@pytest.mark.own("postgres")
 def test_init_creates_missing_tables_and_topics_and_is_idempotent(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     module, suffix = deployment.run.handlers, deployment.topic_suffix
@@ -242,6 +243,7 @@ def test_a_record_that_kafka_refuses_is_reported(make_deployment: MakeDeployment
     assert f"{produced(deployment, users)} were acknowledged" in done.stderr.decode()
 
 
+@pytest.mark.own("postgres")
 @pytest.mark.parametrize(
     ("name", "url"),
     [

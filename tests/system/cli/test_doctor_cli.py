@@ -7,6 +7,8 @@ from tests.system.cli.test_cli import document, errors, sluice
 from tests.system.conftest import MakeDeployment
 from tests.system.serving import start_beside
 
+pytestmark = pytest.mark.own("postgres")
+
 
 def test_doctor_finds_no_problem_and_then_each_caused_problem(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()

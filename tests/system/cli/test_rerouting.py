@@ -137,6 +137,7 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
     assert_equals_the_oracle(deployment)
 
 
+@pytest.mark.own("postgres")
 def test_a_paused_topic_is_not_applied_while_other_topics_are(make_deployment: MakeDeployment) -> None:
     deployment, topic = _with_applied_payments(make_deployment)
     deployment.run.start_worker(deployment.queues("balance"), name="worker-balance")

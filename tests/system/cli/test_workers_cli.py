@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import pytest
+
 from examples.shop.generate import generate
 from sluice.db.delivery.leases import read_workers
 from tests.system.cli.test_cli import document, sluice
@@ -10,6 +12,7 @@ from tests.system.conftest import MakeDeployment
 from tests.system.serving import start_beside
 
 
+@pytest.mark.own("postgres")
 def test_a_worker_is_shown_with_its_queues_and_last_batch(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     queues = sorted(deployment.queues())
