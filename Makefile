@@ -1,4 +1,4 @@
-# Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
+# Needs a POSIX shell and Python ≥ 3.11 with venv. Kafka also needs a JDK ≥ 17 and Maven.
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint check test test-matrix demo soak compose-test bench wheel lock clean broker-tools
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Python 3.11 first: only for it there is a Redis server as a wheel.
+# Python 3.11 first: the package with a Redis server exists only for this version.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
@@ -26,7 +26,8 @@ help: ## list these targets
 
 install: $(STAMP) ## make .venv with the locked dependencies and the command sluice
 
-# The environment links the package alone: a path file or an editable install would put the whole clone on the path.
+# The environment contains a link to the package only. A path file or an editable install would put the whole
+# clone on the path.
 $(STAMP): requirements.lock
 	@test -n "$(PYTHON)" || { echo "Sluice needs Python 3.11 or later: install it, or name it with make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
@@ -39,37 +40,37 @@ $(STAMP): requirements.lock
 	@chmod +x $(BIN)/sluice
 	@touch $@
 
-# The services are not ours to start if the environment names them all.
+# Java and Maven are not needed if the environment has the address of a Kafka.
 broker-tools:
 	@test -n "$$SLUICE_KAFKA_BOOTSTRAP_SERVERS" || { command -v java >/dev/null && command -v mvn >/dev/null; } || { \
 		echo "Kafka needs a JDK ≥ 17 and Maven: install them (Debian: apt install default-jdk-headless maven), or run the services with docker-compose.yml and set SLUICE_DATABASE_URL, SLUICE_REDIS_URL and SLUICE_KAFKA_BOOTSTRAP_SERVERS" >&2; exit 1; }
 
-lint: install ## format, lint, types and layers
+lint: install ## check format, lint, types and imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint ## lint and the unit tests: about a minute
+check: lint ## lint, then run the unit tests; about a minute
 	$(BIN)/python -m pytest -q tests/unit $(SIDE_BY_SIDE)
 
 # Without a JDK or Maven, tests that need Kafka are skipped, and pytest reports the reason.
-test: install ## all tests but those of the next three targets, on real servers that it starts and stops
+test: install ## run all tests except those of the next three targets; starts and stops real servers
 	$(BIN)/python -m pytest -q -m "not soak and not compose and not matrix" $(SIDE_BY_SIDE)
 
-test-matrix: install ## every combination of clients and servers, and the longer runs
+test-matrix: install ## run the tests of every combination of clients and servers, and the longer tests
 	$(BIN)/python -m pytest -q -m matrix $(SIDE_BY_SIDE) tests/db tests/system
 
-soak: install broker-tools ## faults at random: SEED=… MINUTES=…
+soak: install broker-tools ## inject random faults, then check the data: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak
 
-compose-test: install ## docker-compose.yml in a container engine: up, scaled, a worker killed, down
+compose-test: install ## test docker-compose.yml in a container engine: start, scale, kill a worker, stop
 	$(BIN)/python -m pytest -q -s -m compose tests/compose
 
-demo: install broker-tools ## what goes wrong, played on real servers: FAST=1 for a minute of it, JSON=1
+demo: install broker-tools ## run scenarios with faults on real servers; FAST=1 runs four of them, JSON=1 prints JSON
 	$(BIN)/python -m tests.demo $(if $(FAST),--fast) $(if $(JSON),--json)
 
-bench: install broker-tools ## throughput and latency, compared with baselines; FAST=1 runs a short version in five minutes
+bench: install broker-tools ## measure throughput and latency, compared with baselines; FAST=1 runs a short version
 	$(BIN)/python -u -m bench $(if $(FAST),--fast)
 
 wheel: install ## build wheel and source distribution into dist/
@@ -83,7 +84,7 @@ lock: ## pin all dependencies again, with hashes (needs uv)
 	grep -v sluice-kafka $(TEMPLATE)/requirements.in.tmpl | $(PIN) pyproject.toml --extra flower --extra stack - \
 		-c requirements.lock --no-annotate -o $(TEMPLATE)/requirements.lock
 
-clean: ## stop the local stack, throw its data, the environment and the caches away
+clean: ## stop the local servers, and delete their data, .venv and the caches
 	@if test -x $(BIN)/python; then $(BIN)/python -m sluice.cli.stack down --wipe; fi
 	rm -rf $(VENV) .sluice build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

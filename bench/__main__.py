@@ -28,6 +28,8 @@ README_PARTS = frozenset({"drain", "mixed", "latency"})
 HELP = f"""Measure Sluice and its peers. The exit code is 1 if results in Postgres or Kafka are wrong.
 
 Figures that miss their limit are printed, but do not change the exit code, because the machine may be busy.
+To drain a log means to process all events that it holds at the start. An identity is the stored key by which
+Sluice recognizes a repeated event.
 
 \b
 {describe_parts()}
@@ -40,11 +42,13 @@ app = typer.Typer(add_completion=False)
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Parts to run. Default: all; with --fast {', '.join(FAST_PARTS)}."),
+        typer.Argument(help=f"Parts to run. Default: all; if --fast is given: {', '.join(FAST_PARTS)}."),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Run a short bench, in less than 5 minutes.")] = False,
     events: Annotated[int | None, typer.Option(help="Events per drain.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of the drains, rates and costs.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="How often each drain, rate and cost is measured.")
+    ] = None,
     seconds: Annotated[int | None, typer.Option(help="Duration at each rate, in seconds.")] = None,
     waiting: Annotated[
         int | None, typer.Option(help="Number of waiting events while memory is measured.")

@@ -34,7 +34,8 @@ class Kind(Enum):
 
 BLOCK = 1_000
 STALE_PER_BLOCK, REPEATED_PER_BLOCK = 20, 10  # and one poison event, of which nine in ten are REJECTED
-VIOLATING_BLOCK = 4  # of ten blocks, the one with a VIOLATING event; a short stream has one, too
+# In every ten blocks, the poison event of this block is VIOLATING. A short stream has such an event, too.
+VIOLATING_BLOCK = 4
 
 
 class BenchEvent(NamedTuple):

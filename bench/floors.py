@@ -32,8 +32,8 @@ TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # limit of the live latency while two rebuild workers use the same cores
 BROKERS = frozenset({"kafka", "redis"})  # the broker serves the same log to all; "by hand" has no Redis
 MOST_CPU_RATIO = 1.6
-MOST_GROWTH = 1.25  # under an old snapshot
-MOST_COST = 1.1  # with more lanes, waiting rows or identities
+MOST_GROWTH = 1.25  # limit of cost and delay under an old snapshot, divided by those before the snapshot
+MOST_COST = 1.1  # limit of the cost with more lanes, waiting rows or identities, divided by the normal cost
 MEMORY_MARGIN = 1.5  # a bridge counts only the raw bytes of records; Python objects use more memory
 
 

@@ -55,7 +55,7 @@ class Part:
 
 
 def drain(ground: Ground, options: Options, say: Say) -> Part:
-    """Measures the drain of an existing log of new events by all contenders."""
+    """Measures how fast each contender drains a log of new events."""
     available, missing = split_available(_chosen(CONTENDERS, options), say)
     drains = _drains(ground, available, options, say, ALL_NEW)
     table = report.drain_table("Drain of an existing log", drains, missing=missing)
@@ -159,10 +159,10 @@ def latency(ground: Ground, options: Options, _say: Say) -> Part:
 
 
 def relay(ground: Ground, options: Options, say: Say) -> Part:
-    """Measures the drain from log to log, and the speed of one relay."""
+    """Measures the drain with one outgoing event per event, and the speed of one relay."""
     drains = _drains(ground, RELAYED, options, say, ALL_NEW)
     rates = list(measure_rates(ground, rounds=options.rounds))
-    title = "From log to log: drain of an existing log, with outgoing events sent by the relay"
+    title = "From topic to topic: drain of an existing log, with outgoing events sent by the relay"
     tables = [
         report.drain_table(title, drains, FOLD_RELAYED.name),
         report.cpu_table(drains, FOLD_RELAYED.name),

@@ -1,7 +1,7 @@
 """Measures the cost and the delay of events while another session holds an old snapshot.
 
-Postgres cannot remove rows that are dead since the snapshot. So queries that pass over dead rows would become
-slower with every second.
+While the snapshot exists, Postgres cannot remove the old versions of changed rows. A query that reads old
+versions becomes slower every second.
 """
 
 import time
@@ -17,13 +17,16 @@ from bench.latency import HEAD_START_SECONDS, WARM_UP_SECONDS, send_and_wait
 from sluice.db.connection import Session
 
 RATE = 1_000
-SPARE_SECONDS = 1.0  # of sending after the last window, because readings take time
-WINDOWS = 5  # of the time with the snapshot; the first and the last one are compared with the time before
+# The sender continues for this time after the last window, because readings take time.
+SPARE_SECONDS = 1.0
+# The number of windows while the snapshot is held. The first and the last window are compared with the time
+# before the snapshot.
+WINDOWS = 5
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the run. `held_seconds` is the age of the snapshot at its end; 0 means none."""
+    """A part of the run. `held_seconds`: age of the snapshot at the end of the window; 0: no snapshot."""
 
     held_seconds: float
     postgres_us: float
@@ -35,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Reading:
-    """Postgres' CPU seconds so far, at a time in seconds since 1970."""
+    """The CPU seconds that Postgres has used until a time, which is given in seconds since 1970."""
 
     at: float
     postgres_seconds: float
@@ -62,12 +65,12 @@ def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[
         count = int(RATE * (WARM_UP_SECONDS + (WINDOWS + 1) * window + SPARE_SECONDS))
         began_at = time.time() + HEAD_START_SECONDS
         waits = send_and_wait(site, count=count, rate=RATE, seed=seed, meanwhile=hold)
-    # The index of an event shows exactly enough for a window when the event was sent.
+    # A window contains the events that were scheduled in its time: event N at `began_at + N / RATE`.
     return windows_of(readings, began_at, [wait for _, wait in waits])
 
 
 def windows_of(readings: Sequence[Reading], began_at: float, waits: Sequence[float]) -> list[Window]:
-    """Returns a window for each pair of consecutive readings, unless no event was sent between them.
+    """Returns a window for each pair of consecutive readings between which events were sent.
 
     `waits` are the delays in seconds of events that were sent at RATE from `began_at`.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.events import NOTE_CHARACTERS, BenchEvent, generate_events, mixed_kinds
 
-ENVELOPE_BYTES = 175  # of a value without its note
+ENVELOPE_BYTES = 175  # the size of a value without its note
 
 
 @dataclass(frozen=True)

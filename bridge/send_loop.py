@@ -25,10 +25,10 @@ log = structlog.get_logger("sluice.bridge")
 
 # After this time at the latest, the bridge detects that Redis lost a message of the bridge.
 SENTINEL_SECONDS = 0.2
-# The same without messages in flight. Then the answer is needed only for the metrics and the log.
+# The same time while no message is in flight. The answer is then needed only for the metrics and the log.
 IDLE_SENTINEL_SECONDS = 1.0
-# The shortest time between two readings of a list, per queue that is read in the same round trip. A bridge
-# reads at most 2,000 lists per second. With up to 20 queues, lists are read after EAGER_SECONDS.
+# Before the bridge reads lists again, it waits for this time per list of the last round trip, and for at
+# least EAGER_SECONDS. So it reads at most 2,000 lists per second.
 ASK_SECONDS = 0.0005
 
 

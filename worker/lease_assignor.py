@@ -41,8 +41,8 @@ def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
 def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
     """Returns the members that may hold the queue. Empty if no member declares the queue's entity type.
 
-    A member that has given the queue back may not hold it, unless all members have given it back. Of the
-    other members, those that declare the most registered topics of the entity type may hold the queue.
+    Members that have given the queue back may hold it only if all members have given it back. Of the other
+    members, those that declare the most registered topics of the entity type may hold the queue.
 
     If a member lacks a topic and has therefore given the queue back, members that declare this topic come
     first. Otherwise workers that all lack the topic would take the queue in turns, and the worker that

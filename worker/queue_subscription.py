@@ -22,8 +22,8 @@ log = structlog.get_logger("sluice.leases")
 
 # Seconds after which an idle worker begins a new BRPOP. Only a new BRPOP pops from a newly taken queue.
 BRPOP_SECONDS = 0.25
-# The most messages in hand that are read, newest first. Each worker has one, but other clients of Redis may
-# have filled the keys.
+# The most unacknowledged messages that are read, newest first. Each worker has one such message, but other
+# clients of Redis may have filled the keys.
 MAX_LOOKED_AT = 10_000
 
 

@@ -12,7 +12,7 @@ A worker itself stops a handler within two ticks after the limit, if Python can 
 """
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 DEATHS_WITHOUT_PAUSE = 6
-"""The number of failures in a row without a pause.
+"""The number of consecutive failures without a pause.
 
 It is enough for two events that end a worker three times each.
 """
@@ -105,7 +105,7 @@ class Decision(NamedTuple):
 def decide(ended: Ended, failures: int) -> Decision:
     """Decides the next action after the end of a worker.
 
-    `failures`: the failures in a row before this end.
+    `failures`: the consecutive failures before this end.
     """
     death = find_death(ended)
     exit_code = ended.exit_code if ended.exit_code >= 0 else SIGNAL_EXIT_CODE - ended.exit_code
@@ -149,7 +149,7 @@ def describe_end(exit_code: int) -> str:
 
 
 def pause_seconds(failures: int) -> float:
-    """Returns the seconds to wait before the next worker after this number of failures in a row."""
+    """Returns the seconds to wait before the next worker after this number of consecutive failures."""
     if failures <= 0:
         return 0.0
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """The configuration of one process of a peer. Its servers use the environment variables of Sluice."""
+    """The configuration of one process of a peer. Sluice's environment variables name the servers."""
 
     database_url: str
     redis_url: str

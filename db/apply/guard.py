@@ -131,7 +131,7 @@ def read_lanes(session: Session, queue: str) -> Lanes:
 
 
 def lock_lanes(session: Session, queue: str) -> tuple[QueueRow | None, Lanes]:
-    """As `lock_queue` and then `read_lanes`, in one round trip."""
+    """Does the work of `lock_queue` and of `read_lanes` in one round trip."""
     session.defer_statement(LOCK_QUEUE, queue)
     return _read(session, queue)
 

@@ -12,9 +12,9 @@ from sluice.db.records import RetryKind
 
 
 class Retry(NamedTuple):
-    """One due event. `attempts`: the failed attempts in a row.
+    """One due event. `attempts`: the consecutive failed attempts.
 
-    `failures`: the time-outs among them that count.
+    `failures`: the time-outs among these attempts that count.
     """
 
     letter_id: int

@@ -46,8 +46,8 @@ erasures = Table(
 )
 Index("erasures_key_idx", erasures.c.entity, erasures.c.key_hash)
 
-# Tables that handlers wrote for events of an entity type. `keyed_otherwise`: also under keys other than the
-# event's.
+# Tables that handlers wrote for events of an entity type. `keyed_otherwise`: handlers also wrote rows
+# with other keys than the event's.
 entity_tables = Table(
     "entity_tables",
     metadata,

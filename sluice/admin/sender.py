@@ -19,7 +19,8 @@ from sluice.kafka_io.config import (
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 # This limits memory: the producer itself would keep any number of records.
 MAX_UNACKNOWLEDGED_BYTES = 16 * 1024 * 1024
-RECORD_OVERHEAD_BYTES = 1_024  # of an unacknowledged record in Python, roughly
+# The approximate memory of an unacknowledged record in Python, without key and value.
+RECORD_OVERHEAD_BYTES = 1_024
 # After this time, a record that is not acknowledged counts as failed.
 DELIVERY_TIMEOUT_MS = 30_000
 LINGER_MS = 5
@@ -58,8 +59,8 @@ class Sender:
     def send_all(self, records: Iterable[Outgoing], *, per_second: float | None = None) -> None:
         """Sends all records and waits until they are acknowledged.
 
-        Raises SendFailed. If `records` raises LineRefused, raises it again after the earlier
-        records are acknowledged.
+        Raises SendFailed if a record is not acknowledged. If `records` raises LineRefused, raises it
+        again after the earlier records are acknowledged.
         """
         began = time.monotonic()
         try:

@@ -23,7 +23,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; r
 
 
 def require_confirmation(question: str, *, yes: bool) -> None:
-    """Returns if the operator confirms. Raises OperationRefused if not, or if there is no terminal."""
+    """Asks the operator, unless `yes` is set. Raises OperationRefused if the operator does not confirm, or
+    if there is no terminal.
+    """
     if yes:
         return
     if not sys.stdin.isatty():

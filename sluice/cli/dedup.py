@@ -18,7 +18,7 @@ def dedup(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic.")],
     mode: Annotated[
         str,
-        typer.Argument(metavar="MODE", help="id, position or natural: how to recognize a repeat, see below."),
+        typer.Argument(metavar="MODE", help="How to recognize a repeat: id, position or natural."),
     ],
     reason: Reason,
     patience: Annotated[float, typer.Option("--patience", metavar="SECONDS", help="Maximum wait.")] = 120.0,
@@ -31,9 +31,10 @@ def dedup(
     Pauses the topics of the entity type until all records that were read
     are applied. All later records are judged by the new mode.
 
-    id: a repeat has the event id of an earlier event. position: every record
-    is a new event. natural: repeats are not recognized, but change nothing,
-    because their versions are not newer; the code must declare this mode.
+    Mode id: a repeat has the event id of an earlier event. Mode position:
+    every record is a new event. Mode natural: repeats are not recognized;
+    their versions are not newer, so they change nothing. The code must
+    declare the mode natural.
 
     Refused while another generation (copy) of a projection is kept in sync
     with the live generation.

@@ -243,7 +243,7 @@ def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
             one.name,
             (
                 ", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items()))
-                or "nothing"
+                or "no letter redriven"
             )
             + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
             + ("; unparked" if one.unparked else ""),

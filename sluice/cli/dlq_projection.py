@@ -79,7 +79,10 @@ def redriven_letter_lines(done: Iterable[LettersRedriven]) -> list[str]:
     """Returns a line per entity with its outcomes."""
     return [
         f"{one.name}: "
-        + (", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items())) or "nothing")
+        + (
+            ", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items()))
+            or "no letter redriven"
+        )
         + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
         + ("; unparked" if one.unparked else "")
         for one in done

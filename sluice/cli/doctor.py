@@ -40,10 +40,10 @@ def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     queue has messages, the check waits up to 15 seconds for a committed batch.
     If the command cannot read something that it checks, it reports that, too.
 
-    An error is a problem that stops this deployment or makes it unsafe, and
-    that this deployment can repair. A warning is a possible mistake, or work
-    that waits. A note is about topics, tables or projections that these
-    handlers do not declare: only another deployment can repair it.
+    An error stops this deployment or makes it unsafe, and this deployment can
+    repair it. A warning is a possible mistake, or work that waits. A note is
+    a problem of a topic, table or projection that the handlers of this
+    deployment do not declare: only another deployment can repair the problem.
 
     Exit code 1 if there is an error; warnings and notes alone give 0.
     """

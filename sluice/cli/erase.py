@@ -35,18 +35,18 @@ def erase(
 ) -> None:
     """Erase all data that Sluice stores about one entity. You cannot undo this.
 
-    Deletes the row of KEY in each table in which each event of ENTITY writes
-    only the row with its own key. If such a table is a projection,
-    also deletes the rows in all its generations and checkpoints (copies of
-    the projection). Deletes the letters (failed and waiting events) and the
-    settled calls of the entity. Removes the key from all other places where
-    Sluice stored it. If a failed event blocked the entity, the block ends:
-    new events of the entity are applied. Prints a list of the places that
-    the command does not search.
+    Deletes the row of KEY in each table where an event of ENTITY never
+    writes the row of another key. If such a table is a projection, the
+    command also deletes the rows in all its generations and checkpoints
+    (copies of the projection). Deletes the letters (failed and waiting
+    events) and the settled calls of the entity. Removes the key from all
+    other places where Sluice stored it. If a failed event blocked the
+    entity, the block ends: new events of the entity are applied. Prints a
+    list of the places that the command does not search.
 
-    Records of the entity that are in Kafka now are no longer applied, not even
-    by a rebuild or after `accept`. Newer records are applied. The records
-    themselves stay in Kafka: delete them there.
+    The records of the entity that are in Kafka now are not applied again,
+    not even by a rebuild or after `accept`. Newer records are applied.
+    Sluice does not delete records in Kafka: delete them there.
 
     Refused while an outgoing event or a call of the entity is not settled.
     Run every worker with this version of Sluice before the first erasure.

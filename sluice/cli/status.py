@@ -137,7 +137,7 @@ def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
 
 
 def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
-    """Returns `applied` and each counter that is above zero in a row. Columns of zeros would hide
+    """Returns `applied` and each counter that is above zero in at least one row. Columns of zeros would hide
     the others.
     """
     known = [row for row in rows if row is not None]

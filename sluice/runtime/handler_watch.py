@@ -8,8 +8,9 @@ count.
 The signal cannot interrupt code in C that never checks for signals. The supervisor detects such a handler in
 the shared memory (`handler_mark`), and kills this process.
 
-CPython runs signal handlers only after a call, at a function's start and at a loop's end. Therefore a plain
-assignment before and after the handler's code is enough to mark the code in which the time-out may be raised.
+The time-out may be raised only in the handler's code. An assignment before this code and one after it mark
+the code. They are enough, because CPython runs signal handlers only after a call, at a function's start and
+at a loop's end.
 """
 
 import signal

@@ -150,7 +150,7 @@ class AnyWorld(ABC):
         )
 
     def send_event(self, event: Incoming) -> Outcome | None:
-        """Like `send`, but takes an `Incoming`."""
+        """Does the work of `send` for an `Incoming`."""
         topic = self.topic(event.topic)
         raw = raw_record(topic, event.with_id(f"event-{len(self._sent) + 1}", topic))
         self.script.append(f"send_event({incoming_code(event)})")
@@ -180,7 +180,7 @@ class AnyWorld(ABC):
             self._repeat(name, record)
 
     def repeat_event(self, number: int) -> None:
-        """Like `redeliver`, for one event. The number counts the sent events from 0."""
+        """Delivers one sent event again. `number` counts the sent events from 0."""
         self._repeat(*self._sent[number])
 
     def _repeat(self, topic: str, record: Record) -> None:

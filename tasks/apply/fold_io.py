@@ -142,7 +142,7 @@ class FoldIO:
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
 
     def write_state(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
-        """As `write_back`, without the outgoing events and the calls."""
+        """Writes what `write_back` writes, except the outgoing events and the calls."""
         self._rows.write(memory.rows)
         outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
         self._write_projection_letters(folded.settled)

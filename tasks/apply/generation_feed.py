@@ -52,7 +52,7 @@ class GenerationFeed:
         *,
         stores: bool = True,
     ) -> None:
-        """If `stores`, this object stores the letters; otherwise the caller stores them."""
+        """Stores the arguments. If `stores` is False, the caller stores the letters, not this object."""
         self._stores = stores
         self._session = session
         self._synced = synced
@@ -75,7 +75,7 @@ class GenerationFeed:
         return settled
 
     def take_singly(self, events: Sequence[Planned]) -> list[EventResult]:
-        """As `take`, with a savepoint per event. An event that Postgres refuses becomes a letter."""
+        """Folds each event in a savepoint of its own. An event that Postgres refuses becomes a letter."""
         settled: list[EventResult] = []
         suppressed: list[WriteSuppressed] = []
         written: set[str] = set()

@@ -50,13 +50,13 @@ class HandlerNotes:
         self._met: set[Lane] = set()
         """Lanes of the current batch."""
         self._quiet = 0
-        """Batches in a row without a note."""
+        """The number of consecutive batches without a note."""
         self._is_noted = self._failed = False
         self._pace = LogPace()
 
     @contextmanager
     def batch(self, queue: str) -> Iterator[None]:
-        """Runs around a batch. Counts the notes that former holders of the queue left, as deaths."""
+        """Runs around a batch. Counts as deaths the notes that former holders of the queue left."""
         self._queue = queue
         if queue not in self._counted:
             self._count(queue)

@@ -74,7 +74,7 @@ class OptimisticWriter:
         erasures: Erasures,
         has_parked: bool,
     ) -> None:
-        """As `BatchWriter`. `has_parked`: entities of the type are parked."""
+        """Takes the arguments of `BatchWriter`. `has_parked`: entities of the type are parked."""
         self._session = session
         self._statements = statements
         self._queue = queue

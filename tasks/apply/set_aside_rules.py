@@ -26,7 +26,7 @@ class RetryLimits:
     """After this time of retries behind one batch, no further retry begins."""
 
     def pause_seconds(self, attempts: int) -> float:
-        """Returns the pause after `attempts` failed attempts in a row."""
+        """Returns the pause after `attempts` consecutive failed attempts."""
         return backoff_seconds(self.first_pause_seconds, self.longest_pause_seconds, attempts)
 
 

@@ -38,7 +38,7 @@ def require_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str:
 
 
 def optional_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str | None:
-    """As `require_text`, but returns None if the value is missing or null."""
+    """Returns what `require_text` returns, but None if the value is missing or null."""
     return None if value is None else require_text(name, value, limit)
 
 
@@ -62,7 +62,7 @@ def parse_version(name: str, value: object) -> Version | None:
 
 
 def parse_version_text(name: str, value: object) -> Version | None:
-    """Like `parse_version`, but a text may hold an integer, as CloudEvents attributes do."""
+    """Parses a version as `parse_version` does, but also accepts an integer in a text, as in CloudEvents."""
     if type(value) is str and _INTEGER.fullmatch(value):
         number = int(value)
         if not MIN_INTEGER <= number <= MAX_INTEGER:

@@ -106,10 +106,14 @@ class FoldState:
     refuse: Callable[[HandlerRun, Effect], None] | None = None
     """A second check of effects, for rebuilds. Raises for an effect that is not allowed."""
     on_end: Callable[[HandlerRun, int, Write, WriteResult], None] | None = None
-    """For tests: receives each write that ends its handler because it changes nothing, with its number."""
+    """Only tests set it. Called with each write that changes nothing and therefore ends its handler, and with
+    the number of the write.
+    """
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
-    """For topics with dedup="natural": only the places of records that have letters."""
+    """Identity → the first record of the event. If the topic has dedup="natural", this contains only records
+    that have letters.
+    """
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
     """Keys of parked entities of the entity type that is folded."""

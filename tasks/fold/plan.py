@@ -88,7 +88,7 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
 
 
 def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> Planned:
-    """As `plan_event`, for one projection only. Ignores event types that the projection does not handle.
+    """Does the work of `plan_event` for one projection. Ignores event types that it does not handle.
 
     An event without an id is accepted, because a worker applied it while the topic had dedup="position".
     """

@@ -72,7 +72,7 @@ def join_installation(
     node: str,
     queues: Iterable[str] | None = None,
 ) -> Membership:
-    """As `join_once`, but waits while Postgres does not answer. SIGTERM ends the process during the wait.
+    """Joins as `join_once` does, but waits while Postgres does not answer. SIGTERM ends the process.
 
     Raises InstallationRefused, also for a wrong setting and a database that does not fit.
     """

@@ -16,7 +16,7 @@ from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import HandlerRun
 
 REPEATED = "repeated"
-CHUNK_RECORDS = 200  # per transaction; a worker's transaction may wait for it
+CHUNK_RECORDS = 200  # per transaction; a worker may have to wait until the transaction ends
 CHUNK_SECONDS = 0.1  # target time of one chunk
 FEWEST_RECORDS = 1  # also the size of the first chunk, when the speed of the handlers is not known
 
@@ -125,15 +125,16 @@ def judge_record(decoded: Decoded, known: Known | None) -> str:
 def needs_whole(decoded: Decoded, known: Known | None) -> bool:
     """Returns True if a record was read without its value, but a worker may have applied it whole. Pure.
 
-    A worker that read the record without its value identified it by the offset, until a redrive. Another
-    worker may have read the record whole, under a higher limit.
+    A worker that read the record without its value identified the record by its offset. A redrive may have
+    corrected this identity, or a worker with a higher limit may have read the whole record.
     """
     flaw = decoded.record.flaw
     return flaw is not None and flaw.is_cut and (known is None or known.outcome in TAKEN)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
-    """Returns a check that raises for effects that a rebuild must refuse. Types and fold check first."""
+    """Returns a check that raises for effects that a rebuild must refuse. The checks of types and of
+    the fold run before it."""
 
     def refuse(run: HandlerRun, effect: Effect) -> None:
         if isinstance(effect, Emit | Call):

@@ -1,4 +1,4 @@
-"""The compose file as a project of its own, in whatever engine there is; gone when the `with` block ends."""
+"""Runs the compose file as a project with its own name, in the container engine of this machine."""
 
 import json
 import os
@@ -16,24 +16,24 @@ from sluice.stack.patience import patient
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 
-# In this order. The second is the first as a program of its own.
+# In the order of preference. `docker-compose` is Compose as a separate program.
 CANDIDATES = (("docker", "compose"), ("docker-compose",), ("podman", "compose"))
-PROBE_SECONDS = 60.0  # an engine that starts with its first client
+PROBE_SECONDS = 60.0  # an engine may start only when its first client connects
 COMMAND_SECONDS = 120.0
-UP_SECONDS = 1_200.0  # images are pulled, ours is built
-STOP_SECONDS = 10  # instead of what the file grants: the data go, too
+UP_SECONDS = 1_200.0  # the engine pulls images, and builds the image of Sluice
+STOP_SECONDS = 10  # shorter than in the file, because the data are deleted afterwards
 LOG_LINES = 60
 
 Health = Literal["healthy", "starting", "unhealthy", "done", "failed"]
 
 
 class NoEngine(Exception):
-    """There is nothing that can bring the file up."""
+    """No container engine on this machine can run the file."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """One container of the project, as it is now."""
+    """The current state of one container of the project."""
 
     service: str
     name: str
@@ -42,9 +42,9 @@ class Container:
 
 
 def find_compose() -> tuple[str, ...]:
-    """The first compose command that reads the file, and whose engine answers, as words.
+    """Returns the words of the first compose command that reads the file and whose engine answers.
 
-    Raises NoEngine with what to install.
+    Raises NoEngine, whose text names what to install.
     """
     refusals = []
     for words in CANDIDATES:
@@ -61,7 +61,7 @@ def find_compose() -> tuple[str, ...]:
                 break
             if done.returncode:
                 said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-                refusals.append(f"`{' '.join(words)} {probe}` says: {said}")
+                refusals.append(f"`{' '.join(words)} {probe}` failed: {said}")
                 break
         else:
             return words
@@ -72,7 +72,7 @@ def find_compose() -> tuple[str, ...]:
 
 
 def read_health(state: Mapping[str, Any]) -> Health:
-    """What `inspect` says of a container's state."""
+    """Returns the health from the state of a container, as `inspect` prints it."""
     status = state["Status"].lower()
     if status in ("exited", "stopped", "dead"):
         return "done" if state["ExitCode"] == 0 else "failed"
@@ -84,7 +84,7 @@ def read_health(state: Mapping[str, Any]) -> Health:
 
 @dataclass(frozen=True)
 class ComposeProject:
-    """A project of the file. `environment`: the names in the file's ${…} that matter here."""
+    """A project that runs the file. `environment` has the values of ${…} in the file."""
 
     compose: tuple[str, ...]
     name: str
@@ -92,16 +92,16 @@ class ComposeProject:
 
     @property
     def engine(self) -> str:
-        """The program that speaks of single containers."""
+        """Returns the program that inspects and kills single containers."""
         return "podman" if self.compose[0] == "podman" or not shutil.which("docker") else "docker"
 
     def up(self, *options: str, **scale: int) -> None:
-        """Brings up what is missing, with so many of some services. Its own progress is shown."""
+        """Starts the services that do not run, and scales the given services. Compose prints its progress."""
         scales = [f"--scale={service}={count}" for service, count in scale.items()]
         self._run([*self._compose(), "up", "-d", *options, *scales], timeout_seconds=UP_SECONDS)
 
     def containers(self) -> list[Container]:
-        """All of the project, also those that ended."""
+        """Returns all containers of the project, including those that have ended."""
         label = f"label=com.docker.compose.project={self.name}"
         ids = self._output([self.engine, "ps", "-aq", "--filter", label]).split()
         found = json.loads(self._output([self.engine, "inspect", *ids])) if ids else []
@@ -119,11 +119,11 @@ class ComposeProject:
         )
 
     def kill(self, container: Container) -> None:
-        """kill -9; nobody starts it again."""
+        """Kills the container with SIGKILL. The engine does not restart it."""
         self._output([self.engine, "kill", "-s", "KILL", container.name])
 
     def print_logs(self) -> None:
-        """The ends of the logs of what is not well; of all if all are."""
+        """Prints the last log lines of the containers that are not healthy; of all if all are healthy."""
         containers = self.containers()
         unwell = [one for one in containers if one.health not in ("healthy", "done")]
         for one in unwell or containers:
@@ -132,12 +132,12 @@ class ComposeProject:
             subprocess.run(command, stderr=subprocess.STDOUT, timeout=patient(COMMAND_SECONDS), check=False)
 
     def down(self) -> None:
-        """Nothing of it is left but the images. It does not hear Ctrl-C."""
+        """Removes containers, networks and volumes of the project. Ctrl-C does not interrupt the command."""
         command = [*self._compose(), "down", "-v", "--remove-orphans", "-t", str(STOP_SECONDS)]
         self._run(command, timeout_seconds=COMMAND_SECONDS, own_session=True)
 
     def _compose(self) -> list[str]:
-        # Not the `.env` of whoever tests here, nor an override beside the file.
+        # Neither a `.env` file nor an override file of the developer changes the project.
         named = ["-f", str(COMPOSE_FILE), "--env-file", os.devnull, "-p", self.name]
         return [*self.compose, *named]
 
@@ -172,7 +172,7 @@ class ComposeProject:
 
 @contextmanager
 def brought_down(project: ComposeProject) -> Iterator[ComposeProject]:
-    """The project, taken down at the end, whatever happens in between; logs are printed where it failed."""
+    """Yields the project, and always takes it down at the end. Prints its logs after a failure."""
     try:
         yield project
     except KeyboardInterrupt:
@@ -181,7 +181,7 @@ def brought_down(project: ComposeProject) -> Iterator[ComposeProject]:
         project.print_logs()
         raise
     finally:
-        # Whoever presses Ctrl-C twice would else leave half of it.
+        # Without this, a second Ctrl-C would leave half of the containers.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             project.down()

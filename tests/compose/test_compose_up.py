@@ -1,4 +1,4 @@
-"""The compose file as its users meet it: up, scaled, events to their rows, a worker killed, down."""
+"""The compose file in a container engine: start, scale, apply events, kill a worker, stop."""
 
 import os
 import threading
@@ -36,20 +36,20 @@ PASSWORD = "for-this-test-alone"
 HANDLERS = "examples.shop.handlers"
 SERVICES = set(yaml.safe_load(COMPOSE_FILE.read_text())["services"])
 
-HEALTHY_SECONDS = 180.0  # Kafka may recover its logs, all of ours import at once
-LOOK_SECONDS = 1.0  # between two looks at the containers: each starts a program
+HEALTHY_SECONDS = 180.0  # Kafka may recover its logs, and all processes start at the same time
+LOOK_SECONDS = 1.0  # pause between two checks of the containers, because each check starts a program
 SHARED_SECONDS = 30.0
-TAKEN_OVER_SECONDS = 10.0  # a session that ends says so; one whose machine is gone, after 5
+TAKEN_OVER_SECONDS = 10.0  # Postgres ends the session of a killed worker at once, of a frozen one after 5 s
 APPLIED_SECONDS = 120.0
 
 BATCH = 100  # events
-PAUSE_SECONDS = 0.1  # between two batches: at most 1,000 events a second
-FLOWING = 2_000  # events applied before something is done to the workers
+PAUSE_SECONDS = 0.1  # pause between two batches, so at most 1,000 events a second
+FLOWING = 2_000  # number of events that are applied before the test kills a worker
 
 
 @pytest.fixture(scope="module")
 def project() -> ComposeProject:
-    """Not up yet: that is the test's."""
+    """Returns a project that is not started yet."""
     try:
         compose = find_compose()
     except NoEngine as error:
@@ -59,7 +59,9 @@ def project() -> ComposeProject:
     return ComposeProject(compose, f"sluice-test-{os.getpid()}", environment)
 
 
-def test_it_scales_and_a_killed_worker_costs_nothing(project: ComposeProject, tmp_path: Path) -> None:
+def test_the_services_scale_and_no_event_is_lost_when_a_worker_is_killed(
+    project: ComposeProject, tmp_path: Path
+) -> None:
     with brought_down(project), closing(deployment_of(project, tmp_path)) as deployment:
         timed("up, with the image built", lambda: project.up("--build"))
         timed("healthy after that", lambda: wait_healthy(project))
@@ -78,7 +80,7 @@ def test_it_scales_and_a_killed_worker_costs_nothing(project: ComposeProject, tm
             project.kill(victim)
             say("killed", time.monotonic() - begin)
             wait_shared(deployment, workers=2, timeout_seconds=TAKEN_OVER_SECONDS)
-            say("its queues are others', after the order to kill", time.monotonic() - begin)
+            say("the other workers hold its queues", time.monotonic() - begin)
             more = sum(deployment.outcomes().values()) + FLOWING
             timed("more events are applied", lambda: wait_applied(deployment, more))
             timed("down to 1 worker and 1 bridge", lambda: project.up(worker=1, bridge=1))
@@ -88,23 +90,23 @@ def test_it_scales_and_a_killed_worker_costs_nothing(project: ComposeProject, tm
         complaints = deployment.complaints(deployment.tables())
         assert not complaints, "\n".join(complaints[:20])
         records = sum(deployment.outcomes().values())
-        print(f"{records} records, as the oracle says", flush=True)
+        print(f"{records} records have the rows that the oracle computes", flush=True)
 
 
 def timed(what: str, act: Callable[[], None]) -> None:
-    """Does it, and says how long it took."""
+    """Calls `act` and prints its duration."""
     begin = time.monotonic()
     act()
     say(what, time.monotonic() - begin)
 
 
 def say(what: str, seconds: float) -> None:
-    """A line of the report."""
+    """Prints a line of the report."""
     print(f"{seconds:6.1f} s  {what}", flush=True)
 
 
 def deployment_of(project: ComposeProject, folder: Path) -> Deployment:
-    """The same as seen from this machine, through the published ports."""
+    """Returns a deployment that reaches the containers through their published ports."""
     port = {name: f"{LOOPBACK}:{project.environment[name]}" for name in PORT_NAMES}
     urls = StackUrls(
         database_url=f"postgresql+psycopg2://app:{PASSWORD}@{port['POSTGRES_PORT']}/sluice",
@@ -115,7 +117,7 @@ def deployment_of(project: ComposeProject, folder: Path) -> Deployment:
 
 
 def wait_healthy(project: ComposeProject) -> None:
-    """Until every container is healthy, and what was to run once has ended well. Says what it waits for."""
+    """Waits until all containers are healthy and `migrate` has succeeded. Prints what it waits for."""
     told = ""
 
     def healthy() -> bool:
@@ -134,12 +136,12 @@ def wait_healthy(project: ComposeProject) -> None:
 
 
 def count_of(project: ComposeProject, service: str) -> int:
-    """How many containers the service has."""
+    """Returns the number of containers of the service."""
     return sum(one.service == service for one in project.containers())
 
 
 def wait_shared(deployment: Deployment, *, workers: int, timeout_seconds: float = SHARED_SECONDS) -> None:
-    """Until so many workers hold all queues, none of them more than its share."""
+    """Waits until this number of workers holds all queues, in equal shares."""
 
     def shared() -> bool:
         found = read_workers(deployment.session)
@@ -151,7 +153,7 @@ def wait_shared(deployment: Deployment, *, workers: int, timeout_seconds: float 
 
 
 def wait_read(deployment: Deployment, *, bridges: int) -> None:
-    """Until so many members of the bridges' group have partitions."""
+    """Waits until this number of bridges has partitions."""
     servers = deployment.urls.kafka_bootstrap_servers
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
     group = deployment.installation.group
@@ -166,13 +168,13 @@ def wait_read(deployment: Deployment, *, bridges: int) -> None:
 
 
 def worker_at_work(project: ComposeProject, deployment: Deployment) -> Container:
-    """The container of a worker that is in the middle of a batch."""
+    """Returns the container of a worker that has a batch in flight."""
 
     def busy() -> list[str]:
         workers = read_workers(deployment.session).workers
         return [worker.node.partition("@")[2] for worker in workers if worker.busy_queue]
 
-    hostname = wait_until(busy, timeout_seconds=SHARED_SECONDS, what="a worker is at work")[0]
+    hostname = wait_until(busy, timeout_seconds=SHARED_SECONDS, what="a worker has a batch in flight")[0]
     [found] = [one for one in project.containers() if one.hostname == hostname]
     assert found.service == "worker"
     return found
@@ -180,7 +182,7 @@ def worker_at_work(project: ComposeProject, deployment: Deployment) -> Container
 
 @contextmanager
 def flowing_events(deployment: Deployment) -> Iterator[None]:
-    """Events of all kinds, for as long as the `with` block lasts. What went wrong in producing is raised."""
+    """Produces events of all kinds during the `with` block. Fails if an event could not be produced."""
     over = threading.Event()
     errors: list[Exception] = []
 
@@ -204,7 +206,7 @@ def flowing_events(deployment: Deployment) -> Iterator[None]:
 
 
 def wait_applied(deployment: Deployment, count: int) -> None:
-    """Until so many records have their outcome."""
+    """Waits until this number of records has an outcome."""
     wait_until(
         lambda: sum(deployment.outcomes().values()) >= count,
         timeout_seconds=APPLIED_SECONDS,
@@ -213,6 +215,6 @@ def wait_applied(deployment: Deployment, count: int) -> None:
 
 
 def settle(deployment: Deployment) -> None:
-    """Until all records have their outcome, and all that came of them is sent."""
+    """Waits until all records have an outcome, and all outgoing events are sent."""
     deployment.wait_settled(timeout_seconds=APPLIED_SECONDS)
     deployment.wait_sent(timeout_seconds=APPLIED_SECONDS)

@@ -1,4 +1,7 @@
-"""Relays under random failures: hundreds of seeds pass, and every mutant fails."""
+"""Relays under random failures: hundreds of seeds pass, and every mutant fails.
+
+A hint (`sent_through`) is the id up to which all rows of a queue are sent. A relay reads only rows above it.
+"""
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -36,14 +39,14 @@ def test_no_event_is_lost_invented_or_out_of_order(block: int, request: pytest.F
 
 
 class RowsReadWithTheLock(Outbox):
-    """A mutant that reads the page in the same statement as the lock, so from an older snapshot."""
+    """A mutant that reads the page in the statement that takes the lock, so from an older snapshot."""
 
     def page_state(self, pg: Postgres) -> Postgres:
         return self.snapshot
 
 
 class RefusalsReadWithTheLock(Outbox):
-    """A mutant that reads the lowest refused row in the same statement as the lock."""
+    """A mutant that reads the lowest refused row in the statement that takes the lock."""
 
     def lowest_refused(self, pg: Postgres) -> dict[str, int | None]:
         return super().lowest_refused(self.snapshot)
@@ -58,7 +61,7 @@ class KeysHeldInEveryQueue(Outbox):
 
 
 class HintsNeverRestored(Outbox):
-    """A mutant whose saved hints are not restored together with an older state of Postgres."""
+    """A mutant that keeps its saved hints when Postgres is restored to an older state."""
 
     saved: Mapping[str, int] = {}
 

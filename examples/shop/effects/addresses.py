@@ -33,7 +33,7 @@ def read_address(name: str) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise AddressMissing(f"{name}={url}: {error}; it looks like {example}") from error
+        raise AddressMissing(f"{name}={url}: {error}; set a URL such as {example}") from error
     if parts.scheme != scheme or host is None or port is None:
-        raise AddressMissing(f"{name} is {url or 'not set'}; it looks like {example}")
+        raise AddressMissing(f"{name} is {url or 'not set'}; set a URL such as {example}")
     return Address(host, port)

@@ -76,7 +76,9 @@ def require_generation(
 
 
 def how_to_get_one(projection: str, found: Sequence[str], states: Sequence[str]) -> str:
-    """Returns how a projection gets a generation in one of `states`. Empty if a rebuild makes none. Pure."""
+    """Returns how a projection gets a generation in one of `states`; an empty text if a rebuild cannot make
+    such a generation. Pure.
+    """
     if GenerationState.READY not in states:
         return ""
     if GenerationState.BUILDING in found:

@@ -167,7 +167,7 @@ def swap_refusals(
         )
     if deaths:
         yield (
-            f"{counted(deaths, 'event')} of the live generation failed in it or had to wait"
+            f"{counted(deaths, 'event')} of the live generation failed in this generation or had to wait"
             " behind a failed event:"
             f" redrive or drop them (`sluice dlq ls --projection {projection} --generation {generation}`), or"
             " correct the code, with a new revision"

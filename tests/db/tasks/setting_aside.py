@@ -77,7 +77,7 @@ class AsideBench(Bench):
         self.retry_until(lambda: not self.look("SELECT 1 FROM sluice.dead_letters WHERE state = 'waiting'"))
 
     def retry_until_attempts(self, attempts: int) -> None:
-        """Retries until every event in `retries` has at least `attempts` failed attempts in a row."""
+        """Retries until every event in `retries` has at least `attempts` consecutive failed attempts."""
         self.retry_until(lambda: all(row["attempts"] >= attempts for row in self.retries()))
 
     def letters(self) -> list[tuple[Any, ...]]:

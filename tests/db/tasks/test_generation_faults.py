@@ -1,4 +1,4 @@
-"""A fault in a generation affects only this generation. The handler of a projection writes only its table."""
+"""A fault in a generation affects only this generation. A handler writes only the table of its projection."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_an_event_that_postgres_refuses_is_a_letter_of_the_generation(bench: Ben
     assert bench.look(DEATHS) == [(1, number, "CheckViolation"), (2, number, "Waiting")]
     assert bench.rows(number) == {"a": (1_000, 1), "b": (7_000, 1)}
     assert bench.rows() == {"a": (6, 3), "b": (7, 1)}
-    with pytest.raises(OperationRefused, match="2 events of the live generation failed in it or had to wait"):
+    with pytest.raises(OperationRefused, match="2 events of the live generation failed in this"):
         generation_changes.plan_swap(fixed.session, fixed.registry, "totals", number, back=False)
 
 

@@ -96,8 +96,8 @@ def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_hal
         assert holders(deployment) == dict.fromkeys(deployment.queues("thing"), "old")
     new.start_worker(queues if named else None, name="new")
     if named:
-        # If both workers ran, both would pop from the same lists. The bridge sends the messages that the old
-        # worker leaves again, but with growing pauses.
+        # If both workers ran, both would pop from the same lists. If the old worker leaves a message, the
+        # bridge sends the message again, but with growing pauses.
         old_worker.stop()
     deployment.produce(things(EVENTS, first=EVENTS))
     deployment.wait_settled(timeout_seconds=180)

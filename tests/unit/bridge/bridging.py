@@ -47,7 +47,7 @@ class Queue:
         return batch
 
     def look(self, now: float, found: Whereabouts = NOWHERE) -> dict[Lane, Resend]:
-        """Searches lost messages as the loop does: searches, reads the progress, and searches again."""
+        """Searches for lost messages as the loop does: searches, reads the progress, and searches again."""
         if not self.buffer.needs_search(now):
             return {}
         resent = self.buffer.resend_lost(now, found)

@@ -245,7 +245,7 @@ def test_the_outcome_of_a_redrive_is_printed_for_each_entity() -> None:
     assert redriven_lines(done) == [
         "order/a: 3 applied, 1 stale; unparked",
         "order/b: 1 dead; blocked by orders:0:1 CheckViolation: no",
-        "order/c: nothing",
+        "order/c: no letter redriven",
         "order, 7: 1 applied",
     ]
     assert json.loads(as_json(redriven_documents(done)))[1]["blocked_by"] == "orders:0:1 CheckViolation: no"

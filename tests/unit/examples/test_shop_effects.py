@@ -58,7 +58,7 @@ def test_a_missing_address_means_not_sent(
         effect(call)
     for wrong in ("127.0.0.1:80", f"{scheme}://127.0.0.1", "ftp://127.0.0.1:21", f"{scheme}://127.0.0.1:x"):
         monkeypatch.setenv(name, wrong)
-        with pytest.raises(NotSent, match="it looks like"):
+        with pytest.raises(NotSent, match="set a URL such as"):
             effect(call)
 
 

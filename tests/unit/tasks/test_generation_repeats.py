@@ -1,7 +1,7 @@
-"""Tests if a generation contains an event that the live generation applied from an earlier record.
+"""How a new generation judges a repeated event, which the live generation applied from an earlier record.
 
-HELD: the generation contains the event. GONE: its log no longer has the earlier record. AHEAD: the generation
-has not reached the earlier record yet.
+HELD: the generation contains the event. GONE: the log in Kafka no longer has the earlier record. AHEAD: the
+generation has not reached the earlier record yet.
 """
 
 from uuid import UUID
@@ -41,7 +41,8 @@ def generation(*, has_been_live: bool = False, from_checkpoint: bool = False) ->
         (first(), Found(False, True), generation(), 49, HELD),
         (first(), Found(False, False), generation(), 49, GONE),
         (first(), Found(True, False), generation(), 49, HELD),
-        # The live generation wrote the event, or a checkpoint copied it.
+        # No rebuild has read the offset: the live generation's transaction wrote the event, or a checkpoint
+        # contained it.
         (first(), Found(False, None), generation(), 49, HELD),
         (first(offset=49), Found(False, None), generation(), 49, HELD),
         (first(offset=60), Found(False, None), generation(), 49, AHEAD),

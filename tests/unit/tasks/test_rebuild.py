@@ -36,10 +36,10 @@ offsets = st.lists(st.integers(0, 2_000), unique=True, max_size=600).map(sorted)
 def test_a_chunk_never_passes_the_live_generation_and_reaches_it_only_under_the_lock(
     waiting: Sequence[int], live: int, read_on: int, most: int, is_full: bool
 ) -> None:
-    read_through = max([-1, *waiting]) + read_on  # the waiting records were read
+    read_through = max([-1, *waiting]) + read_on  # every waiting record was read
     chunk = next_chunk(waiting, live=live, read_through=read_through, most=most, is_full=is_full)
     if chunk is None:
-        assert read_through < live, "no chunk only if more records must be read"
+        assert read_through < live, "next_chunk returns None only if more records must be read first"
         assert not is_full or not waiting, "a full buffer gives a chunk"
         return
     assert chunk.records <= most
@@ -145,7 +145,7 @@ def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
         (None, None, False, 0, "never compared"),
         (5, 1, False, 0, "differs in 5 rows and is not approved: run `sluice rebuild approve sums --reason"),
         (0, 2, True, 0, "compared with generation 2, but generation 1 is live"),
-        (0, 1, False, 3, "3 events of the live generation failed in it or had to wait"),
+        (0, 1, False, 3, "3 events of the live generation failed in this generation or had to wait"),
     ],
 )
 def test_a_swap_is_refused_without_a_valid_comparison_or_with_failed_events(
@@ -179,4 +179,4 @@ def test_without_a_ready_generation_the_refusal_names_how_to_get_a_generation() 
         ': start one by `sluice rebuild start sums --reason "…"`'
     )
     assert "wait for the one that is building" in how_to_get_one("sums", ["live", "building"], ["ready"])
-    assert how_to_get_one("sums", ["live"], ["stopped"]) == "", "a rebuild makes none"
+    assert how_to_get_one("sums", ["live"], ["stopped"]) == "", "a rebuild makes no stopped generation"
