@@ -14,7 +14,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 DEATHS_WITHOUT_PAUSE = 6
 """The number of consecutive failures without a pause.
 
-It is enough for two events that end a worker three times each.
+An event becomes a dead letter after three deaths, so this number is enough for two such events.
 """
 STEADY_SECONDS = 60.0
 """A worker that ran for at least this long did not fail at its start."""
@@ -32,8 +32,8 @@ class ProcessTimes(NamedTuple):
 class HandlerClock:
     """Measures how long the worker has run handlers of one event, by the supervisor's own ticks.
 
-    Time in which the worker could not run does not count, because it was stopped, waited for a disk, or got
-    no processor on a busy machine.
+    Time does not count while the worker is stopped, waits for a disk, or gets no processor on a busy
+    machine.
     """
 
     def __init__(self, limit_seconds: float) -> None:

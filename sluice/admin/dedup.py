@@ -115,8 +115,8 @@ def change_dedup_now(session: Session, plan: DedupChange, decision: Decision) ->
         if shards is None or effective_mode(plan.before, stored) != plan.before:
             raise OperationRefused(f"topic {plan.topic} was changed meanwhile; run the command again")
         refuse_synced(session)
-        # Under the locks, because a batch may have been committed after the wait. A record above the
-        # watermark would be read again, and judged by the new mode.
+        # The records in flight are read under the locks, because a batch may have been committed after the
+        # wait. A record above the watermark would be read again, and judged by the new mode.
         unsettled = read_unsettled(session, plan.entity)
         if unsettled.lanes:
             return unsettled

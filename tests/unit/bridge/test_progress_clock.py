@@ -1,4 +1,4 @@
-"""The progress is read in time, and only as often as a reading can cause a change."""
+"""The bridge reads the progress in time, and reads it only when the result may cause a change."""
 
 from random import Random
 
