@@ -5,10 +5,11 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from sluice.db.connect_failures import ConnectCause, ConnectFailed, describe_failure, judge_connect_text
 from sluice.db.connect_probe import read_sqlstate_text
+from sluice.runtime.secret_files import SecretUnreadable, current_url
 
 # Options for an unreachable server, or a network that drops packets. Without them, a worker would wait for
 # the kernel's time-out of 15 minutes. They do not limit the time of a statement that the server's machine has
@@ -28,8 +29,9 @@ def open_connection(
     """Connects to the primary. Raises ConnectFailed.
 
     With `may_be_read_only`, accepts a standby or a server that refuses writes, if no primary answers.
-    `options` are the settings of the session in libpq's form.
+    `options` are the settings of the session in libpq's form. The files of secrets are read at each connect.
     """
+    url = _with_current_secrets(url)
     target: dict[str, Any] = {**CONNECTION, **url.query}
     target |= url.translate_connect_args(username="user", database="dbname")
     target.setdefault("target_session_attrs", "read-write")
@@ -40,6 +42,14 @@ def open_connection(
         if failed.cause is not ConnectCause.READ_ONLY or not may_be_read_only:
             raise
     return _connect({**target, "target_session_attrs": "any"})
+
+
+def _with_current_secrets(url: URL) -> URL:
+    try:
+        return make_url(current_url(url.render_as_string(hide_password=False)))
+    except SecretUnreadable as error:
+        # The file may be replaced at this moment.
+        raise ConnectFailed(f"cannot connect to Postgres: {error}", ConnectCause.AWAY) from None
 
 
 def _connect(target: Mapping[str, Any]) -> psycopg2.extensions.connection:

@@ -92,8 +92,12 @@ def psql(context: typer.Context) -> None:
     # Imported here: `make clean` runs this file, perhaps without these packages.
     from sqlalchemy.engine import make_url
 
+    from sluice.runtime.secret_files import current_url
+    from sluice.runtime.settings import with_secrets
+
     try:
-        url = make_url(os.environ.get(DATABASE_URL) or Stack(ROOT).database_url())
+        named = with_secrets(os.environ).get(DATABASE_URL)
+        url = make_url(current_url(named) if named else Stack(ROOT).database_url())
         program = find_psql()
     except StackError as error:
         _fail(error)

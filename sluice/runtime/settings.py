@@ -17,8 +17,20 @@ from pydantic_core import ErrorDetails
 
 from sluice.runtime.installation import NAME_PATTERN
 from sluice.runtime.partition_share import PartitionShare, parse_share
+from sluice.runtime.secret_files import (
+    PASSWORD_FILE,
+    SENTINEL_PASSWORD,
+    SENTINEL_PASSWORD_FILE,
+    URL_FILE,
+    SecretUnreadable,
+    add_option,
+    read_secret,
+    with_password,
+)
+from sluice.runtime.service_links import without_service_links
 
 PREFIX = "SLUICE_"
+FILE_SUFFIX = "_FILE"
 MAX_SOURCE_CHARACTERS = 255
 
 MISSING_HINT = (
@@ -60,7 +72,16 @@ class Settings(FaultSettings):
     """
 
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
+    database_password: SecretStr = Field(
+        SecretStr(""), description="password for Postgres, in place of the URL's; any character"
+    )
     redis_url: SecretStr = Field(description="redis://host:port/0")
+    redis_password: SecretStr = Field(
+        SecretStr(""), description="password for Redis, in place of the URL's; any character"
+    )
+    redis_sentinel_password: SecretStr = Field(
+        SecretStr(""), description="password for the Sentinels of a sentinel:// URL"
+    )
     kafka_bootstrap_servers: str = Field(description="host:port[,host:port]")
     handlers: str = Field("", description="modules with handlers, comma separated")
     name: str = Field(
@@ -136,21 +157,71 @@ class Settings(FaultSettings):
     @field_validator("database_url")
     @classmethod
     def _driver_is_named(cls, url: SecretStr) -> SecretStr:
-        scheme = url.get_secret_value().partition("://")[0]
+        scheme, separator, _ = url.get_secret_value().partition("://")
         if scheme != "postgresql+psycopg2":
             # For the scheme without a driver, SQLAlchemy 2.1 uses psycopg 3, which is not installed here.
-            raise ValueError(f"starts with {scheme!r}; write postgresql+psycopg2://…")
+            # A text without a scheme may be a password.
+            found = f"starts with {scheme!r}" if separator else "has no scheme"
+            raise ValueError(f"{found}; write postgresql+psycopg2://…")
         return url
 
 
+SECRETS = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+"""The settings that may be in a file: SLUICE_X_FILE names the file of SLUICE_X."""
+
+
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Returns the settings. Raises SettingsError with a sentence per wrong, missing or unknown name."""
-    environ = os.environ if environ is None else environ
-    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    """Returns the settings. Raises SettingsError with a sentence per wrong, missing or unknown name.
+
+    Ignores the variables that Kubernetes adds for Services. The URLs contain the passwords that have settings
+    of their own, or the names of their files.
+    """
+    environ = without_service_links(os.environ if environ is None else environ)
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    files = {f"{PREFIX}{name.upper()}{FILE_SUFFIX}" for name in SECRETS}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known | files)
     if unknown:
-        raise SettingsError(f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    return _validate(Settings, environ)
+        raise SettingsError(
+            f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))},"
+            f" and with {FILE_SUFFIX} at its end each of {', '.join(PREFIX + one.upper() for one in SECRETS)}"
+        )
+    return _validate(Settings, with_secrets(environ))
+
+
+def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment with the secrets from their files, and with the passwords in the URLs.
+
+    Raises SettingsError.
+    """
+    made, files = dict(environ), {}
+    for secret in SECRETS:
+        name = PREFIX + secret.upper()
+        path = made.pop(name + FILE_SUFFIX, "")
+        if not path:
+            continue
+        if made.get(name):
+            raise SettingsError(f"{name} and {name}{FILE_SUFFIX} are both set; set only one of them")
+        try:
+            made[name] = read_secret(path)
+        except SecretUnreadable as error:
+            raise SettingsError(f"{name}{FILE_SUFFIX}: {error}") from None
+        files[name] = path
+    for server in ("DATABASE", "REDIS"):
+        url, password = f"{PREFIX}{server}_URL", f"{PREFIX}{server}_PASSWORD"
+        if not made.get(url):
+            continue
+        if url in files:
+            made[url] = add_option(made[url], URL_FILE, files[url])
+        if password in files:
+            made[url] = add_option(made[url], PASSWORD_FILE, files[password])
+        elif made.get(password):
+            made[url] = with_password(made[url], made[password])
+    url, password = f"{PREFIX}REDIS_URL", f"{PREFIX}REDIS_SENTINEL_PASSWORD"
+    if made.get(url) and password in files:
+        made[url] = add_option(made[url], SENTINEL_PASSWORD_FILE, files[password])
+    elif made.get(url) and made.get(password):
+        made[url] = add_option(made[url], SENTINEL_PASSWORD, made[password])
+    return made
 
 
 def read_faults(environ: Mapping[str, str]) -> str:

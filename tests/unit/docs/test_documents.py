@@ -34,7 +34,7 @@ def test_all_settings_are_listed_with_their_defaults() -> None:
         PREFIX + name.upper(): "required"
         if field.is_required()
         else "empty"
-        if field.default == ""
+        if str(field.default) == ""
         else f"`{field.default}`"
         for name, field in Settings.model_fields.items()
     }

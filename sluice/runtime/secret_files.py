@@ -1,0 +1,76 @@
+"""Puts passwords into the URLs of the services, and reads secrets from files.
+
+A URL names the files of its secrets in options, which the settings add. `current_url` reads the files, and is
+called at each connect. So a process uses a new password without a restart.
+"""
+
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+URL_FILE, PASSWORD_FILE = "sluice_url_file", "sluice_password_file"
+SENTINEL_PASSWORD_FILE, SENTINEL_PASSWORD = "sluice_sentinel_password_file", "sentinel_password"
+
+
+class SecretUnreadable(OSError):
+    """Raised if the file of a secret cannot be read. The message has the name of the file."""
+
+
+def read_secret(path: str) -> str:
+    """Returns the content of a file, without line breaks at its end. Raises SecretUnreadable."""
+    try:
+        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise SecretUnreadable(f"cannot read the file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SecretUnreadable(f"cannot read the file {path}: it is not UTF-8") from None
+    if not secret:
+        raise SecretUnreadable(f"cannot read the file {path}: it is empty")
+    return secret
+
+
+def with_password(url: str, password: str) -> str:
+    """Returns the URL with this password in place of its own. The password may hold any character."""
+    user = _split(url)[1].partition(":")[0]
+    return _with_credentials(url, f"{user}:{quote(password, safe='')}")
+
+
+def add_option(url: str, name: str, value: str) -> str:
+    """Returns the URL with one more option in its query."""
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"
+
+
+def current_url(url: str) -> str:
+    """Returns the URL with the secrets that its files contain now. Raises SecretUnreadable.
+
+    Of a URL in a file only user and password are used: another address needs a restart.
+    """
+    plain, _, query = url.partition("?")
+    kept, files = [], {}
+    for option in query.split("&") if query else []:
+        name, _, value = option.partition("=")
+        if name in (URL_FILE, PASSWORD_FILE, SENTINEL_PASSWORD_FILE):
+            files[name] = unquote(value)
+        else:
+            kept.append(option)
+    made = f"{plain}?{'&'.join(kept)}" if kept else plain
+    if URL_FILE in files:
+        made = _with_credentials(made, _split(read_secret(files[URL_FILE]))[1])
+    if PASSWORD_FILE in files:
+        made = with_password(made, read_secret(files[PASSWORD_FILE]))
+    if SENTINEL_PASSWORD_FILE in files:
+        made = add_option(made, SENTINEL_PASSWORD, read_secret(files[SENTINEL_PASSWORD_FILE]))
+    return made
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Returns the URL up to `://`, `user:password`, and the rest behind the `@`."""
+    scheme, _, rest = url.partition("://")
+    ends = [at for at in map(rest.find, "/?#") if at >= 0]
+    end = min(ends, default=len(rest))
+    credentials, _, host = rest[:end].rpartition("@")
+    return f"{scheme}://", credentials, host + rest[end:]
+
+
+def _with_credentials(url: str, credentials: str) -> str:
+    scheme, _, rest = _split(url)
+    return f"{scheme}{credentials}@{rest}" if credentials else f"{scheme}{rest}"
