@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from sluice.admin.decisions import OperationRefused
 from sluice.db.delivery.living_processes import Process
 from sluice.runtime.installation import NAME_PATTERN, Installation
-from sluice.runtime.redis_client import SOCKET_TIMEOUT_SECONDS
+from sluice.runtime.redis_pool import open_client
 
 PAGE_KEYS = 1_000  # read or deleted per round trip; Redis serves other clients in between
 _PREFIX = re.compile(rf"({NAME_PATTERN}-[0-9a-f]{{8}}):")
@@ -46,11 +46,7 @@ def group_of(key: bytes) -> str | None:
 
 def open_redis(redis_url: str) -> Redis:
     """Returns a client that sees the keys of all installations."""
-    return Redis.from_url(
-        redis_url,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
-    )
+    return open_client(redis_url)
 
 
 def read_prefixes(client: Redis) -> list[PrefixUse]:

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from sluice.runtime.installation import Installation
-from sluice.runtime.redis_client import SOCKET_TIMEOUT_SECONDS
+from sluice.runtime.redis_address import parse_redis_url
+from sluice.runtime.redis_pool import LIMITS
 from sluice.runtime.redis_transport import install_transport
+from sluice.runtime.secret_files import current_url
 from sluice.runtime.settings import Settings
 
 RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maintenance", "effects", "rebuild"
@@ -39,8 +42,7 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "unacked_restore_limit": 100,
     # With one priority, each queue is one list with the name of the queue, and LLEN returns its length.
     "priority_steps": [0],
-    "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-    "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+    **LIMITS,
     "health_check_interval": 10,
 }
 
@@ -71,7 +73,8 @@ class SluiceCelery(Celery):  # type: ignore[misc]
 def make_celery(settings: Settings, read_installation: Callable[[], Installation]) -> SluiceCelery:
     """Returns an application that can publish. Imports no handlers and connects to no service."""
     install_transport()
-    app = SluiceCelery("sluice", broker=settings.redis_url.get_secret_value())
+    redis_url = settings.redis_url.get_secret_value()
+    app = SluiceCelery("sluice", broker=flower_url(redis_url))
     app.sluice_settings = settings
     app.read_installation = read_installation
     app.conf.update(
@@ -87,9 +90,44 @@ def make_celery(settings: Settings, read_installation: Callable[[], Installation
         broker_transport_options={
             **TRANSPORT_OPTIONS,
             "visibility_timeout": settings.visibility_timeout_seconds,
+            "redis_url": redis_url,
+            **flower_sentinel_options(redis_url),
         },
+        broker_use_ssl=flower_tls_options(redis_url),
     )
     return app
+
+
+def flower_url(redis_url: str) -> str:
+    """Returns the address in the form that Flower and kombu parse. The transport uses its option `redis_url`.
+
+    Of several Sentinels it has the first one. Raises SecretUnreadable.
+    """
+    address = parse_redis_url(current_url(redis_url))
+    login = f"{quote(address.username, safe='')}:{quote(address.password, safe='')}@"
+    login = login if address.username or address.password else ""
+    if address.path:
+        return f"redis+socket://{login}{address.path}"
+    host, port = address.servers[0]
+    scheme = "sentinel" if address.service else "redis" if address.tls is None else "rediss"
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{login}{host}:{port}/{address.database}"
+
+
+def flower_tls_options(redis_url: str) -> dict[str, Any] | None:
+    """Returns the options with which Flower verifies the certificate; None without TLS."""
+    tls = parse_redis_url(redis_url).tls
+    return None if tls is None else dict(tls)
+
+
+def flower_sentinel_options(redis_url: str) -> dict[str, Any]:
+    """Returns the options with which Flower finds the server behind a Sentinel."""
+    address = parse_redis_url(current_url(redis_url))
+    if not address.service:
+        return {}
+    login = {"username": address.sentinel_username or None, "password": address.sentinel_password or None}
+    tls = {} if address.tls is None else {"ssl": True, **address.tls}
+    return {"master_name": address.service, "sentinel_kwargs": {**login, **tls}}
 
 
 def apply_queue(name: str) -> Queue:

@@ -14,9 +14,7 @@ import redis
 from redis import client
 
 from sluice.runtime.dropped_messages import dropped
-
-SOCKET_TIMEOUT_SECONDS = 5
-"""The longest time for which a Redis that drops packets blocks a loop."""
+from sluice.runtime.redis_pool import open_pool
 
 _TYPES = {
     "unacked": "hash",
@@ -290,11 +288,6 @@ class PrefixedPubSub(client.PubSub):
 
 def build_redis(redis_url: str, prefix: str, **options: Any) -> PrefixedRedis:
     """Returns a client of the installation with this prefix. It connects at its first command."""
-    limits = {
-        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-        "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
-    }
-    pool = redis.ConnectionPool.from_url(redis_url, **(limits | options))
-    made = PrefixedRedis(connection_pool=pool, redis_prefix=prefix)
+    made = PrefixedRedis(connection_pool=open_pool(redis_url, **options), redis_prefix=prefix)
     made.auto_close_connection_pool = True
     return made

@@ -5,7 +5,8 @@ themselves.
 """
 
 import re
-from urllib.parse import urlsplit
+
+from sluice.runtime.redis_address import parse_redis_url
 
 SETTING = "SLUICE_REDIS_URL"
 
@@ -13,8 +14,9 @@ _ADVICE = (
     (
         "WRONGPASS|NOAUTH|AuthenticationError|already authenticated|invalid username-password"
         "|invalid password|without any password configured|no password is set|Authentication required",
-        f"correct the user or the password in {SETTING}",
+        f"correct the user or the password in {SETTING} or SLUICE_REDIS_PASSWORD",
     ),
+    ("server runs in cluster mode", "use a Redis without cluster mode, alone or with Sentinel"),
     (r"NOPERM|no permissions? to", "allow the command to the user with ACL SETUSER"),
     (r"DB index is out of range|SELECT is not allowed", f"correct the number of the database in {SETTING}"),
     (
@@ -49,10 +51,5 @@ def describe_failure(error: BaseException, redis_url: str) -> str:
 
 
 def redis_address(redis_url: str) -> str:
-    """Returns host:port/database, and the user if there is one; never the password."""
-    url = urlsplit(redis_url)
-    if url.scheme == "unix":
-        return url.path
-    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or "localhost"
-    user = f" (user {url.username})" if url.username else ""
-    return f"{host}:{url.port or 6379}{url.path}{user}"
+    """Returns host:port/database, and the user if there is one; never the password. Raises ValueError."""
+    return str(parse_redis_url(redis_url))

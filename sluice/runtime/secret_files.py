@@ -73,4 +73,6 @@ def _split(url: str) -> tuple[str, str, str]:
 
 def _with_credentials(url: str, credentials: str) -> str:
     scheme, _, rest = _split(url)
+    if not rest:
+        return url  # it is no URL, and is refused as it is
     return f"{scheme}{credentials}@{rest}" if credentials else f"{scheme}{rest}"

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from redis.connection import parse_url
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -57,10 +56,6 @@ def read_addresses(settings: Settings) -> StackUrls:
     except (ArgumentError, ValueError):
         # The text of the error is left out, because it may contain the password.
         raise SettingsError("SLUICE_DATABASE_URL cannot be read as a URL") from None
-    try:
-        parse_url(settings.redis_url.get_secret_value())  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        raise SettingsError(f"SLUICE_REDIS_URL: {error}") from None
     for server in settings.kafka_bootstrap_servers.split(","):
         host, _, port = server.rpartition(":")
         if not host or not port.isdigit():

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from sluice.runtime.installation import NAME_PATTERN
 from sluice.runtime.partition_share import PartitionShare, parse_share
+from sluice.runtime.redis_address import parse_redis_url
 from sluice.runtime.secret_files import (
     PASSWORD_FILE,
     SENTINEL_PASSWORD,
@@ -153,6 +154,14 @@ class Settings(FaultSettings):
     @classmethod
     def _share_is_valid(cls, share: str) -> str:
         return str(parse_share(share))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_valid(cls, url: SecretStr) -> SecretStr:
+        for path in parse_redis_url(url.get_secret_value()).files:
+            if not os.access(path, os.R_OK):
+                raise ValueError(f"cannot read the file {path}")
+        return url
 
     @field_validator("database_url")
     @classmethod

@@ -13,6 +13,7 @@ from sluice.db.records import KnownClaims
 from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
 from sluice.runtime.installation import Installation
 from sluice.runtime.redis_client import build_redis
+from sluice.runtime.redis_pool import require_no_cluster
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Claim, find_foreign, find_unproven, open_claim
 
@@ -110,8 +111,9 @@ class ClaimReader:
         """Reads Redis, Kafka, then Postgres. In this order, a claim of this database that was
         written meanwhile counts as known.
 
-        Raises RedisError and psycopg2.Error.
+        Raises RedisError, also for a Redis Cluster, and psycopg2.Error.
         """
+        require_no_cluster(self.redis)
         claims = frozenset(self.read_redis().claims.values())
         in_kafka = self.read_kafka() if with_kafka else None
         with closing(self.open_session()) as session:

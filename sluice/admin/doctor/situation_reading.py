@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
-from redis import Redis
 
 from sluice.admin.connection import read_refusal
 from sluice.admin.doctor.facts import (
@@ -44,8 +43,7 @@ from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.runtime.redis_client import build_redis
-
-REDIS_TIMEOUT_SECONDS = 5
+from sluice.runtime.redis_pool import open_client, require_no_cluster
 
 
 def read_situation(session: Session, name: str, declared: DeclaredFacts) -> PostgresFacts:
@@ -128,8 +126,8 @@ def _leaving(session: Session, declared: DeclaredFacts) -> LeavingFacts:
 
 def read_redis_memory(url: str) -> RedisFacts:
     """Returns version, memory and eviction policy of Redis. Raises RedisError."""
-    limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
-    with Redis.from_url(url, decode_responses=True, **limits) as redis:
+    with open_client(url, decode_responses=True) as redis:
+        require_no_cluster(redis)
         # Read by INFO, because a managed Redis refuses CONFIG.
         information: Any = redis.info()
     return RedisFacts(

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from uuid import UUID
 
-from redis import Redis
 from sqlalchemy import Table
 
 from sluice.db.admin.retrying import count_retrying
@@ -32,6 +31,7 @@ from sluice.runtime.installation import Installation
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.redis_client import PrefixedRedis, build_redis
+from sluice.runtime.redis_pool import open_client
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.patience import patient
 from sluice.tasks.fold.registry import Registry
@@ -99,7 +99,7 @@ class Deployment:
 
     def wipe_redis(self) -> None:
         """Deletes all keys of the Redis database, also those of other installations."""
-        with Redis.from_url(self.urls.redis_url) as client:
+        with open_client(self.urls.redis_url) as client:
             client.flushdb()
 
     @cached_property

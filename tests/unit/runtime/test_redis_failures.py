@@ -52,7 +52,7 @@ def test_an_error_is_reported_in_one_line_without_the_password() -> None:
     error = exceptions.AuthenticationError("invalid username-password pair\nor user is disabled.")
     assert describe_failure(error, "redis://alice:secret@cache:6380/3") == (
         "cannot use cache:6380/3 (user alice): invalid username-password pair or user is disabled;"
-        " correct the user or the password in SLUICE_REDIS_URL"
+        " correct the user or the password in SLUICE_REDIS_URL or SLUICE_REDIS_PASSWORD"
     )
 
 
@@ -60,9 +60,10 @@ def test_an_error_is_reported_in_one_line_without_the_password() -> None:
     ("url", "address"),
     [
         ("redis://127.0.0.1:6379/0", "127.0.0.1:6379/0"),
-        ("rediss://:secret@cache", "cache:6379"),
+        ("rediss://:secret@cache", "cache:6379/0"),
         ("redis://[::1]:7000/1", "[::1]:7000/1"),
         ("unix://:secret@/run/redis.sock?db=2", "/run/redis.sock"),
+        ("sentinel://:secret@a,b:7000/main/1", "a:26379,b:7000/main/1"),
     ],
 )
 def test_the_address_is_shown_without_the_password(url: str, address: str) -> None:

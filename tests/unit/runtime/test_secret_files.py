@@ -81,7 +81,8 @@ def test_each_secret_may_be_in_a_file(secret: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["hunter2", "postgresql://me:hunter2@db/x", "hunter2@db"])
-def test_no_error_contains_a_secret(wrong: str) -> None:
+@pytest.mark.parametrize("password", ["", "hunter2"])
+def test_no_error_contains_a_secret(wrong: str, password: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        read_settings({**ENVIRON, "SLUICE_DATABASE_URL": wrong})
+        read_settings({**ENVIRON, "SLUICE_DATABASE_URL": wrong, "SLUICE_DATABASE_PASSWORD": password})
     assert "hunter2" not in str(refused.value)

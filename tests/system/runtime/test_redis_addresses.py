@@ -1,0 +1,146 @@
+"""Both clients, redis-py and kombu, use the same address: TLS, passwords in files, sockets, Sentinels."""
+
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+from uuid import UUID
+
+import pytest
+from redis.exceptions import RedisError
+
+from sluice.runtime.celery_options import make_celery
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import build_redis
+from sluice.runtime.redis_failures import describe_failure
+from sluice.runtime.redis_pool import ClusterRefused, open_client, require_no_cluster
+from sluice.runtime.secret_files import current_url
+from sluice.runtime.settings import Settings, read_settings
+from tests.harness.certificates import Authority
+from tests.harness.redis_servers import RedisServers, redis_servers
+
+INSTALLATION = Installation("sluice", UUID(int=7))
+PRINTABLE = string.digits + string.ascii_letters + string.punctuation + " äß€"
+ENVIRON = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:1/none",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+}
+
+
+def settings_of(url: str, **environ: str) -> Settings:
+    return read_settings({**ENVIRON, "SLUICE_REDIS_URL": url, **environ})
+
+
+def ask_redis_py(settings: Settings) -> None:
+    with build_redis(settings.redis_url.get_secret_value(), INSTALLATION.redis_prefix) as client:
+        client.llen("queue")
+
+
+def ask_kombu(settings: Settings) -> None:
+    """Uses the connections of kombu for commands and for BRPOP, which a worker's loop reads."""
+    app = make_celery(settings, lambda: INSTALLATION)
+    with app.connection() as connection:
+        channel = connection.transport.create_channel(connection.transport.establish_connection())
+        channel._size("queue")
+        with channel.conn_or_acquire(channel.subclient) as client:
+            client.connection_pool.get_connection().send_command("PING")
+        channel.close()
+
+
+CLIENTS = [ask_redis_py, ask_kombu]
+Ask = Callable[[Settings], None]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[RedisServers]:
+    with redis_servers(tmp_path / "redis") as made:
+        yield made
+
+
+def failure_of(ask: Ask, settings: Settings) -> str:
+    with pytest.raises(RedisError) as caught:
+        ask(settings)
+    return describe_failure(caught.value, settings.redis_url.get_secret_value())
+
+
+@pytest.mark.parametrize("ask", CLIENTS)
+def test_both_clients_verify_certificate_and_host_name(
+    ask: Ask, servers: RedisServers, tmp_path: Path
+) -> None:
+    own, other = Authority(tmp_path / "own"), Authority(tmp_path / "other")
+    server, client = own.issue("server", host="localhost"), own.issue("client", host="client")
+    port = servers.start_tls(server.certificate, server.key, own.file)
+    ca = f"ssl_ca_certs={own.file}"
+    login = f"ssl_certfile={client.certificate}&ssl_keyfile={client.key}"
+    good = f"rediss://localhost:{port}/0?{ca}&{login}"
+    ask(settings_of(good))
+    ask(settings_of(f"rediss://127.0.0.1:{port}?{ca}&{login}&ssl_check_hostname=false"))
+    ask(settings_of(f"rediss://127.0.0.1:{port}?{login}&ssl_cert_reqs=none"))
+    refused = (
+        f"rediss://localhost:{port}?{login}",
+        f"rediss://localhost:{port}?ssl_ca_certs={other.file}&{login}",
+        f"rediss://127.0.0.1:{port}?{ca}&{login}",
+    )
+    for url in refused:
+        assert "the certificates in SLUICE_REDIS_URL" in failure_of(ask, settings_of(url)), url
+    # With TLS 1.3 the server closes the connection after the handshake, so the text of the error varies.
+    assert failure_of(ask, settings_of(f"rediss://localhost:{port}?{ca}"))
+
+
+@pytest.mark.parametrize("ask", CLIENTS)
+def test_a_password_with_any_character_is_read_again_at_each_connect(
+    ask: Ask, servers: RedisServers, tmp_path: Path
+) -> None:
+    port = servers.start("--requirepass", "first")
+    url, file = f"redis://:of-the-url@127.0.0.1:{port}/0", tmp_path / "password"
+    file.write_text("first\n")
+    settings = settings_of(url, SLUICE_REDIS_PASSWORD_FILE=str(file))
+    ask(settings)
+    with open_client(current_url(settings.redis_url.get_secret_value())) as admin:
+        admin.config_set("requirepass", PRINTABLE)
+    assert "SLUICE_REDIS_PASSWORD" in failure_of(ask, settings)
+    file.write_text(PRINTABLE)
+    ask(settings)
+    ask(settings_of(url, SLUICE_REDIS_PASSWORD=PRINTABLE))
+    ask(settings_of(f"redis://:{quote(PRINTABLE, safe='')}@127.0.0.1:{port}"))
+    file.unlink()
+    assert "cannot read the file" in failure_of(ask, settings)
+
+
+@pytest.mark.parametrize("ask", CLIENTS)
+def test_a_unix_socket_is_used(ask: Ask, servers: RedisServers, tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    servers.start("--unixsocket", str(socket), "--requirepass", "p@ss")
+    ask(settings_of(f"unix://{socket}?db=3", SLUICE_REDIS_PASSWORD="p@ss"))
+
+
+@pytest.mark.parametrize("ask", CLIENTS)
+def test_the_server_is_found_by_sentinels_with_a_password(
+    ask: Ask, servers: RedisServers, tmp_path: Path
+) -> None:
+    port = servers.start("--requirepass", "of the server")
+    lines = f'sentinel monitor main 127.0.0.1 {port} 1\nsentinel auth-pass main "of the server"'
+    sentinel = servers.start_sentinel(f'{lines}\nrequirepass "of sentinel"')
+    url = f"sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/main/2"
+    file = tmp_path / "password"
+    file.write_text("wrong")
+    passwords = {
+        "SLUICE_REDIS_PASSWORD": "of the server",
+        "SLUICE_REDIS_SENTINEL_PASSWORD_FILE": str(file),
+    }
+    settings = settings_of(url, **passwords)
+    assert "SLUICE_REDIS_PASSWORD" in failure_of(ask, settings)
+    file.write_text("of sentinel")
+    ask(settings)
+    unknown = settings_of(url.replace("/main/", "/other/"), **passwords)
+    assert "No master found for 'other'" in failure_of(ask, unknown)
+
+
+def test_a_redis_cluster_is_refused_in_one_sentence(servers: RedisServers) -> None:
+    url = f"redis://127.0.0.1:{servers.start('--cluster-enabled', 'yes')}/0"
+    with open_client(url) as client, pytest.raises(ClusterRefused) as caught:
+        require_no_cluster(client)
+    assert describe_failure(caught.value, url) == (
+        f"cannot use {url.removeprefix('redis://')}: the server runs in cluster mode;"
+        " use a Redis without cluster mode, alone or with Sentinel"
+    )
