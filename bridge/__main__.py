@@ -25,7 +25,7 @@ from sluice.db.records import ProcessKind
 from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
-from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+from sluice.runtime.health import TOUCH_EVERY_SECONDS, process_health, touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.service_urls import shown_addresses
@@ -110,6 +110,7 @@ def main() -> int:
     def note_turn(is_healthy: bool) -> None:
         watchdog.turned()
         touch(is_healthy)
+        process_health.has_joined = bridge.is_member
 
     try:
         log.info("bridge started", topics=sorted(registry.topics))

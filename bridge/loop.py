@@ -99,6 +99,12 @@ class Bridge:
         finally:
             self.close()
 
+    @property
+    def is_member(self) -> bool:
+        """True if this bridge is in the group and the brokers answer. It may have no partition."""
+        consumer = self._member.consumer
+        return consumer is not None and consumer.brokers_answer()
+
     def run_once(self) -> None:
         """Runs one turn.
 

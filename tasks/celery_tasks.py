@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from celery import Task, shared_task
 
 from sluice.runtime import celery_options as names
+from sluice.runtime.health import process_health
 from sluice.runtime.place import Place
 from sluice.tasks.apply.batch_message import Slice
 
@@ -63,7 +64,8 @@ _EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False,
 @shared_task(name=names.APPLY_TASK, base=ServiceTask, bind=True, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
 def apply(task: ServiceTask, queue: str, slices: list[Slice]) -> None:
     """Applies the slices of one message, and retries events of the queue; without slices it only retries."""
-    task.services.apply(queue, slices)
+    with process_health.busy():
+        task.services.apply(queue, slices)
 
 
 @shared_task(name=names.RELAY_TASK, **_EARLY)  # type: ignore[untyped-decorator]
@@ -81,7 +83,8 @@ def run_effect(task: ServiceTask, effect_key: str) -> None:
 @shared_task(name=names.REBUILD_TASK, **_EARLY)  # type: ignore[untyped-decorator]
 def rebuild(task: ServiceTask, projection: str, generation: int, topic: str, partition: int) -> None:
     """Rebuilds one partition of a generation."""
-    task.services.rebuild(projection, generation, (topic, partition))
+    with process_health.busy():
+        task.services.rebuild(projection, generation, (topic, partition))
 
 
 @shared_task(name=names.START_REBUILDS_TASK, **_EARLY)  # type: ignore[untyped-decorator]

@@ -28,6 +28,16 @@ def scrape(port: int) -> Samples | None:
     }
 
 
+def ask_health(port: int, path: str) -> tuple[int, str] | None:
+    """Returns status and text of /healthz or /readyz, or None if no process listens at the port."""
+    try:
+        with urllib3.PoolManager(timeout=patient(ANSWER_SECONDS), retries=False) as http:
+            response = http.request("GET", f"http://127.0.0.1:{port}{path}")
+    except urllib3.exceptions.HTTPError:
+        return None
+    return response.status, response.data.decode()
+
+
 def ours(samples: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
     """Returns the names of Sluice's own metrics in the samples."""
     return {name for name, _ in samples if name.startswith("sluice_")}

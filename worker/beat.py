@@ -16,7 +16,7 @@ from sluice.db.delivery.leases import try_lead
 from sluice.db.errors import Fault, allows_waiting_at_start, describe_refusal, whose_fault
 from sluice.db.records import ProcessKind
 from sluice.runtime.exposition import MetricsEndpoint
-from sluice.runtime.health import touch_health
+from sluice.runtime.health import process_health, touch_health
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.redis_refusals import refused
@@ -130,6 +130,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             if self._pace.allows("postgres"):
                 log.warning("waiting for Postgres", error=error)
             return False
+        process_health.has_joined = True
         return True
 
     def _refuse(self, reason: str) -> NoReturn:

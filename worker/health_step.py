@@ -4,7 +4,7 @@ from typing import Any
 
 from celery import bootsteps, signals
 
-from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+from sluice.runtime.health import TOUCH_EVERY_SECONDS, process_health, touch_health
 
 
 class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -20,5 +20,9 @@ class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
             if not app.sluice_services.is_stuck():
                 touch_health(app.conf.sluice_health_file)
 
-        signals.worker_ready.connect(touch, weak=False)
+        def join(**_: Any) -> None:
+            process_health.has_joined = True
+
+        for receive in (touch, join):
+            signals.worker_ready.connect(receive, weak=False)
         parent.timer.call_repeatedly(TOUCH_EVERY_SECONDS, touch)

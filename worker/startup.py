@@ -12,10 +12,13 @@ from sluice.runtime.celery_options import SERVICE_QUEUES, apply_queue
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.handler_mark import STATE, WorkerState, find_memory
 from sluice.runtime.handler_watch import main_watch, set_limits
+from sluice.runtime.health import process_health
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.settings import SettingsError
 from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
+from sluice.worker.lease_thread import stuck_seconds
 from sluice.worker.pools import pool_names, pool_refusal, queue_refusal
 from sluice.worker.queue_yields import QueueYields
 from sluice.worker.worker_metrics import WorkerMetrics
@@ -39,11 +42,14 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     app.sluice_yields = QueueYields()
     app.sluice_metrics = WorkerMetrics()
     app.sluice_endpoint = MetricsEndpoint(app.sluice_settings)
+    process_health.busy_limit_seconds = stuck_seconds(app.sluice_settings.handler_seconds)
     app.sluice_note_newer = lambda queue: app.sluice_yields.note(
         queue, message_format=formats.NEWEST_FORMAT + 1
     )
     services = app.sluice_services = WorkerProcess(app.sluice_settings, app)
     try:
+        # A worker that waits for Postgres is live. The port is closed again before a pool forks.
+        app.sluice_endpoint.open([])
         app.sluice_membership = join_installation(
             app.sluice_settings,
             services.registry,
@@ -51,8 +57,10 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
             node=instance.hostname,
             queues=queues,
         )
-    except InstallationRefused as error:
+    except (InstallationRefused, SettingsError) as error:
         _refuse(f"Worker refused: {error}", reason=str(error))
+    finally:
+        app.sluice_endpoint.close()
     names = [*services.queue_names(), *SERVICE_QUEUES]
     if (refusal := queue_refusal(queues or (), names)) is not None:
         app.sluice_membership.leave()

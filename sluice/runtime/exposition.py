@@ -1,8 +1,9 @@
-"""Makes metrics from the catalogue, and serves the metrics of this process to Prometheus."""
+"""Makes metrics from the catalogue, and serves the metrics and the health of this process by HTTP."""
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -19,6 +20,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from sluice.runtime.health import ProcessHealth, process_health
 from sluice.runtime.metrics import Metric
 from sluice.runtime.settings import Settings, SettingsError
 
@@ -60,9 +62,9 @@ class MetricsEndpoint:
         self._owner = 0
 
     def open(self, collectors: Iterable[Collector]) -> None:
-        """Serves these metrics, and the standard metrics of a Python process. Call it once.
+        """Serves these metrics, the standard metrics of a Python process, and its health.
 
-        Raises SettingsError.
+        After `close`, it may be called again. Raises SettingsError.
         """
         if not self._port:
             return
@@ -81,6 +83,7 @@ class MetricsEndpoint:
                 f"SLUICE_METRICS_PORT: cannot serve metrics on {self._host}:{self._port}: {error.strerror}."
                 " Each process on one machine needs a port of its own: set another one, or 0 for none."
             ) from error
+        self._server.set_app(_with_health(self._server.get_app(), process_health))
 
     def close(self) -> None:
         """Ends the server. Idempotent."""
@@ -98,3 +101,19 @@ class MetricsEndpoint:
         if self._server is not None and self._owner != os.getpid():
             self._server.socket.close()
             self._server = None
+
+
+def _with_health(metrics: Any, health: ProcessHealth) -> Callable[..., Any]:
+    """Returns the WSGI application that answers /healthz and /readyz, and serves the metrics elsewhere."""
+    complaints = {"/healthz": health.live_complaint, "/readyz": health.ready_complaint}
+
+    def respond(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        complain = complaints.get(environ["PATH_INFO"])
+        if complain is None:
+            return metrics(environ, start_response)
+        complaint = complain()
+        status = "503 Service Unavailable" if complaint else "200 OK"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{complaint or 'ok'}\n".encode()]
+
+    return respond

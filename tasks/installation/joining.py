@@ -13,7 +13,7 @@ import structlog
 from sluice.db.errors import allows_waiting_at_start, describe_refusal
 from sluice.db.records import ProcessKind
 from sluice.runtime.backoff import Backoff
-from sluice.runtime.health import touch_health
+from sluice.runtime.health import process_health, touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.settings import Settings
@@ -22,6 +22,7 @@ from sluice.tasks.installation.claim_check import refuse_if_claimed
 from sluice.tasks.installation.keyring import KeyRing, open_keyring
 from sluice.tasks.installation.opening import open_installation
 from sluice.tasks.installation.presence import Presence
+from sluice.tasks.installation.readiness import server_probes
 
 log = structlog.get_logger("sluice.installation")
 
@@ -61,6 +62,7 @@ def join_once(
     presence.announce()
     ring = open_keyring(settings, installation)
     presence.start(ring)
+    process_health.probes = server_probes(settings)
     return Membership(installation, ring, presence)
 
 

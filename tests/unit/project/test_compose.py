@@ -1,6 +1,5 @@
 """The compose file is valid, and the services, commands, queues and settings that it names exist."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -12,8 +11,11 @@ import yaml
 
 from sluice.cli.worker import EFFECTS, REBUILD, RELAY
 from sluice.runtime.celery_options import SERVICE_QUEUES
+from sluice.runtime.exposition import MetricsEndpoint
+from sluice.runtime.health import process_health
 from sluice.runtime.settings import PREFIX, Settings
 from sluice.stack.patience import patient
+from sluice.stack.ports import choose_ports
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -90,8 +92,38 @@ def test_every_service_has_a_health_check(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in OURS if n not in ONE_SHOT and n != "flower"])
 def test_the_health_check_of_a_process_checks_its_own_loop(name: str) -> None:
-    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "python", "-m", "sluice.runtime.health"]
-    assert runs_as_module("sluice.runtime.health")
+    assert SERVICES[name]["healthcheck"]["test"] == SERVICES["worker"]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("has_turned", [True, False])
+def test_the_health_check_asks_the_endpoint_of_the_process(
+    has_turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = choose_ports(("metrics",), {}, set())["metrics"]
+    environment = SERVICES["worker"]["environment"]
+    [_, *words] = SERVICES["worker"]["healthcheck"]["test"]
+    assert f"/dev/tcp/127.0.0.1/{environment['SLUICE_METRICS_PORT']}" in words[-1]
+    words[-1] = words[-1].replace("$$", "$").replace(environment["SLUICE_METRICS_PORT"], str(port))
+    assert run_check(words) != 0, "nothing listens"
+    monkeypatch.setattr(process_health, "live_complaint", lambda: "" if has_turned else "it hangs")
+    endpoint = MetricsEndpoint(
+        Settings.model_validate(settings_of("worker") | {"metrics_port": port, "metrics_host": "127.0.0.1"})
+    )
+    endpoint.open([])
+    try:
+        assert (run_check(words) == 0) == has_turned
+    finally:
+        endpoint.close()
+
+
+def run_check(words: list[str]) -> int:
+    return subprocess.run(words, capture_output=True, timeout=patient(60), check=False).returncode
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Returns the settings in the environment of a service, by field."""
+    environment = SERVICES[name]["environment"]
+    return {k.removeprefix(PREFIX).lower(): v for k, v in environment.items() if k.startswith(PREFIX)}
 
 
 @every_service
@@ -176,14 +208,6 @@ def test_the_command_exists(name: str) -> None:
             assert_sluice_knows(words)
         case other:
             pytest.fail(f"not a command of sluice: {other}")
-
-
-def runs_as_module(name: str) -> bool:
-    """Returns True if `python -m name` finds a module to run."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.submodule_search_locations is None:
-        return spec is not None
-    return importlib.util.find_spec(f"{name}.__main__") is not None
 
 
 def assert_sluice_knows(words: list[str]) -> None:

@@ -15,13 +15,14 @@ from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.db.schema import OUTCOMES
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge
+from sluice.runtime.health import process_health
 from sluice.runtime.metrics import CATALOGUE, Exporter
 from sluice.runtime.settings import Settings, SettingsError
 from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports, is_free
 from sluice.tasks.apply.apply import Applied
 from sluice.worker.worker_metrics import WorkerMetrics
-from tests.scraping import ours, scrape
+from tests.scraping import ask_health, ours, scrape
 from tests.unit.bridge.bridging import PLACE, Queue, assignment, holding, record
 
 HOST = "127.0.0.1"
@@ -83,6 +84,22 @@ def test_the_endpoint_serves_its_collectors_and_process_metrics_until_it_is_clos
     endpoint.close()
     assert scrape(port) is None
     assert is_free(port)
+
+
+def test_the_endpoint_answers_with_the_health_of_the_process(
+    endpoint: MetricsEndpoint, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.open([])
+    monkeypatch.setattr(process_health, "has_joined", False)
+    process_health.note_turn()
+    assert ask_health(port, "/healthz") == (200, "ok\n")
+    assert ask_health(port, "/readyz") == (503, "the process has not joined its installation\n")
+    monkeypatch.setattr(process_health, "has_joined", True)
+    monkeypatch.setattr(process_health, "probes", {})
+    assert ask_health(port, "/readyz") == (200, "ok\n")
+    endpoint.close()
+    endpoint.open([])
+    assert ask_health(port, "/healthz") == (200, "ok\n"), "the port can be opened again"
 
 
 def test_without_a_port_no_endpoint_is_opened() -> None:
