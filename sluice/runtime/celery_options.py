@@ -9,11 +9,11 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from sluice.runtime.installation import Installation
-from sluice.runtime.redis_address import parse_redis_url
+from sluice.runtime.redis_address import RedisAddress, parse_redis_url
 from sluice.runtime.redis_pool import LIMITS
 from sluice.runtime.redis_transport import install_transport
-from sluice.runtime.secret_files import current_url
-from sluice.runtime.settings import Settings
+from sluice.runtime.secret_files import SecretUnreadable, current_url
+from sluice.runtime.settings import Settings, SettingsError
 
 RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maintenance", "effects", "rebuild"
 SERVICE_QUEUES = (RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE)
@@ -101,9 +101,9 @@ def make_celery(settings: Settings, read_installation: Callable[[], Installation
 def flower_url(redis_url: str) -> str:
     """Returns the address in the form that Flower and kombu parse. The transport uses its option `redis_url`.
 
-    Of several Sentinels it has the first one. Raises SecretUnreadable.
+    Of several Sentinels it has the first one. Raises SettingsError.
     """
-    address = parse_redis_url(current_url(redis_url))
+    address = _current_address(redis_url)
     login = f"{quote(address.username, safe='')}:{quote(address.password, safe='')}@"
     login = login if address.username or address.password else ""
     if address.path:
@@ -121,13 +121,20 @@ def flower_tls_options(redis_url: str) -> dict[str, Any] | None:
 
 
 def flower_sentinel_options(redis_url: str) -> dict[str, Any]:
-    """Returns the options with which Flower finds the server behind a Sentinel."""
-    address = parse_redis_url(current_url(redis_url))
+    """Returns the options with which Flower finds the server behind a Sentinel. Raises SettingsError."""
+    address = _current_address(redis_url)
     if not address.service:
         return {}
     login = {"username": address.sentinel_username or None, "password": address.sentinel_password or None}
     tls = {} if address.tls is None else {"ssl": True, **address.tls}
     return {"master_name": address.service, "sentinel_kwargs": {**login, **tls}}
+
+
+def _current_address(redis_url: str) -> RedisAddress:
+    try:
+        return parse_redis_url(current_url(redis_url))
+    except (SecretUnreadable, ValueError) as error:
+        raise SettingsError(f"SLUICE_REDIS_URL: {error}") from None
 
 
 def apply_queue(name: str) -> Queue:

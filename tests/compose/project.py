@@ -18,6 +18,7 @@ COMPOSE_FILE = ROOT / "docker-compose.yml"
 
 # In the order of preference. `docker-compose` is Compose as a separate program.
 CANDIDATES = (("docker", "compose"), ("docker-compose",), ("podman", "compose"))
+PASSWORD_NAMES = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")  # required by the compose file
 PROBE_SECONDS = 60.0  # an engine may start only when its first client connects
 COMMAND_SECONDS = 120.0
 UP_SECONDS = 1_200.0  # the engine pulls images, and builds the image of Sluice
@@ -54,7 +55,12 @@ def find_compose() -> tuple[str, ...]:
             command = [*words, "-f", str(COMPOSE_FILE), probe]
             try:
                 done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=patient(PROBE_SECONDS), check=False
+                    command,
+                    env=os.environ | dict.fromkeys(PASSWORD_NAMES, "unused"),
+                    capture_output=True,
+                    text=True,
+                    timeout=patient(PROBE_SECONDS),
+                    check=False,
                 )
             except subprocess.TimeoutExpired:
                 refusals.append(f"`{' '.join(words)} {probe}` does not answer")

@@ -1,6 +1,7 @@
 """The compose file in a container engine: start, scale, apply events, kill a worker, stop."""
 
 import os
+import string
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import yaml
 from confluent_kafka.admin import AdminClient
 
 from sluice.db.delivery.leases import read_workers
+from sluice.runtime.secret_files import with_password
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.ports import LOOPBACK, choose_ports
 from sluice.tasks.fold.registry import collect_handlers
@@ -20,6 +22,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import LocalRun
 from tests.compose.project import (
     COMPOSE_FILE,
+    PASSWORD_NAMES,
     ComposeProject,
     Container,
     NoEngine,
@@ -32,7 +35,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1_800)]
 
 PORT_NAMES = ("KAFKA_PORT", "POSTGRES_PORT", "REDIS_PORT", "FLOWER_PORT")
-PASSWORD = "for-this-test-alone"
+PASSWORD = string.digits + string.ascii_letters + string.punctuation + " "
 HANDLERS = "examples.shop.handlers"
 SERVICES = set(yaml.safe_load(COMPOSE_FILE.read_text())["services"])
 
@@ -55,7 +58,7 @@ def project() -> ComposeProject:
     except NoEngine as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     ports = choose_ports(PORT_NAMES, {}, set())
-    environment = {name: str(port) for name, port in ports.items()} | {"POSTGRES_PASSWORD": PASSWORD}
+    environment = {name: str(port) for name, port in ports.items()} | dict.fromkeys(PASSWORD_NAMES, PASSWORD)
     return ComposeProject(compose, f"sluice-test-{os.getpid()}", environment)
 
 
@@ -109,8 +112,8 @@ def deployment_of(project: ComposeProject, folder: Path) -> Deployment:
     """Returns a deployment that reaches the containers through their published ports."""
     port = {name: f"{LOOPBACK}:{project.environment[name]}" for name in PORT_NAMES}
     urls = StackUrls(
-        database_url=f"postgresql+psycopg2://app:{PASSWORD}@{port['POSTGRES_PORT']}/sluice",
-        redis_url=f"redis://{port['REDIS_PORT']}/0",
+        database_url=with_password(f"postgresql+psycopg2://app@{port['POSTGRES_PORT']}/sluice", PASSWORD),
+        redis_url=with_password(f"redis://{port['REDIS_PORT']}/0", PASSWORD),
         kafka_bootstrap_servers=port["KAFKA_PORT"],
     )
     return Deployment(urls, collect_handlers(HANDLERS), LocalRun(urls, folder, handlers=HANDLERS))

@@ -31,6 +31,12 @@ class RedisServers:
         self._start(port, ["--bind", LOOPBACK, "--port", str(port), "--save", "", *options])
         return port
 
+    def start_with(self, config: Path, *options: str) -> int:
+        """Starts a server with a file of configuration, and returns its port."""
+        port = self.choose_port()
+        self._start(port, [str(config), "--bind", LOOPBACK, "--port", str(port), *options])
+        return port
+
     def start_tls(self, certificate: Path, key: Path, ca: Path, *options: str) -> int:
         """Starts a server that accepts TLS only. Raises ComponentMissing if the program has no TLS."""
         port = self.choose_port()

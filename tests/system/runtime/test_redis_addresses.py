@@ -1,12 +1,15 @@
 """Both clients, redis-py and kombu, use the same address: TLS, passwords in files, sockets, Sentinels."""
 
+import os
 import string
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+import yaml
 from redis.exceptions import RedisError
 
 from sluice.runtime.celery_options import make_celery
@@ -15,7 +18,7 @@ from sluice.runtime.redis_client import build_redis
 from sluice.runtime.redis_failures import describe_failure
 from sluice.runtime.redis_pool import ClusterRefused, open_client, require_no_cluster
 from sluice.runtime.secret_files import current_url
-from sluice.runtime.settings import Settings, read_settings
+from sluice.runtime.settings import Settings, SettingsError, read_settings
 from tests.harness.certificates import Authority
 from tests.harness.redis_servers import RedisServers, redis_servers
 
@@ -104,7 +107,21 @@ def test_a_password_with_any_character_is_read_again_at_each_connect(
     ask(settings_of(url, SLUICE_REDIS_PASSWORD=PRINTABLE))
     ask(settings_of(f"redis://:{quote(PRINTABLE, safe='')}@127.0.0.1:{port}"))
     file.unlink()
-    assert "cannot read the file" in failure_of(ask, settings)
+    with pytest.raises((RedisError, SettingsError), match="cannot read the file"):
+        ask(settings)
+
+
+def test_the_compose_file_gives_redis_a_password_with_any_character(
+    servers: RedisServers, tmp_path: Path
+) -> None:
+    file = Path(__file__).parents[3] / "docker-compose.yml"
+    [_, _, text] = yaml.safe_load(file.read_text())["services"]["redis"]["command"]
+    config = tmp_path / "redis.conf"
+    written, _, started = text.replace("$$", "$").replace("/tmp/redis.conf", str(config)).partition("&& exec")
+    assert started.split()[:3] == ["docker-entrypoint.sh", "redis-server", str(config)]
+    subprocess.run(["sh", "-c", written], env={**os.environ, "REDIS_PASSWORD": PRINTABLE}, check=True)
+    port = servers.start_with(config, *started.split()[3:])
+    ask_redis_py(settings_of(f"redis://127.0.0.1:{port}/0", SLUICE_REDIS_PASSWORD=PRINTABLE))
 
 
 @pytest.mark.parametrize("ask", CLIENTS)

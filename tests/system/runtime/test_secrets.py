@@ -65,6 +65,7 @@ def command_lines(deployment: Deployment) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 def test_least_rights_are_enough_and_no_output_contains_a_secret(
     make_deployment: MakeDeployment, providers: Providers, least_user: str, redis_url: str, tmp_path: Path

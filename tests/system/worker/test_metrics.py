@@ -11,7 +11,7 @@ from examples.shop.generate import generate
 from sluice.stack import Stack
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
-from tests.scraping import Samples, ours, scrape
+from tests.scraping import Samples, ask_health, ours, scrape
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until
 
@@ -68,6 +68,10 @@ def test_the_counters_add_up_to_the_produced_events(
     assert read["sluice_bridge_span_records", ()] == 0
     assert read["sluice_bridge_partitions", ()] == 4 * len(deployment.registry.topics)
     assert read["sluice_bridge_postgres_up", ()] == read["sluice_bridge_redis_up", ()] == 1
+
+    for process in (bridge, worker, relay, beat):
+        assert ask_health(process.metrics_port, "/healthz") == (200, "ok\n")
+        assert ask_health(process.metrics_port, "/readyz") == (200, "ok\n")
 
     applied = shown(worker)
     assert applied["sluice_worker_records_total", ("applied",)] == ORDERS

@@ -36,6 +36,7 @@ def start_all_kinds(deployment: Deployment) -> list[RunningProcess]:
     ]
 
 
+@pytest.mark.matrix
 @pytest.mark.own("redis")
 def test_each_kind_of_process_is_ready_while_its_servers_answer(
     make_deployment: MakeDeployment, own_stack: Stack

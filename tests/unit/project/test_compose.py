@@ -30,8 +30,8 @@ QUEUES_OF = {
 
 
 def with_defaults(text: str) -> str:
-    """Replaces each `${NAME:-default}` by its default."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    """Replaces each `${NAME:-default}` by its default, and each `${NAME:?error}` by its name."""
+    return re.sub(r"\$\{(\w+):\?[^}]*\}", r"\1", re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
 
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(with_defaults(COMPOSE.read_text()))["services"]
@@ -124,6 +124,27 @@ def settings_of(name: str) -> dict[str, Any]:
     """Returns the settings in the environment of a service, by field."""
     environment = SERVICES[name]["environment"]
     return {k.removeprefix(PREFIX).lower(): v for k, v in environment.items() if k.startswith(PREFIX)}
+
+
+@every_service
+def test_every_service_has_limits_and_rotates_its_log(name: str) -> None:
+    service = SERVICES[name]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+
+def test_passwords_are_required_and_no_command_contains_one() -> None:
+    passwords = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")
+    text = COMPOSE.read_text()
+    for name in passwords:
+        assert set(re.findall(rf"(?<!\$)\$\{{{name}(.{{2}})", text)) == {":?"}
+        # The shell of the container replaces $$NAME.
+        commands = str([one.get("command") for one in SERVICES.values()])
+        assert name not in commands.replace(f"$${name}", "")
+    assert SERVICES["worker"]["environment"]["SLUICE_DATABASE_PASSWORD"] == "POSTGRES_PASSWORD"
+    assert SERVICES["worker"]["environment"]["SLUICE_REDIS_PASSWORD"] == "REDIS_PASSWORD"
+    assert SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "admin:FLOWER_PASSWORD"
 
 
 @every_service
