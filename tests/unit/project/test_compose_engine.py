@@ -43,7 +43,7 @@ def test_the_error_without_an_engine_names_what_to_install_and_what_failed(progr
     with pytest.raises(NoEngine, match=r"install Docker with its Compose plugin, or Podman"):
         find_compose()
     add_program(programs, "docker", refuses="ps")
-    with pytest.raises(NoEngine, match=r"; `docker compose ps` says: no ps here$"):
+    with pytest.raises(NoEngine, match=r"; `docker compose ps` failed: no ps here$"):
         find_compose()
 
 
