@@ -155,7 +155,8 @@ RAISE_WATERMARKS = Statement(
     )
     UPDATE sluice.partition_watermarks p SET watermark = d.watermark
     FROM d
-    WHERE p.topic = d.topic AND p.partition = d.partition
+    -- With ANY, the topic cannot be compared by a join of the whole index, which would read all versions.
+    WHERE p.topic = ANY (ARRAY[d.topic]) AND p.partition = d.partition
       -- Skips other epochs. Never lowers a watermark: a bridge may not know yet that it lost the partition.
       AND p.epoch = d.epoch AND p.watermark = d.before AND d.before < d.watermark
     """,
