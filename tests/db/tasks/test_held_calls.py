@@ -1,6 +1,8 @@
 """Calls that wait behind a call of their entity do not slow down other calls, even if many wait."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.records import CallState
 from sluice.db.sending import calls
 from tests.db.tasks.recording import RecordingSession
+from tests.mutants import mutated
 
 HELD, OTHERS = 3_000, 20
 
@@ -33,8 +36,10 @@ def insert_calls(session: Session, prefix: str, entity_key: str, number: int, mi
     )
 
 
-def dispatched(session: Session, limit: int = 500, holding: tuple[str, ...] = ("notify",)) -> list[str]:
-    found = calls.dispatch_calls(
+def dispatched(
+    session: Session, limit: int = 500, holding: tuple[str, ...] = ("notify",), module: ModuleType = calls
+) -> list[str]:
+    found = module.dispatch_calls(
         session, ["notify"], holding, again_after_seconds=60, limit=limit, newest_format=1
     )
     return [key for key, _ in found]
@@ -130,3 +135,21 @@ def test_the_oldest_call_is_made_first_even_if_a_later_call_is_due_earlier(
         " WHERE effect_key = 'call1'"
     )
     assert dispatched(recording) == [], "the oldest call is due later, and the other calls wait for it"
+
+
+@pytest.mark.parametrize("is_mutant", [False, True])
+def test_a_dispatch_does_not_read_the_open_calls_of_an_old_snapshot(
+    recording: RecordingSession, session: Session, database_url: str, is_mutant: bool
+) -> None:
+    module = mutated(calls, "        OFFSET 0\n", "") if is_mutant else calls
+    with closing(Session(database_url, application_name="old")) as old:
+        old.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM sluice.switches")
+        insert_calls(session, "ended", "ended-", 500, 60)
+        session.command("UPDATE sluice.executed_side_effects SET state = 'succeeded'")
+        insert_calls(session, "other", "other-", 1, 1)
+        session.command("ANALYZE sluice.executed_side_effects")
+        assert dispatched(recording, module=module) == ["other1"]
+        session.command("UPDATE sluice.executed_side_effects SET dispatched_at = NULL")
+        plan = recording.explain(*recording.ran[-1])
+    probes = [one for one in nodes(plan) if one.get("Index Name") == "executed_side_effects_open_idx"]
+    assert (sum(pages(one) for one in probes) > 32) is is_mutant
