@@ -14,8 +14,10 @@ _ADVICE = (
     (
         "WRONGPASS|NOAUTH|AuthenticationError|already authenticated|invalid username-password"
         "|invalid password|without any password configured|no password is set|Authentication required",
-        f"correct the user or the password in {SETTING} or SLUICE_REDIS_PASSWORD",
+        f"correct the user or the password in {SETTING} or SLUICE_REDIS_PASSWORD"
+        " (SLUICE_REDIS_SENTINEL_PASSWORD for Sentinels)",
     ),
+    ("Sentinels know no server", f"correct the name in {SETTING}"),
     ("server runs in cluster mode", "use a Redis without cluster mode, alone or with Sentinel"),
     (r"NOPERM|no permissions? to", "allow the command to the user with ACL SETUSER"),
     (r"DB index is out of range|SELECT is not allowed", f"correct the number of the database in {SETTING}"),

@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.retry import Retry
 from redis.sentinel import (
+    MasterNotFoundError,
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
@@ -98,18 +99,40 @@ class _FreshSentinel(Sentinel):
         super().__init__(parse_redis_url(url).servers, sentinel_kwargs=self._options())  # type: ignore[no-untyped-call]
 
     def discover_master(self, service_name: str) -> Any:
-        """Returns host and port of the server. Raises MasterNotFoundError."""
-        options = self._options()
-        for client in self.sentinels:
-            client.connection_pool.connection_kwargs.update(options)
-        return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        """Returns host and port of the server. Raises MasterNotFoundError.
+
+        The error of redis-py names no cause and takes no line that a person can read.
+        """
+        address = _current_address(self._url)
+        login = {"username": address.sentinel_username, "password": address.sentinel_password}
+        failures, found = [], []
+        for client in list(self.sentinels):
+            client.connection_pool.connection_kwargs.update({k: v or None for k, v in login.items()})
+            try:
+                state = client.sentinel_masters().get(service_name)
+            except redis.RedisError as error:
+                failures.append(str(error))
+                continue
+            found.append(state)
+            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                self.sentinels.remove(client)
+                self.sentinels.insert(0, client)  # it is asked first the next time
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(_describe_search(service_name, found, failures))
 
     def _options(self) -> dict[str, Any]:
-        address = _current_address(self._url)
-        login = {"username": address.sentinel_username or None, "password": address.sentinel_password or None}
-        tls = {} if address.tls is None else {"ssl": True, **address.tls}
+        options = parse_redis_url(self._url).tls
+        tls = {} if options is None else {"ssl": True, **options}
         # The next Sentinel is asked at once: by default redis-py would try each one ten times.
-        return {**LIMITS, **login, **tls, "retry": Retry(NoBackoff(), 0)}
+        return {**LIMITS, **tls, "retry": Retry(NoBackoff(), 0)}
+
+
+def _describe_search(name: str, found: list[Any], failures: list[str]) -> str:
+    if not found:
+        return f"no Sentinel answers: {'; '.join(one.rstrip('.') for one in dict.fromkeys(failures))}"
+    if not any(found):
+        return f"the Sentinels know no server with the name {name!r}"
+    return f"the Sentinels see no running server with the name {name!r}"
 
 
 def _current_address(url: str) -> RedisAddress:

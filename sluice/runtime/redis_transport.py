@@ -19,12 +19,11 @@ import redis as redis_py
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.json import loads
 
+from sluice.runtime.addressed_channel import AddressedChannel
 from sluice.runtime.dropped_messages import dropped
 from sluice.runtime.fanout import FanoutGuard
-from sluice.runtime.redis_address import parse_redis_url
 from sluice.runtime.redis_client import PrefixedRedis, is_wrong_type
 from sluice.runtime.redis_item import CONTENT_TYPE, DropReason, read_item
-from sluice.runtime.redis_pool import connection_class, open_pool
 from sluice.runtime.redis_refusals import refused
 from sluice.runtime.redis_time import RedisTime
 
@@ -163,41 +162,16 @@ class QoS(redis.QoS):
         self._delivered.clear()
 
 
-class Channel(FanoutGuard, redis.Channel):
-    """kombu's channel with the changes of this module.
-
-    The prefix is the transport option `global_keyprefix`. The address is the transport option `redis_url`,
-    because kombu's own parser ignores the verification of certificates, and knows no files of secrets.
-    """
+class Channel(FanoutGuard, AddressedChannel):
+    """kombu's channel with these changes. The prefix is the transport option `global_keyprefix`."""
 
     QoS = QoS
-    redis_url = ""
-    from_transport_options: Any = (*redis.Channel.from_transport_options, "redis_url")
     unacked_key, unacked_index_key = UNACKED_KEY, UNACKED_INDEX_KEY
 
     def _subscribe(self) -> None:
         super()._subscribe()  # type: ignore[no-untyped-call]
         if self._in_listen:
             self.subclient.subscribe(holder_channel(self.connection.holder))
-
-    @property
-    def _address_url(self) -> str:
-        return self.redis_url or str(self.connection.client.as_uri(include_password=True))
-
-    @property
-    def connection_class(self) -> Any:  # type: ignore[override]
-        """redis-py's class of connections to the address. kombu derives its own class from it."""
-        return connection_class(parse_redis_url(self._address_url))
-
-    connection_class_ssl = connection_class
-
-    def _get_pool(self, asynchronous: bool = False) -> Any:
-        params = self._connparams(asynchronous=asynchronous)  # type: ignore[no-untyped-call]
-        for name in ("host", "port", "path", "db", "username", "password"):
-            params.pop(name, None)
-        pool = open_pool(self._address_url, **params)
-        self.keyprefix_fanout = self.keyprefix_fanout.format(db=pool.connection_kwargs["db"])
-        return pool
 
     def _get_client(self) -> Any:
         client = super()._get_client()  # type: ignore[no-untyped-call]

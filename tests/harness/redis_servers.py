@@ -52,11 +52,19 @@ class RedisServers:
         self._start(port, [*words, *files, *options])
         return port
 
-    def start_sentinel(self, lines: str) -> int:
-        """Starts a Sentinel with these lines of configuration, and returns its port."""
+    def start_sentinel(self, lines: str, *tls: Path) -> int:
+        """Starts a Sentinel with these lines of configuration, and returns its port.
+
+        `tls`: the files of certificate, key and authority, if it accepts TLS only.
+        """
         port = self.choose_port()
         file = self._folder(port) / "sentinel.conf"
-        file.write_text(f"bind {LOOPBACK}\nport {port}\n{lines}\n")
+        listen = f"port {port}"
+        if tls:
+            names = ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
+            files = "\n".join(f"{name} {path}" for name, path in zip(names, tls, strict=True))
+            listen = f"port 0\ntls-port {port}\n{files}"
+        file.write_text(f"bind {LOOPBACK}\n{listen}\n{lines}\n")
         self._start(port, [str(file), "--sentinel"])
         return port
 

@@ -12,13 +12,15 @@ import pytest
 import yaml
 from redis.exceptions import RedisError
 
+from sluice.admin.doctor.situation_reading import read_redis_memory
 from sluice.runtime.celery_options import make_celery
-from sluice.runtime.installation import Installation
+from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.redis_client import build_redis
 from sluice.runtime.redis_failures import describe_failure
-from sluice.runtime.redis_pool import ClusterRefused, open_client, require_no_cluster
+from sluice.runtime.redis_pool import ClusterRefused, open_client
 from sluice.runtime.secret_files import current_url
 from sluice.runtime.settings import Settings, SettingsError, read_settings
+from sluice.tasks.installation.claim_check import refuse_if_claimed
 from tests.harness.certificates import Authority
 from tests.harness.redis_servers import RedisServers, redis_servers
 
@@ -146,18 +148,35 @@ def test_the_server_is_found_by_sentinels_with_a_password(
         "SLUICE_REDIS_SENTINEL_PASSWORD_FILE": str(file),
     }
     settings = settings_of(url, **passwords)
-    assert "SLUICE_REDIS_PASSWORD" in failure_of(ask, settings)
+    assert "SLUICE_REDIS_SENTINEL_PASSWORD" in failure_of(ask, settings)
     file.write_text("of sentinel")
     ask(settings)
     unknown = settings_of(url.replace("/main/", "/other/"), **passwords)
-    assert "No master found for 'other'" in failure_of(ask, unknown)
+    assert "the Sentinels know no server with the name 'other'; correct the name" in failure_of(ask, unknown)
+
+
+def test_sentinels_and_their_server_may_require_tls(servers: RedisServers, tmp_path: Path) -> None:
+    own = Authority(tmp_path / "own")
+    made = own.issue("server", host="localhost")
+    files = (made.certificate, made.key, own.file)
+    port = servers.start_tls(*files, "--tls-auth-clients", "no", "--tls-replication", "yes")
+    names = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes"
+    tls = "tls-auth-clients no\ntls-replication yes"
+    sentinel = servers.start_sentinel(f"{tls}\n{names}\nsentinel monitor main localhost {port} 1", *files)
+    good = f"sentinels://localhost:{sentinel}/main?ssl_ca_certs={own.file}"
+    for ask in CLIENTS:
+        ask(settings_of(good))
+        assert "the certificates in SLUICE_REDIS_URL" in failure_of(ask, settings_of(good.partition("?")[0]))
 
 
 def test_a_redis_cluster_is_refused_in_one_sentence(servers: RedisServers) -> None:
-    url = f"redis://127.0.0.1:{servers.start('--cluster-enabled', 'yes')}/0"
-    with open_client(url) as client, pytest.raises(ClusterRefused) as caught:
-        require_no_cluster(client)
-    assert describe_failure(caught.value, url) == (
-        f"cannot use {url.removeprefix('redis://')}: the server runs in cluster mode;"
+    settings = settings_of(f"redis://127.0.0.1:{servers.start('--cluster-enabled', 'yes')}/0")
+    url = settings.redis_url.get_secret_value()
+    with pytest.raises(InstallationRefused) as refused:
+        refuse_if_claimed(settings, INSTALLATION)
+    assert str(refused.value) == (
+        f"Redis: cannot use {url.removeprefix('redis://')}: the server runs in cluster mode;"
         " use a Redis without cluster mode, alone or with Sentinel"
     )
+    with pytest.raises(ClusterRefused):
+        read_redis_memory(url)  # for `sluice doctor`

@@ -17,6 +17,8 @@ REFUSED = [
     exceptions.NoPermissionError("this user has no permissions to run the 'hscan' command"),
     exceptions.ResponseError("NOPERM this user has no permissions to access one of the keys"),
     exceptions.ResponseError("DB index is out of range"),
+    exceptions.ConnectionError("the Sentinels know no server with the name 'main'"),
+    exceptions.ResponseError("the server runs in cluster mode"),
     exceptions.ConnectionError(SSL.format("CERTIFICATE_VERIFY_FAILED", "certificate verify failed")),
     exceptions.ConnectionError(SSL.format("WRONG_VERSION_NUMBER", "wrong version number")),
     exceptions.ConnectionError(SSL.format("TLSV1_ALERT_UNKNOWN_CA", "tlsv1 alert unknown ca")),
@@ -30,6 +32,8 @@ AWAY = [
     exceptions.ConnectionError("Connection closed by server."),
     exceptions.ConnectionError(SSL.format("UNEXPECTED_EOF_WHILE_READING", "EOF occurred")),
     exceptions.TimeoutError("Timeout connecting to server"),
+    exceptions.ConnectionError("the Sentinels see no running server with the name 'main'"),
+    exceptions.ConnectionError("no Sentinel answers: Connection refused."),
     exceptions.BusyLoadingError("Redis is loading the dataset in memory"),
     exceptions.ReadOnlyError("You can't write against a read only replica."),
     exceptions.ResponseError("MASTERDOWN Link with MASTER is down"),
@@ -53,6 +57,7 @@ def test_an_error_is_reported_in_one_line_without_the_password() -> None:
     assert describe_failure(error, "redis://alice:secret@cache:6380/3") == (
         "cannot use cache:6380/3 (user alice): invalid username-password pair or user is disabled;"
         " correct the user or the password in SLUICE_REDIS_URL or SLUICE_REDIS_PASSWORD"
+        " (SLUICE_REDIS_SENTINEL_PASSWORD for Sentinels)"
     )
 
 
