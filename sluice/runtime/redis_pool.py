@@ -109,10 +109,11 @@ class _FreshSentinel(Sentinel):
         for client in list(self.sentinels):
             client.connection_pool.connection_kwargs.update({k: v or None for k, v in login.items()})
             try:
-                state = client.sentinel_masters().get(service_name)
+                masters: Any = client.sentinel_masters()
             except redis.RedisError as error:
                 failures.append(str(error))
                 continue
+            state = masters.get(service_name)
             found.append(state)
             if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
                 self.sentinels.remove(client)

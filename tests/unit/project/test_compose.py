@@ -21,7 +21,7 @@ from sluice.stack.ports import choose_ports
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
 OUR_IMAGE = re.compile(r"sluice:local")
-PINNED = re.compile(r"sluice:local|[\w./-]+:\d+\.\d+(\.\d+)?(-\w+)*")
+PINNED = re.compile(r"sluice:local|[\w./-]+:\d+\.\d+(\.\d+)?(-\w+)*(@sha256:[0-9a-f]{64})?")
 ONE_SHOT = {"migrate"}
 QUEUES_OF = {
     "relay": RELAY.queues,
@@ -184,7 +184,7 @@ def test_services_of_sluice_share_one_image_and_have_no_capabilities(name: str) 
 def test_the_image_runs_without_root_and_installs_only_hashed_packages() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+)(?: AS (\w+))?$", dockerfile, re.MULTILINE)
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", stages[0][0])
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", stages[0][0])
     named = {name for _, name in stages}
     assert all(base in named for base, _ in stages[1:])
     assert re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE)[-1] == "10001:10001"
