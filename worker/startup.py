@@ -19,7 +19,7 @@ from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
 from sluice.worker.lease_thread import stuck_seconds
-from sluice.worker.pools import pool_names, pool_refusal, queue_refusal
+from sluice.worker.pools import PREFORK, pool_names, pool_refusal, queue_refusal
 from sluice.worker.queue_yields import QueueYields
 from sluice.worker.worker_metrics import WorkerMetrics
 from sluice.worker.worker_process import WorkerProcess
@@ -35,7 +35,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """
     app = instance.app
     queues = str_to_list(options["queues"]) if options.get("queues") else None
-    _check_pool(options.get("pool") or options.get("pool_cls") or app.conf.worker_pool, queues)
+    forks = _check_pool(options.get("pool") or options.get("pool_cls") or app.conf.worker_pool, queues)
     set_limits(app.sluice_settings)
     app.sluice_is_supervised = join_supervisor()
     app.sluice_activity = Activity()
@@ -48,8 +48,9 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     )
     services = app.sluice_services = WorkerProcess(app.sluice_settings, app)
     try:
-        # A worker that waits for Postgres is live. The port is closed again before a pool forks.
-        app.sluice_endpoint.open([])
+        if not forks:
+            # A worker that waits for Postgres is live. Children of a pool would keep a copy of the port open.
+            app.sluice_endpoint.open([])
         app.sluice_membership = join_installation(
             app.sluice_settings,
             services.registry,
@@ -59,8 +60,6 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
         )
     except (InstallationRefused, SettingsError) as error:
         _refuse(f"Worker refused: {error}", reason=str(error))
-    finally:
-        app.sluice_endpoint.close()
     names = [*services.queue_names(), *SERVICE_QUEUES]
     if (refusal := queue_refusal(queues or (), names)) is not None:
         app.sluice_membership.leave()
@@ -105,15 +104,21 @@ def _note_state(state: WorkerState) -> None:
     main_watch.cells[STATE] = state
 
 
-def _check_pool(pool: Any, queues: list[str] | None) -> None:
-    """Raises SystemExit if the pool must not serve `queues` (None: a worker that shares the queues)."""
+def _check_pool(pool: Any, queues: list[str] | None) -> bool:
+    """Returns True if the pool forks processes.
+
+    Raises SystemExit if the pool must not serve `queues` (None: a worker that shares the queues).
+    """
+    names: frozenset[str] = frozenset()
     try:
-        refusal = pool_refusal(pool_names(pool), queues)
+        names = pool_names(pool)
+        refusal = pool_refusal(names, queues)
     except (ImportError, AttributeError) as error:
         refusal = f"it cannot be imported: {error}"
     if refusal is not None:
         name = pool if isinstance(pool, str) else pool.__module__
         _refuse(f"Worker refused with the pool {name}: {refusal}", pool=name, reason=refusal)
+    return PREFORK in names
 
 
 def _refuse(sentence: str, **fields: str) -> NoReturn:

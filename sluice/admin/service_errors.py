@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
 from sluice.kafka_io import kafka_errors
 from sluice.runtime.redis_failures import find_advice, redis_address
+from sluice.runtime.settings import SettingsError, with_secrets
 
 ServiceTitle: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
 
@@ -77,7 +78,9 @@ def failed_service(error: Exception) -> ServiceFailed | None:
 
 def _reason(service: ServiceTitle, error: Exception) -> str:
     """Returns the reason, the address (errors of Postgres contain it), and what to do."""
-    reason, setting = _one_line(error), os.environ.get(SETTING_OF[service], "")
+    reason, setting = _one_line(error), ""
+    with suppress(SettingsError):  # the file of a secret may have gone meanwhile
+        setting = with_secrets(os.environ).get(SETTING_OF[service], "")
     if service == "Postgres" or not setting:
         return reason
     address, advice = setting, None

@@ -15,6 +15,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
+    make_wsgi_app,
     start_http_server,
 )
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -64,7 +65,7 @@ class MetricsEndpoint:
     def open(self, collectors: Iterable[Collector]) -> None:
         """Serves these metrics, the standard metrics of a Python process, and its health.
 
-        After `close`, it may be called again. Raises SettingsError.
+        A second call replaces the metrics. Raises SettingsError.
         """
         if not self._port:
             return
@@ -77,13 +78,14 @@ class MetricsEndpoint:
             registry.register(collector)
         self._owner = os.getpid()
         try:
-            self._server, self._thread = start_http_server(self._port, addr=self._host, registry=registry)
+            if self._server is None:
+                self._server, self._thread = start_http_server(self._port, addr=self._host, registry=registry)
         except OSError as error:
             raise SettingsError(
                 f"SLUICE_METRICS_PORT: cannot serve metrics on {self._host}:{self._port}: {error.strerror}."
                 " Each process on one machine needs a port of its own: set another one, or 0 for none."
             ) from error
-        self._server.set_app(_with_health(self._server.get_app(), process_health))
+        self._server.set_app(_with_health(make_wsgi_app(registry), process_health))
 
     def close(self) -> None:
         """Ends the server. Idempotent."""

@@ -113,6 +113,24 @@ def test_a_password_with_any_character_is_read_again_at_each_connect(
         ask(settings)
 
 
+def test_an_open_pool_uses_a_changed_password_at_its_next_connect(
+    servers: RedisServers, tmp_path: Path
+) -> None:
+    port, file = servers.start("--requirepass", "first"), tmp_path / "password"
+    file.write_text("first")
+    settings = settings_of(f"redis://127.0.0.1:{port}/0", SLUICE_REDIS_PASSWORD_FILE=str(file))
+    app = make_celery(settings, lambda: INSTALLATION)
+    url = settings.redis_url.get_secret_value()
+    with build_redis(url, INSTALLATION.redis_prefix) as client, app.connection() as connection:
+        channel = connection.default_channel
+        client.config_set("requirepass", "second")
+        file.write_text("second")
+        assert client.llen("queue") == channel._size("queue") == 0, "open connections are kept"
+        for pool in (client.connection_pool, channel.pool):
+            pool.disconnect()
+        assert client.llen("queue") == channel._size("queue") == 0
+
+
 def test_the_compose_file_gives_redis_a_password_with_any_character(
     servers: RedisServers, tmp_path: Path
 ) -> None:

@@ -144,7 +144,7 @@ def test_every_key_begins_with_the_prefix(
 def test_kombu_sends_some_keys_without_the_prefix_but_the_transport_of_sluice_sends_none(
     redis_url: str, transport: Any
 ) -> None:
-    options = {"global_keyprefix": "shop-0123abcd:", "visibility_timeout": 0}
+    options = {"global_keyprefix": "shop-0123abcd:", "visibility_timeout": 0, "redis_url": redis_url}
     connect: Any = Connection
     with Redis.from_url(redis_url) as raw:
         with (
