@@ -4,6 +4,7 @@ import os
 import string
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
@@ -20,7 +21,8 @@ from sluice.runtime.redis_failures import describe_failure
 from sluice.runtime.redis_pool import ClusterRefused, open_client
 from sluice.runtime.secret_files import current_url
 from sluice.runtime.settings import Settings, SettingsError, read_settings
-from sluice.tasks.installation.claim_check import refuse_if_claimed
+from sluice.tasks.installation.claim_check import ClaimCheck
+from sluice.tasks.installation.claim_reader import ClaimReader
 from tests.harness.certificates import Authority
 from tests.harness.redis_servers import RedisServers, redis_servers
 
@@ -190,8 +192,11 @@ def test_sentinels_and_their_server_may_require_tls(servers: RedisServers, tmp_p
 def test_a_redis_cluster_is_refused_in_one_sentence(servers: RedisServers) -> None:
     settings = settings_of(f"redis://127.0.0.1:{servers.start('--cluster-enabled', 'yes')}/0")
     url = settings.redis_url.get_secret_value()
-    with pytest.raises(InstallationRefused) as refused:
-        refuse_if_claimed(settings, INSTALLATION)
+    with (
+        closing(ClaimReader(settings, INSTALLATION)) as reader,
+        pytest.raises(InstallationRefused) as refused,
+    ):
+        ClaimCheck(reader, watch_seconds=0).is_done(now=0)  # the check of each starting process
     assert str(refused.value) == (
         f"Redis: cannot use {url.removeprefix('redis://')}: the server runs in cluster mode;"
         " use a Redis without cluster mode, alone or with Sentinel"
