@@ -4,15 +4,57 @@ A URL names the files of its secrets in options, which the settings add. `curren
 called at each connect. So a process uses a new password without a restart.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+FILE_SUFFIX = "_FILE"
+DATABASE_URL, DATABASE_PASSWORD = "SLUICE_DATABASE_URL", "SLUICE_DATABASE_PASSWORD"
+REDIS_URL, REDIS_PASSWORD = "SLUICE_REDIS_URL", "SLUICE_REDIS_PASSWORD"
+REDIS_SENTINEL_PASSWORD = "SLUICE_REDIS_SENTINEL_PASSWORD"
 URL_FILE, PASSWORD_FILE = "sluice_url_file", "sluice_password_file"
 SENTINEL_PASSWORD_FILE, SENTINEL_PASSWORD = "sluice_sentinel_password_file", "sentinel_password"
 
 
 class SecretUnreadable(OSError):
     """Raised if the file of a secret cannot be read. The message has the name of the file."""
+
+
+class SecretRefused(ValueError):
+    """Raised if the setting of a secret cannot be used. The message has its name, and no secret."""
+
+
+def merge_secrets(environ: Mapping[str, str], secrets: Iterable[str]) -> dict[str, str]:
+    """Returns the environment with the secrets from their files, and with the passwords in the URLs.
+
+    `secrets` are the names of the settings that may be in files. Raises SecretRefused.
+    """
+    made, files = dict(environ), {}
+    for name in secrets:
+        path = made.pop(name + FILE_SUFFIX, "")
+        if not path:
+            continue
+        if made.get(name):
+            raise SecretRefused(f"{name} and {name}{FILE_SUFFIX} are both set; set only one of them")
+        try:
+            made[name] = read_secret(path)
+        except SecretUnreadable as error:
+            raise SecretRefused(f"{name}{FILE_SUFFIX}: {error}") from None
+        files[name] = path
+    for url, password in ((DATABASE_URL, DATABASE_PASSWORD), (REDIS_URL, REDIS_PASSWORD)):
+        if not made.get(url):
+            continue
+        if url in files:
+            made[url] = add_option(made[url], URL_FILE, files[url])
+        if password in files:
+            made[url] = add_option(made[url], PASSWORD_FILE, files[password])
+        elif made.get(password):
+            made[url] = with_password(made[url], made[password])
+    if made.get(REDIS_URL) and REDIS_SENTINEL_PASSWORD in files:
+        made[REDIS_URL] = add_option(made[REDIS_URL], SENTINEL_PASSWORD_FILE, files[REDIS_SENTINEL_PASSWORD])
+    elif made.get(REDIS_URL) and made.get(REDIS_SENTINEL_PASSWORD):
+        made[REDIS_URL] = add_option(made[REDIS_URL], SENTINEL_PASSWORD, made[REDIS_SENTINEL_PASSWORD])
+    return made
 
 
 def read_secret(path: str) -> str:

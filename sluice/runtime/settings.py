@@ -18,20 +18,10 @@ from pydantic_core import ErrorDetails
 from sluice.runtime.installation import NAME_PATTERN
 from sluice.runtime.partition_share import PartitionShare, parse_share
 from sluice.runtime.redis_address import parse_redis_url
-from sluice.runtime.secret_files import (
-    PASSWORD_FILE,
-    SENTINEL_PASSWORD,
-    SENTINEL_PASSWORD_FILE,
-    URL_FILE,
-    SecretUnreadable,
-    add_option,
-    read_secret,
-    with_password,
-)
+from sluice.runtime.secret_files import FILE_SUFFIX, SecretRefused, merge_secrets
 from sluice.runtime.service_links import without_service_links
 
 PREFIX = "SLUICE_"
-FILE_SUFFIX = "_FILE"
 MAX_SOURCE_CHARACTERS = 255
 
 MISSING_HINT = (
@@ -202,35 +192,10 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
     Raises SettingsError.
     """
-    made, files = dict(environ), {}
-    for secret in SECRETS:
-        name = PREFIX + secret.upper()
-        path = made.pop(name + FILE_SUFFIX, "")
-        if not path:
-            continue
-        if made.get(name):
-            raise SettingsError(f"{name} and {name}{FILE_SUFFIX} are both set; set only one of them")
-        try:
-            made[name] = read_secret(path)
-        except SecretUnreadable as error:
-            raise SettingsError(f"{name}{FILE_SUFFIX}: {error}") from None
-        files[name] = path
-    for server in ("DATABASE", "REDIS"):
-        url, password = f"{PREFIX}{server}_URL", f"{PREFIX}{server}_PASSWORD"
-        if not made.get(url):
-            continue
-        if url in files:
-            made[url] = add_option(made[url], URL_FILE, files[url])
-        if password in files:
-            made[url] = add_option(made[url], PASSWORD_FILE, files[password])
-        elif made.get(password):
-            made[url] = with_password(made[url], made[password])
-    url, password = f"{PREFIX}REDIS_URL", f"{PREFIX}REDIS_SENTINEL_PASSWORD"
-    if made.get(url) and password in files:
-        made[url] = add_option(made[url], SENTINEL_PASSWORD_FILE, files[password])
-    elif made.get(url) and made.get(password):
-        made[url] = add_option(made[url], SENTINEL_PASSWORD, made[password])
-    return made
+    try:
+        return merge_secrets(environ, [PREFIX + name.upper() for name in SECRETS])
+    except SecretRefused as error:
+        raise SettingsError(str(error)) from None
 
 
 def read_faults(environ: Mapping[str, str]) -> str:
