@@ -50,9 +50,11 @@ def merge_secrets(environ: Mapping[str, str], secrets: Iterable[str]) -> dict[st
             made[url] = add_option(made[url], PASSWORD_FILE, files[password])
         elif made.get(password):
             made[url] = with_password(made[url], made[password])
-    if made.get(REDIS_URL) and REDIS_SENTINEL_PASSWORD in files:
+    if made.get(REDIS_SENTINEL_PASSWORD) and not made.get(REDIS_URL, "").startswith("sentinel"):
+        raise SecretRefused(f"{REDIS_SENTINEL_PASSWORD} is set, but {REDIS_URL} is no sentinel:// address")
+    if REDIS_SENTINEL_PASSWORD in files:
         made[REDIS_URL] = add_option(made[REDIS_URL], SENTINEL_PASSWORD_FILE, files[REDIS_SENTINEL_PASSWORD])
-    elif made.get(REDIS_URL) and made.get(REDIS_SENTINEL_PASSWORD):
+    elif made.get(REDIS_SENTINEL_PASSWORD):
         made[REDIS_URL] = add_option(made[REDIS_URL], SENTINEL_PASSWORD, made[REDIS_SENTINEL_PASSWORD])
     return made
 

@@ -1,16 +1,19 @@
 """Both clients, redis-py and kombu, use the same address: TLS, passwords in files, sockets, Sentinels."""
 
+import asyncio
 import os
 import string
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
 import pytest
 import yaml
+from flower.utils.broker import Broker
 from redis.exceptions import RedisError
 
 from sluice.admin.doctor.situation_reading import read_redis_memory
@@ -187,6 +190,44 @@ def test_sentinels_and_their_server_may_require_tls(servers: RedisServers, tmp_p
     for ask in CLIENTS:
         ask(settings_of(good))
         assert "the certificates in SLUICE_REDIS_URL" in failure_of(ask, settings_of(good.partition("?")[0]))
+
+
+def test_flower_reads_the_lengths_of_queues_at_each_form_of_address(
+    servers: RedisServers, tmp_path: Path
+) -> None:
+    own = Authority(tmp_path / "own")
+    made = own.issue("server", host="localhost")
+    tls = servers.start_tls(made.certificate, made.key, own.file, "--tls-auth-clients", "no")
+    plain = servers.start("--requirepass", "p@ss", "--unixsocket", str(tmp_path / "r.sock"))
+    lines = f"sentinel monitor main 127.0.0.1 {plain} 1\nsentinel auth-pass main p@ss\nrequirepass p&ss"
+    sentinel = servers.start_sentinel(lines)
+    login = {"SLUICE_REDIS_PASSWORD": "p@ss"}
+    sentinel_login = {"SLUICE_REDIS_SENTINEL_PASSWORD": "p&ss"}
+    for settings in (
+        settings_of(f"rediss://localhost:{tls}/1?ssl_ca_certs={own.file}"),
+        settings_of(f"redis://127.0.0.1:{plain}/1", **login),
+        settings_of(f"unix://{tmp_path}/r.sock", **login),
+        settings_of(f"sentinel://127.0.0.1:{sentinel}/main/2", **login, **sentinel_login),
+    ):
+        app = make_celery(settings, lambda: INSTALLATION)
+        with build_redis(settings.redis_url.get_secret_value(), INSTALLATION.redis_prefix) as client:
+            client.lpush("queue", "message")
+        with app.connection() as connection:
+            broker = Broker(
+                connection.as_uri(include_password=True),
+                broker_options=app.conf.broker_transport_options,
+                broker_use_ssl=app.conf.broker_use_ssl,
+            )
+        assert asyncio.run(lengths(broker)) == [{"name": "queue", "messages": 1}]
+
+
+async def lengths(broker: Any) -> Any:
+    """Returns what Flower shows. Flower itself does not close its connections to the Sentinels."""
+    found = await broker.queues(["queue"])
+    manager = getattr(broker.redis.connection_pool, "sentinel_manager", None)
+    for client in manager.sentinels if manager else ():
+        await client.aclose()
+    return found
 
 
 def test_a_redis_cluster_is_refused_in_one_sentence(servers: RedisServers) -> None:

@@ -72,6 +72,10 @@ def test_each_secret_may_be_in_a_file(secret: str, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(ENVIRON.get(name, "hunter2"))
     environ = {other: value for other, value in ENVIRON.items() if other != name}
+    if secret == "redis_sentinel_password":
+        with pytest.raises(SettingsError, match=f"{name} is set, but SLUICE_REDIS_URL is no sentinel://"):
+            read_settings({**environ, name: "hunter2"})
+        environ["SLUICE_REDIS_URL"] = "sentinel://a/main"
     read = getattr(read_settings({**environ, f"{name}_FILE": str(file)}), secret).get_secret_value()
     assert read.startswith(ENVIRON.get(name, "hunter2"))
     with pytest.raises(SettingsError, match=f"{name} and {name}_FILE are both set"):
