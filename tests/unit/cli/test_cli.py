@@ -151,7 +151,8 @@ def test_a_service_that_fails_is_named_in_one_line(error: Exception, message: st
         (
             AuthenticationError("invalid username-password pair"),
             "Redis (SLUICE_REDIS_URL): cannot use cache:6379/0: invalid username-password pair;"
-            " correct the user or the password in SLUICE_REDIS_URL or SLUICE_REDIS_PASSWORD",
+            " correct the user or the password in SLUICE_REDIS_URL or SLUICE_REDIS_PASSWORD"
+            " (SLUICE_REDIS_SENTINEL_PASSWORD for Sentinels)",
         ),
         (
             KafkaTimeoutError("late"),
