@@ -19,6 +19,7 @@ from bench.quiet import wait_quiet
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.runtime.gc_tuning import tune_gc
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.tasks.events.identity import event_identity
 from sluice.tasks.fold.decision import derived_id
 from sluice.tasks.outbox.relay import Relay
@@ -133,7 +134,7 @@ def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
 def _relay_rate(site: Site) -> RelayRate:
     site.fill_outbox(RELAYED_ROWS)
     session = Session(site.deployment.urls.database_url, application_name="bench relay", plans=QUEUE_PLANS)
-    relay = Relay(session, ConfluentProducer(site.servers), source="bench")
+    relay = Relay(session, ConfluentProducer(KafkaAccess(site.servers)), source="bench")
 
     def send_all() -> int:
         sent = 0

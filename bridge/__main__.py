@@ -89,7 +89,7 @@ def main() -> int:
     publisher = RedisPublisher(open_sender(settings, installation, membership.ring))
     watch = LogWatch(
         settings.database_url.get_secret_value(),
-        settings.kafka_bootstrap_servers,
+        settings.kafka_access,
         settings.share,
         registry.topics,
     )
@@ -178,7 +178,7 @@ def _make_consumer(
     else:
         from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer as make
     return make(
-        settings.kafka_bootstrap_servers,
+        settings.kafka_access,
         group=group,
         # The name makes the bridge a static member: after a restart it gets its partitions at once, without a
         # rebalance.

@@ -20,6 +20,7 @@ from sluice.db.records import ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
@@ -39,9 +40,9 @@ class LogWatch:
     """
 
     def __init__(
-        self, database_url: str, bootstrap_servers: str, share: PartitionShare, declared: Iterable[str]
+        self, database_url: str, access: KafkaAccess, share: PartitionShare, declared: Iterable[str]
     ) -> None:
-        self._servers = bootstrap_servers
+        self._access = access
         self._share = share
         self._declared = frozenset(declared)
         self._session = Session(database_url, application_name="sluice bridge logs")
@@ -107,7 +108,7 @@ class LogWatch:
         assignments = read_assignments(self._session, places)
         reads = read_partition_reads(self._session)
         self._reader = self._reader or LogReader(
-            self._servers, self._share, request_timeout_ms=KAFKA_TIMEOUT_MS
+            self._access, self._share, request_timeout_ms=KAFKA_TIMEOUT_MS
         )
         # Kafka is read after Postgres: see `judge_assignment`.
         logs = self._reader.read_ranges(topics).ranges

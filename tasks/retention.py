@@ -16,7 +16,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from sluice.db.admin import retention
 from sluice.db.connection import Session
 from sluice.db.errors import needs_new_connection
-from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, KafkaAccess, build_confluent_admin
+from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, build_confluent_admin
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.settings import Settings
 
 log = structlog.get_logger("sluice.maintenance")
@@ -64,13 +65,13 @@ def kept_seconds(retention_ms: int | str | None, segment_ms: int | str | None) -
     return seconds if seconds < FOR_EVER_SECONDS else None
 
 
-def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, str]]:
+def read_topic_configs(access: KafkaAccess, topics: list[str]) -> dict[str, dict[str, str]]:
     """Returns topic → configuration for existing topics; empty if Kafka does not answer."""
     if not topics:
         return {}
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     try:
-        admin = build_confluent_admin(KafkaAccess(bootstrap_servers), {"log_level": LOG_LEVEL_CRITICAL})
+        admin = build_confluent_admin(access, {"log_level": LOG_LEVEL_CRITICAL})
         asked = admin.describe_configs(resources, request_timeout=ANSWER_SECONDS)
     except KafkaException as error:
         log.warning("retention of topics unknown; identities are kept", error=str(error))

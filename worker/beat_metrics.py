@@ -70,7 +70,7 @@ class LeaderReader:
     """Reads the figures. Keeps its connections until they fail. Not thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
-        self._servers = settings.kafka_bootstrap_servers
+        self._access = settings.kafka_access
         self._share = settings.share
         self._session = Session(
             settings.database_url.get_secret_value(),
@@ -121,7 +121,7 @@ class LeaderReader:
     def _read_logs(self, reading: Reading, topics: Iterable[str]) -> None:
         if self._logs is None:
             self._logs = LogReader(
-                self._servers,
+                self._access,
                 self._share,
                 request_timeout_ms=KAFKA_TIMEOUT_MS,
                 look_seconds=LOOK_SECONDS,

@@ -171,7 +171,7 @@ class WorkerProcess:
         self._purging.submit(PURGE_TASK, self._purge_now)
 
     def _purge_now(self) -> None:
-        configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
+        configs = read_topic_configs(self._settings.kafka_access, sorted(self.registry.topics))
         # The purge runs every hour, and opens a connection for each run.
         session = Session(self._url, application_name="sluice purge", plans=PURGE_PLANS)
         with closing(session), self._outages(session, "purge"):
@@ -244,7 +244,7 @@ class WorkerProcess:
 
     @cached_property
     def _relay(self) -> Relay:
-        producer: ConfluentProducer[WaitingRow] = ConfluentProducer(self._settings.kafka_bootstrap_servers)
+        producer: ConfluentProducer[WaitingRow] = ConfluentProducer(self._settings.kafka_access)
         source = self._settings.source or self._app.sluice_membership.installation.group
         return Relay(self._relay_session, producer, source=source)
 
@@ -284,7 +284,7 @@ class WorkerProcess:
         return Rebuilder(
             self._rebuild_session,
             self.registry,
-            self._settings.kafka_bootstrap_servers,
+            self._settings.kafka_access,
             max_record_bytes=self._settings.max_record_bytes,
             watched=self._watched,
         )

@@ -27,6 +27,7 @@ from sluice.db.projections.generations import SyncedGeneration, detach_generatio
 from sluice.db.records import ProblemKind
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
@@ -130,7 +131,7 @@ class AcceptPlan(NamedTuple):
     """True if added partitions are the only reason. The other partitions then stay as they are."""
 
 
-def plan_accept(session: Session, bootstrap_servers: str, share: PartitionShare, topic: str) -> AcceptPlan:
+def plan_accept(session: Session, access: KafkaAccess, share: PartitionShare, topic: str) -> AcceptPlan:
     """Reads Postgres and Kafka.
 
     Raises OperationRefused if one of the two does not have the topic, or the share does not divide its
@@ -142,7 +143,7 @@ def plan_accept(session: Session, bootstrap_servers: str, share: PartitionShare,
     # In the same order as the bridge: lanes before the ends of the logs.
     watermarks = read_watermarks_of(session, topic)
     watched = read_assignments(session, [(topic, number) for number in watermarks])
-    topic_id, logs = read_topic(bootstrap_servers, share, topic)
+    topic_id, logs = read_topic(access, share, topic)
     added = read_assignments(session, [(topic, number) for number in logs.keys() - watermarks.keys()])
     assignments = {**watched, **added}
     stopped = [one for one in read_partition_reads(session) if one.topic == topic]
@@ -218,12 +219,12 @@ def find_reasons(
     yield from sorted(reported)
 
 
-def read_topic(bootstrap_servers: str, share: PartitionShare, topic: str) -> tuple[str, dict[int, LogRange]]:
+def read_topic(access: KafkaAccess, share: PartitionShare, topic: str) -> tuple[str, dict[int, LogRange]]:
     """Returns a topic's id and the log ranges of the share's partitions. Raises OperationRefused.
 
     The topic must exist, and the share must divide its partitions.
     """
-    with closing(LogReader(bootstrap_servers, share)) as reader:
+    with closing(LogReader(access, share)) as reader:
         logs = reader.read_ranges([topic])
     if topic in logs.partitions and (flaw := share.flaw(topic, logs.partitions[topic])):
         raise OperationRefused(str(flaw))

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from sluice.admin.decisions import OperationRefused
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 
 LogEnds: TypeAlias = Mapping[str, tuple[str, Mapping[int, int]]]
@@ -13,9 +14,9 @@ LogEnds: TypeAlias = Mapping[str, tuple[str, Mapping[int, int]]]
 ReadLogEnds: TypeAlias = Callable[[Sequence[str]], LogEnds]
 
 
-def read_log_ends(bootstrap_servers: str, share: PartitionShare, topics: Sequence[str]) -> LogEnds:
+def read_log_ends(access: KafkaAccess, share: PartitionShare, topics: Sequence[str]) -> LogEnds:
     """Returns the share's log ends in Kafka, including open transactions. Raises OperationRefused."""
-    with closing(LogReader(bootstrap_servers, share)) as reader:
+    with closing(LogReader(access, share)) as reader:
         logs = reader.read_ranges(topics)
     unread = {f"topic {topic}": why for topic, why in logs.unreadable_topics.items()}
     unread |= {f"{topic}[{number}]": why for (topic, number), why in logs.unreadable.items()}

@@ -18,8 +18,9 @@ from sluice.db.delivery.installation import create_installation, read_database, 
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
 from sluice.db.tables import TableRefused, is_projection
-from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
+from sluice.kafka_io.config import build_kafka_python_admin
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.apply.topic_modes import differences
@@ -59,18 +60,20 @@ def initialise(
     share: PartitionShare = WHOLE,
     partitions: int = DEFAULT_PARTITIONS,
     replication_factor: int = 1,
+    with_topics: bool = True,
     change: Callable[[Session, str], Changed] | None = None,
 ) -> Initialised:
     """Creates all objects that a bridge and workers need. Idempotent.
 
-    Calls `change` with the name, one time, before the installation is checked. Raises InstallationRefused if
-    the database belongs to another installation, is a copy, or is newer than this code, and if `share` does
-    not divide the partitions of a topic.
+    Calls `change` with the name, one time, before the installation is checked. Without `with_topics`, creates
+    no topic; then only a share of the partitions needs Kafka. Raises InstallationRefused if the database
+    belongs to another installation, is a copy, or is newer than this code, and if `share` does not divide the
+    partitions of a topic.
     """
     made = Initialised()
     if not share.is_whole:
         # Before the share is stored, because a stored share cannot be changed.
-        _refuse_undivided(urls.kafka_bootstrap_servers, registry, share, partitions)
+        _refuse_undivided(urls.kafka_access, registry, share, partitions)
     upgrade(urls.database_url)
     with closing(Session(urls.database_url, application_name="sluice init")) as session:
         create_installation(session, name, share)
@@ -82,7 +85,8 @@ def initialise(
         made.installation = stored.installation.group
         _refuse_misplaced(session, registry)
     made.tables, made.projections = create_tables(urls.database_url, registry)
-    made.topics = create_topics(urls.kafka_bootstrap_servers, registry, partitions, replication_factor)
+    if with_topics:
+        made.topics = create_topics(urls.kafka_access, registry, partitions, replication_factor)
     session = Session(urls.database_url, application_name="sluice init")
     try:
         for entity in registry.entities.values():
@@ -96,9 +100,9 @@ def initialise(
 
 
 def _refuse_undivided(
-    bootstrap_servers: str, registry: Registry, share: PartitionShare, new_partitions: int
+    access: KafkaAccess, registry: Registry, share: PartitionShare, new_partitions: int
 ) -> None:
-    with closing(build_kafka_python_admin(KafkaAccess(bootstrap_servers))) as admin:
+    with closing(build_kafka_python_admin(access)) as admin:
         described = admin.describe_topics(sorted(registry.topics))
     counts = {topic["name"]: len(topic["partitions"]) or new_partitions for topic in described}
     flaws = [str(flaw) for topic, count in sorted(counts.items()) if (flaw := share.flaw(topic, count))]
@@ -138,10 +142,10 @@ def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
 
 
 def create_topics(
-    bootstrap_servers: str, registry: Registry, partitions: int, replication_factor: int
+    access: KafkaAccess, registry: Registry, partitions: int, replication_factor: int
 ) -> list[str]:
     """Creates the topics that Kafka lacks and waits until they can be used; returns their names."""
-    admin = build_kafka_python_admin(KafkaAccess(bootstrap_servers))
+    admin = build_kafka_python_admin(access)
     try:
         wanted = registry.topics.keys() | registry.outgoing_topics
         missing = sorted(wanted - set(admin.list_topics()))

@@ -75,16 +75,16 @@ def redriving() -> Iterator[Redrivers]:
     with connected("sluice redrive", plans=BATCH_PLANS) as session:
         environment = read_environment()
         plain = make_redriver(session, environment)
-        servers = environment.urls.kafka_bootstrap_servers
-        read_whole = partial(read_whole_record, servers)
+        access = environment.urls.kafka_access
+        read_whole = partial(read_whole_record, access)
         yield Redrivers(plain, ProjectionRedriver(session, environment.registry, read_whole))
 
 
 def make_redriver(session: Session, environment: Environment) -> Redriver:
     """Returns the redriver of dead letters, which uses this session."""
     set_limits(environment.settings)
-    servers = environment.urls.kafka_bootstrap_servers
-    return Redriver(session, environment.registry, partial(read_whole_record, servers))
+    access = environment.urls.kafka_access
+    return Redriver(session, environment.registry, partial(read_whole_record, access))
 
 
 class RedrivePlan(NamedTuple):

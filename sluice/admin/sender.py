@@ -10,10 +10,10 @@ from kafka.errors import KafkaError
 from sluice.admin.event_lines import LineRefused, Outgoing
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
-    KafkaAccess,
     build_kafka_python_admin,
     build_kafka_python_producer,
 )
+from sluice.runtime.kafka_access import KafkaAccess
 
 # The broker must decide which record is too large, not the producer.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -33,7 +33,7 @@ class SendFailed(RuntimeError):
 class Sender:
     """A producer and the records that were acknowledged. The caller must close it."""
 
-    def __init__(self, bootstrap_servers: str, *, sent_one: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, access: KafkaAccess, *, sent_one: Callable[[], object] = lambda: None) -> None:
         """Calls `sent_one` for each record that is passed to the producer. Raises KafkaError if no
         broker answers.
         """
@@ -45,7 +45,7 @@ class Sender:
         self._unacknowledged_bytes = 0
         self._sent_one = sent_one
         self._producer = build_kafka_python_producer(
-            KafkaAccess(bootstrap_servers),
+            access,
             client_id="sluice-send",
             acks="all",
             linger_ms=LINGER_MS,
@@ -112,11 +112,9 @@ class Sender:
             )
 
 
-def read_topics(bootstrap_servers: str) -> frozenset[str]:
+def read_topics(access: KafkaAccess) -> frozenset[str]:
     """Returns the topics of the cluster, without Kafka's own. Raises KafkaError if no broker answers."""
-    admin = build_kafka_python_admin(
-        KafkaAccess(bootstrap_servers), bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS
-    )
+    admin = build_kafka_python_admin(access, bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS)
     try:
         return frozenset(name for name in admin.list_topics() if not name.startswith("__"))
     finally:

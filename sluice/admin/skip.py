@@ -23,6 +23,7 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader, RecordUnreadable
 from sluice.kafka_io.raw_fetch import fetch_batches, find_unparsed
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange, next_unskipped
@@ -46,7 +47,7 @@ class SkipPlan(NamedTuple):
 
 def plan_skip(
     session: Session,
-    bootstrap_servers: str,
+    access: KafkaAccess,
     share: PartitionShare,
     where: RecordPlace,
     *,
@@ -64,15 +65,15 @@ def plan_skip(
             f"{_name(place, offset)} is skipped already: see `sluice audit ls --verb skip`"
         )
     assignment = _require_assignment(session, place, offset)
-    log = _require_in_log(bootstrap_servers, share, place, offset, assignment)
-    batches = fetch_batches(bootstrap_servers, place, offset)
+    log = _require_in_log(access, share, place, offset, assignment)
+    batches = fetch_batches(access, place, offset)
     headers = [read_header(batch) for batch in batches]
     first = min([offset, *(header.first_offset for header in headers)])
     begin = max(first, assignment.watermark or 0, log.start)
     if with_kafka_python:
         failed = _find_unparsed(batches, offset)
     else:
-        failed = _find_unreadable(bootstrap_servers, place, begin, offset, skipped)
+        failed = _find_unreadable(access, place, begin, offset, skipped)
     if failed is None or failed[0] > offset:
         raise OperationRefused(
             f"{_name(place, offset)} can be read, so it is not skipped; a record that cannot be applied"
@@ -135,10 +136,10 @@ def _require_assignment(session: Session, place: Place, offset: int) -> Assignme
 
 
 def _require_in_log(
-    servers: str, share: PartitionShare, place: Place, offset: int, assignment: Assignment
+    access: KafkaAccess, share: PartitionShare, place: Place, offset: int, assignment: Assignment
 ) -> LogRange:
     topic, partition = place
-    with closing(LogReader(servers, share)) as reader:
+    with closing(LogReader(access, share)) as reader:
         logs = reader.read_ranges([topic])
     if reason := logs.unreadable.get(place) or logs.unreadable_topics.get(topic):
         raise OperationRefused(f"{topic}[{partition}] does not answer: {reason}")
@@ -175,10 +176,10 @@ def _find_unparsed(batches: Sequence[bytes], offset: int) -> tuple[int, str] | N
 
 
 def _find_unreadable(
-    servers: str, place: Place, begin: int, offset: int, skipped: list[SkippedRange]
+    access: KafkaAccess, place: Place, begin: int, offset: int, skipped: list[SkippedRange]
 ) -> tuple[int, str] | None:
     """Reads up to the offset. Returns where the client failed, and why; None if it read the record."""
-    reader = PartitionReader(servers, place, begin, skipped=skipped, client_id="sluice-skip")
+    reader = PartitionReader(access, place, begin, skipped=skipped, client_id="sluice-skip")
     with closing(reader):
         try:
             while reader.read_through < offset:

@@ -67,11 +67,11 @@ def read_status(
         reading.sharing = read_workers(session)
         reading.undeclared = read_halted(session)
         reading.unread = read_unread(session, reading.paused_topics)
-    with _noted(reading, "Kafka"), closing(LogReader(urls.kafka_bootstrap_servers, settings.share)) as reader:
+    with _noted(reading, "Kafka"), closing(LogReader(urls.kafka_access, settings.share)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))
         reading.oldest_at = reader.read_times(unapplied(reading))
-        missing = find_missing_topics(urls.kafka_bootstrap_servers, outgoing_topics(situation.postgres))
+        missing = find_missing_topics(urls.kafka_access, outgoing_topics(situation.postgres))
         situation = replace(situation, kafka=KafkaFacts({}, missing_outgoing=missing))
     with _noted(reading, "Redis"):
         situation = replace(situation, redis=read_redis_memory(urls.redis_url))

@@ -19,6 +19,7 @@ from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
@@ -124,7 +125,7 @@ def _declared(registry: Registry, name: str) -> Topic:
 def trace_place(
     session: Session,
     registry: Registry,
-    bootstrap_servers: str,
+    access: KafkaAccess,
     share: PartitionShare,
     place: RecordPlace,
 ) -> Trace:
@@ -140,7 +141,7 @@ def trace_place(
         raise OperationRefused(
             f"{topic.name}:{partition}:{offset} was skipped: see `sluice audit ls --verb skip --json`"
         )
-    with closing(LogReader(bootstrap_servers, share)) as reader:
+    with closing(LogReader(access, share)) as reader:
         try:
             record = reader.read_record((topic.name, partition), offset)
         except RecordUnreadable as error:

@@ -31,6 +31,7 @@ from sluice.kafka_io.partition_reader import (
     PartitionStalled,
     RecordUnreadable,
 )
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange
@@ -42,7 +43,7 @@ READ_SECONDS = 0.5
 
 def verify(
     session: Session,
-    bootstrap_servers: str,
+    access: KafkaAccess,
     share: PartitionShare,
     registry: Registry,
     *,
@@ -62,7 +63,7 @@ def verify(
     calls = read_call_states(session)
     rerouted = {place[0] for place, of in totals.items() if _was_rerouted(session, place[0], of.entity)}
     skipped = read_skipped_ranges(session)
-    logs = _read_logs(bootstrap_servers, share, totals, skipped, max_record_bytes, counted)
+    logs = _read_logs(access, share, totals, skipped, max_record_bytes, counted)
     latest = {topic.name for topic in registry.topics.values() if topic.start == "latest"}
     natural = {topic for topic, mode in read_all_modes(session).items() if mode == "natural"}
     partitions = [
@@ -94,7 +95,7 @@ def _was_rerouted(session: Session, topic: str, entity: str) -> bool:
 
 
 def _read_logs(
-    servers: str,
+    access: KafkaAccess,
     share: PartitionShare,
     totals: Mapping[Place, PartitionTotals],
     skipped: Mapping[Place, Sequence[SkippedRange]],
@@ -102,9 +103,9 @@ def _read_logs(
     counted: Callable[[int, int], object],
 ) -> dict[Place, LogFacts]:
     topics = sorted({topic for topic, _ in totals})
-    with closing(LogReader(servers, share)) as log_reader:
+    with closing(LogReader(access, share)) as log_reader:
         logs = log_reader.read_ranges(topics)
-    compacted_topics = set(compacted(read_topic_configs(servers, topics))) if topics else set()
+    compacted_topics = set(compacted(read_topic_configs(access, topics))) if topics else set()
     # A record after this offset has no outcome.
     ends = {
         place: min(log.end, end_to_count(totals[place]))
@@ -127,7 +128,7 @@ def _read_logs(
     for place, end in sorted(ends.items()):
         start = logs.ranges[place].start
         reader = PartitionReader(
-            servers,
+            access,
             place,
             start,
             skipped=skipped.get(place, ()),

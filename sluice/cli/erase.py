@@ -54,7 +54,7 @@ def erase(
     Example: sluice erase customer 4711 --reason "request 17" --dry-run
     """
     settings, registry, urls = read_environment()
-    ends = partial(read_log_ends, urls.kafka_bootstrap_servers, settings.share)
+    ends = partial(read_log_ends, urls.kafka_access, settings.share)
     decision = decide("erase", reason)
     report = partial(say, err=True)
     with connected("sluice erase") as session:

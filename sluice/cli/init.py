@@ -34,8 +34,16 @@ def init(
         int, typer.Option(min=1, help="Partitions of new topics; can be raised later, never lowered.")
     ] = DEFAULT_PARTITIONS,
     replication_factor: Annotated[
-        int, typer.Option(min=1, help="Replicas of new topics: how many brokers keep a copy.")
+        int,
+        typer.Option(
+            min=-1,
+            help="Replicas of new topics: how many brokers keep a copy. -1: the default of the brokers.",
+        ),
     ] = 1,
+    no_topics: Annotated[
+        bool,
+        typer.Option("--no-topics", help="Create no topic, because another tool creates them."),
+    ] = False,
     new_installation: Annotated[
         bool,
         typer.Option(
@@ -94,6 +102,8 @@ def init(
             Change.ORIGINAL: original,
         }
     )
+    if replication_factor == 0:
+        raise typer.BadParameter("--replication-factor must be -1 or at least 1")
     settings, registry, urls = read_environment()
     if change is Change.ORIGINAL:
         _declare_original(settings, reason, yes=yes, as_json=as_json)
@@ -115,6 +125,7 @@ def init(
         share=settings.share,
         partitions=partitions,
         replication_factor=replication_factor,
+        with_topics=not no_topics,
         change=None if change is None else make_change,
     )
     declared = {entity.name: entity.shards for entity in registry.entities.values()}

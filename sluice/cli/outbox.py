@@ -221,10 +221,10 @@ def unsendable_table(topics: Iterable[UnsendableTopic]) -> Table:
 
 
 def _find_unsendable(waiting: Sequence[WaitingTopic]) -> list[UnsendableTopic]:
-    servers = read_addresses(read_settings()).kafka_bootstrap_servers
+    access = read_addresses(read_settings()).kafka_access
     try:
         with reaching_services():
-            return find_unsendable(waiting, partial(find_missing_topics, servers))
+            return find_unsendable(waiting, partial(find_missing_topics, access))
     except ServiceFailed as failed:
         say(f"sluice: missing topics are not shown: {failed}", err=True)
         return []

@@ -65,7 +65,7 @@ def resume(
     with connected("sluice rebuild") as session:
         stopped = find_stopped(session, projection, generation)
         if stopped is not None:
-            require_resumable(session, urls.kafka_bootstrap_servers, settings.share, stopped)
+            require_resumable(session, urls.kafka_access, settings.share, stopped)
             done: list[LettersRedriven] = []
             if not dry_run:
                 decision = decide("rebuild resume", reason)

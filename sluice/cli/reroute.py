@@ -49,9 +49,9 @@ def accept(
     --dry-run prints the effect per partition.
     """
     settings = read_settings()
-    servers = read_addresses(settings).kafka_bootstrap_servers
+    access = read_addresses(settings).kafka_access
     with connected("sluice reroute") as session:
-        plan = plan_accept(session, servers, settings.share, topic)
+        plan = plan_accept(session, access, settings.share, topic)
         found = plan.acceptance
         if not as_json_:
             say(*acceptance_lines(found))

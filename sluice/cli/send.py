@@ -18,6 +18,7 @@ from sluice.admin.typed_event import TypedEvent, make_record
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.cli.progress import progress_bar
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 from sluice.runtime.terminal_text import counted
@@ -76,7 +77,7 @@ def send(
     bad line, only the lines before it are sent.
     """
     settings = read_settings()
-    servers = read_addresses(settings).kafka_bootstrap_servers
+    access = read_addresses(settings).kafka_access
     registry = Registry() if no_check or not settings.handlers else collect_handlers(settings.handlers)
     parts = {
         "--key": key,
@@ -90,7 +91,7 @@ def send(
     }
     _check_options({name for name, value in parts.items() if value is not None}, topic=topic, rate=rate)
     if key is None:
-        _send_lines(target, servers, registry, topic=topic, per_second=rate, as_json=as_json)
+        _send_lines(target, access, registry, topic=topic, per_second=rate, as_json=as_json)
         return
     typed = TypedEvent(
         key,
@@ -102,7 +103,7 @@ def send(
         headers or (),
         tombstone,
     )
-    _send_typed(target, typed, servers, registry, as_json=as_json)
+    _send_typed(target, typed, access, registry, as_json=as_json)
 
 
 def _check_options(given: set[str], *, topic: str | None, rate: float | None) -> None:
@@ -120,18 +121,20 @@ def _check_options(given: set[str], *, topic: str | None, rate: float | None) ->
         raise typer.BadParameter(f"a tombstone has no {', '.join(sorted(extra))}: its value is null")
 
 
-def _send_typed(topic: str, typed: TypedEvent, servers: str, registry: Registry, *, as_json: bool) -> None:
+def _send_typed(
+    topic: str, typed: TypedEvent, access: KafkaAccess, registry: Registry, *, as_json: bool
+) -> None:
     declared = registry.topics.get(topic)
     record = make_record(topic, typed, FieldNames() if declared is None else declared.fields)
     flaw = find_flaw(registry, record)
     if flaw is not None:
         raise SendRefused(f"nothing was sent: {flaw}; {UNCHECKED}")
-    known_topics = read_topics(servers)
+    known_topics = read_topics(access)
     if topic not in known_topics:
         raise TopicUnknown(topic, known_topics)
     if declared is None and registry.topics:
         say(f"no module of SLUICE_HANDLERS declares topic {topic}: the event is not checked", err=True)
-    sender = _acknowledged(servers, [record])
+    sender = _acknowledged(access, [record])
     assert sender.newest is not None
     _, partition, offset = sender.newest
     event_id = None if typed.is_tombstone else typed.event_id
@@ -145,7 +148,7 @@ def _send_typed(topic: str, typed: TypedEvent, servers: str, registry: Registry,
 
 def _send_lines(
     file: str,
-    servers: str,
+    access: KafkaAccess,
     registry: Registry,
     *,
     topic: str | None,
@@ -155,7 +158,7 @@ def _send_lines(
     parse = partial(
         parse_lines,
         topic=topic,
-        known_topics=read_topics(servers),
+        known_topics=read_topics(access),
         find_flaw=partial(find_flaw, registry),
     )
     with _opened(file) as source:
@@ -168,7 +171,7 @@ def _send_lines(
         with progress_bar("sent", MofNCompleteColumn()) as progress:
             task = progress.add_task("", total=total)
             sender = _acknowledged(
-                servers, parse(source), per_second=per_second, sent_one=lambda: progress.advance(task)
+                access, parse(source), per_second=per_second, sent_one=lambda: progress.advance(task)
             )
     topics = dict(sorted(sender.acknowledged.items()))
     if as_json:
@@ -180,14 +183,14 @@ def _send_lines(
 
 
 def _acknowledged(
-    servers: str,
+    access: KafkaAccess,
     records: Iterable[Outgoing],
     *,
     per_second: float | None = None,
     sent_one: Callable[[], object] = lambda: None,
 ) -> Sender:
     """Sends the records. Returns the closed sender, which has the numbers of acknowledged records."""
-    sender = Sender(servers, sent_one=sent_one)
+    sender = Sender(access, sent_one=sent_one)
     try:
         sender.send_all(records, per_second=per_second)
     finally:

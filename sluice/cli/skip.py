@@ -38,7 +38,7 @@ def skip(
     with connected("sluice skip") as session:
         plan = plan_skip(
             session,
-            urls.kafka_bootstrap_servers,
+            urls.kafka_access,
             settings.share,
             where,
             with_kafka_python=settings.kafka_client == "kafka-python",

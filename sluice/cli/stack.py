@@ -1,6 +1,7 @@
 """`sluice stack`: starts and stops the local services."""
 
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -36,7 +37,7 @@ def up(as_json: AsJson = False) -> None:
             )
     except StackError as error:
         _fail(error)
-    say_document(asdict(urls)) if as_json else say(*_exports(urls))
+    say_document(_document(urls)) if as_json else say(*_exports(urls))
 
 
 @stack_app.command()
@@ -55,7 +56,7 @@ def env(as_json: AsJson = False) -> None:
             urls = stack.urls()
     except StackError as error:
         _fail(error)
-    say_document(asdict(urls)) if as_json else say(*_exports(urls))
+    say_document(_document(urls)) if as_json else say(*_exports(urls))
 
 
 @stack_app.command()
@@ -107,8 +108,12 @@ def psql(context: typer.Context) -> None:
     os.execve(program, [program, f"--dbname={plain}", *context.args], environ)
 
 
+def _document(urls: StackUrls) -> dict[str, str]:
+    return {name.removeprefix("SLUICE_").lower(): value for name, value in urls.environ().items()}
+
+
 def _exports(urls: StackUrls) -> list[str]:
-    return [f"export {name}={value}" for name, value in urls.environ().items()]
+    return [f"export {name}={shlex.quote(value)}" for name, value in urls.environ().items()]
 
 
 def _plain(value: object) -> object:

@@ -38,7 +38,7 @@ def trace(
             place = parse_place(registry, what, settings.share)
         else:
             place = find_place(session, registry, what, key, event_id, source)
-        found = trace_place(session, registry, urls.kafka_bootstrap_servers, settings.share, place)
+        found = trace_place(session, registry, urls.kafka_access, settings.share, place)
     _show(found, full=full, as_json_=as_json_)
 
 

@@ -48,7 +48,7 @@ def _compare() -> Verified:
         bar = progress.add_task("", total=None)
         return compare_counters(
             session,
-            installation.urls.kafka_bootstrap_servers,
+            installation.urls.kafka_access,
             installation.settings.share,
             installation.registry,
             max_record_bytes=installation.settings.max_record_bytes,

@@ -6,8 +6,12 @@ it uses.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from sluice.kafka_io.access_files import check_files
+from sluice.kafka_io.tokens import build_tokens, is_by_token
+from sluice.runtime.kafka_access import KafkaAccess, setting
+from sluice.runtime.settings import SettingsError
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Producer
@@ -39,49 +43,71 @@ METADATA_MAX_AGE_MS = 30_000  # new partitions and topics are noticed after this
 LOG_LEVEL_CRITICAL = 2
 
 
-@dataclass(frozen=True)
-class KafkaAccess:
-    """How clients reach the brokers."""
-
-    bootstrap_servers: str
-    """host:port[,host:port]"""
-
-
 def librdkafka_properties(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the properties of a confluent-kafka client.
 
-    Raises ValueError if `own` contains a property that this class sets.
+    SLUICE_KAFKA_PROPERTIES changes properties of `own`. Raises ValueError if `own` contains a property that
+    this function sets.
     """
-    return _merge({"bootstrap.servers": access.bootstrap_servers}, own)
+    chosen = access.security
+    mechanism = "OAUTHBEARER" if is_by_token(access) else chosen.kafka_sasl_mechanism
+    made = {
+        "bootstrap.servers": access.bootstrap_servers,
+        "security.protocol": chosen.kafka_security_protocol,
+        "sasl.mechanism": mechanism,
+        "sasl.username": chosen.kafka_username,
+        "sasl.password": chosen.kafka_password.get_secret_value(),
+        "ssl.ca.location": chosen.kafka_ca_file,
+        "ssl.certificate.location": chosen.kafka_certificate_file,
+        "ssl.key.location": chosen.kafka_key_file,
+        "ssl.key.password": chosen.kafka_key_password.get_secret_value(),
+    }
+    return _merge({name: value for name, value in made.items() if value}, {**own, **access.tuning})
 
 
 def kafka_python_arguments(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a kafka-python client.
 
-    Raises ValueError if `own` contains an argument that this class sets.
+    Raises ValueError if `own` contains an argument that this function sets.
     """
-    return _merge({"bootstrap_servers": access.bootstrap_servers.split(",")}, own)
+    chosen = access.security
+    mechanism = "OAUTHBEARER" if is_by_token(access) else chosen.kafka_sasl_mechanism
+    made = {
+        "bootstrap_servers": access.bootstrap_servers.split(","),
+        "security_protocol": chosen.kafka_security_protocol,
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": chosen.kafka_username,
+        "sasl_plain_password": chosen.kafka_password.get_secret_value(),
+        "ssl_cafile": chosen.kafka_ca_file,
+        "ssl_certfile": chosen.kafka_certificate_file,
+        "ssl_keyfile": chosen.kafka_key_file,
+        "ssl_password": chosen.kafka_key_password.get_secret_value(),
+    }
+    return _merge({name: value for name, value in made.items() if value}, own)
 
 
 def build_confluent_consumer(access: KafkaAccess, own: Mapping[str, Any]) -> "Consumer":
     """Returns a consumer of confluent-kafka. It connects in the background."""
     from confluent_kafka import Consumer
 
-    return Consumer(librdkafka_properties(access, own))
+    made: Consumer = _build_confluent(Consumer, access, own)
+    return made
 
 
 def build_confluent_producer(access: KafkaAccess, own: Mapping[str, Any]) -> "Producer":
     """Returns a producer of confluent-kafka. It connects in the background."""
     from confluent_kafka import Producer
 
-    return Producer(librdkafka_properties(access, own))
+    made: Producer = _build_confluent(Producer, access, own)
+    return made
 
 
 def build_confluent_admin(access: KafkaAccess, own: Mapping[str, Any]) -> "AdminClient":
     """Returns an administration client of confluent-kafka. It connects in the background."""
     from confluent_kafka.admin import AdminClient
 
-    return AdminClient(librdkafka_properties(access, own))
+    made: AdminClient = _build_confluent(AdminClient, access, own)
+    return made
 
 
 def build_kafka_python_consumer(access: KafkaAccess, **own: Any) -> "KafkaConsumer":
@@ -91,7 +117,7 @@ def build_kafka_python_consumer(access: KafkaAccess, **own: Any) -> "KafkaConsum
     from sluice.kafka_io.header_names import accept_any_header_name
 
     accept_any_header_name()
-    made: KafkaConsumer = _connect(KafkaConsumer, kafka_python_arguments(access, own))
+    made: KafkaConsumer = _connect(KafkaConsumer, access, own)
     return made
 
 
@@ -99,7 +125,7 @@ def build_kafka_python_producer(access: KafkaAccess, **own: Any) -> "KafkaProduc
     """Returns a connected producer of kafka-python. Raises KafkaError if no broker answers."""
     from kafka import KafkaProducer
 
-    made: KafkaProducer = _connect(KafkaProducer, kafka_python_arguments(access, own))
+    made: KafkaProducer = _connect(KafkaProducer, access, own)
     return made
 
 
@@ -107,11 +133,33 @@ def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClie
     """Returns a connected administration client of kafka-python. Raises KafkaError if no broker answers."""
     from kafka import KafkaAdminClient
 
-    made: KafkaAdminClient = _connect(KafkaAdminClient, kafka_python_arguments(access, own))
+    made: KafkaAdminClient = _connect(KafkaAdminClient, access, own)
     return made
 
 
-def _connect(client: Any, arguments: Mapping[str, Any]) -> Any:
+def _build_confluent(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
+    from confluent_kafka import KafkaError, KafkaException
+
+    check_files(access)
+    properties = librdkafka_properties(access, own)
+    if is_by_token(access):
+        tokens = build_tokens(access)
+        properties["oauth_cb"] = lambda _: tuple(tokens())
+    try:
+        return client(properties)
+    except KafkaException as error:
+        if access.tuning and error.args[0].code() == KafkaError._INVALID_ARG:
+            raise SettingsError(f"{setting('properties')}: {error.args[0].str()}") from error
+        raise
+
+
+def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
+    check_files(access)
+    arguments = kafka_python_arguments(access, own)
+    if is_by_token(access):
+        from sluice.kafka_io.kafka_python_tokens import TokenProvider
+
+        arguments["sasl_oauth_token_provider"] = TokenProvider(build_tokens(access))
     # kafka-python 3.0.12 starts a thread, and does not end this thread if no broker answers. A process that
     # retries during an outage would accumulate such threads.
     made = client.__new__(client)

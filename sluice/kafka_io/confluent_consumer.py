@@ -12,7 +12,6 @@ from sluice.kafka_io.bounded_record import record_of
 from sluice.kafka_io.config import (
     GATHER_SECONDS,
     MAX_POLL_RECORDS,
-    KafkaAccess,
     build_confluent_admin,
     build_confluent_consumer,
 )
@@ -25,6 +24,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.shared_assignment import SharedAssignment, assignment_strategy
 from sluice.kafka_io.topic_watch import TopicWatch
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
@@ -45,7 +45,7 @@ class ConfluentConsumer:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        access: KafkaAccess,
         *,
         group: str,
         instance: str | None,
@@ -76,7 +76,7 @@ class ConfluentConsumer:
         self._errors: list[ClientError] = []
         self._readable: set[Place] = set()
         self._asking = Backoff(max_seconds=ASKING_SECONDS)
-        access = KafkaAccess(bootstrap_servers)
+        access = access
         with _translated():
             admin = build_confluent_admin(access, CONNECTION_PROPERTIES)
             self._watch = TopicWatch(admin, self._topics, share)

@@ -6,7 +6,8 @@ from typing import Any
 
 from kafka.errors import KafkaError, RetriableError
 
-from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
+from sluice.kafka_io.config import build_kafka_python_admin
+from sluice.runtime.kafka_access import KafkaAccess
 
 TIMEOUT_SECONDS = 3.0
 """The longest time for which a starting process waits for Kafka."""
@@ -24,8 +25,8 @@ class GroupMetadataReader:
     the coordinator of the group is still loading.
     """
 
-    def __init__(self, bootstrap_servers: str, group: str) -> None:
-        self._access = KafkaAccess(bootstrap_servers)
+    def __init__(self, access: KafkaAccess, group: str) -> None:
+        self._access = access
         self._group = group
         self._admin: Any = None
 

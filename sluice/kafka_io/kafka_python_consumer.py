@@ -32,7 +32,6 @@ from sluice.kafka_io.config import (
     METADATA_MAX_AGE_MS,
     RECONNECT_BACKOFF_MAX_MS,
     SESSION_TIMEOUT_MS,
-    KafkaAccess,
     build_kafka_python_consumer,
 )
 from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
@@ -55,6 +54,7 @@ from sluice.kafka_io.kafka_python_offsets import LeaderOffsets
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
@@ -69,7 +69,7 @@ class KafkaPythonConsumer:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        access: KafkaAccess,
         *,
         group: str,
         instance: str | None,
@@ -95,7 +95,7 @@ class KafkaPythonConsumer:
         self._failing_since: float | None = None
         with _translated():
             self._consumer = build_kafka_python_consumer(
-                KafkaAccess(bootstrap_servers),
+                access,
                 client_id="sluice-bridge",
                 group_id=group,
                 group_instance_id=instance,

@@ -15,7 +15,6 @@ from sluice.kafka_io.config import (
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
     REQUEST_TIMEOUT_MS,
-    KafkaAccess,
     build_confluent_admin,
     build_confluent_consumer,
 )
@@ -29,6 +28,7 @@ from sluice.kafka_io.partition_reader import (
 )
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import topic_uuid
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
 
@@ -55,20 +55,20 @@ class LogReader:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        access: KafkaAccess,
         share: PartitionShare,
         *,
         request_timeout_ms: int = REQUEST_TIMEOUT_MS,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """Connects in the background. Partitions of other shares are neither asked for nor returned."""
-        self._servers = bootstrap_servers
+        self._access = access
         self._share = share
         self._timeout_seconds = request_timeout_ms / 1_000
         self._look_seconds = look_seconds
         self._client_error = ""
         self._admin = build_confluent_admin(
-            KafkaAccess(bootstrap_servers),
+            access,
             {
                 "client.id": "sluice-status",
                 "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
@@ -150,7 +150,7 @@ class LogReader:
         if log is None or not log.start <= offset < log.end:
             return None
         try:
-            with closing(PartitionReader(self._servers, place, offset, client_id="sluice-trace")) as reader:
+            with closing(PartitionReader(self._access, place, offset, client_id="sluice-trace")) as reader:
                 while reader.read_through < offset:
                     for found in reader.read(READ_SECONDS)[:1]:
                         return found if found.offset == offset else None
@@ -165,7 +165,7 @@ class LogReader:
 
     def _build_consumer(self) -> Any:
         return build_confluent_consumer(
-            KafkaAccess(self._servers),
+            self._access,
             {
                 **reader_properties("sluice-status", reset="earliest"),
                 "fetch.message.max.bytes": FETCH_BYTES,

@@ -10,10 +10,10 @@ from sluice.kafka_io.bounded_record import record_of
 from sluice.kafka_io.config import (
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
-    KafkaAccess,
     build_confluent_consumer,
 )
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 
@@ -82,7 +82,7 @@ class PartitionReader:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        access: KafkaAccess,
         place: Place,
         offset: int,
         *,
@@ -101,7 +101,7 @@ class PartitionReader:
         self._waited_seconds = 0.0
         self._unreadable: RecordUnreadable | None = None
         self._consumer = build_confluent_consumer(
-            KafkaAccess(bootstrap_servers),
+            access,
             {
                 **reader_properties(client_id, reset="error"),
                 "queued.max.messages.kbytes": QUEUED_KIB,

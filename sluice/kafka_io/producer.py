@@ -13,10 +13,10 @@ from sluice.kafka_io.config import (
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
     SOCKET_TIMEOUT_MS,
-    KafkaAccess,
     build_confluent_producer,
 )
 from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
+from sluice.runtime.kafka_access import KafkaAccess
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer as Client
@@ -72,8 +72,8 @@ class Producer(Protocol[T]):
 class ConfluentProducer(Generic[T]):
     """See Producer. Connects at the first send; makes a new client after a fatal error."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._access = KafkaAccess(bootstrap_servers)
+    def __init__(self, access: KafkaAccess) -> None:
+        self._access = access
         self._settings: dict[str, Any] = {
             "client.id": "sluice-relay",
             "acks": "all",

@@ -12,22 +12,22 @@ from sluice.kafka_io.batch_header import FORMAT, MAGIC_OFFSET, split_batches
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
-    KafkaAccess,
     build_kafka_python_consumer,
 )
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.place import Place
 
 # The broker always sends the first batch whole, even if it exceeds this limit.
 FETCH_BYTES = 1024 * 1024
 
 
-def fetch_batches(bootstrap_servers: str, place: Place, offset: int) -> list[bytes]:
+def fetch_batches(access: KafkaAccess, place: Place, offset: int) -> list[bytes]:
     """Returns the batch that contains the offset and later batches. Raises KafkaError.
 
     Returns at least two batches, unless the log has no later batch.
     """
     consumer = build_kafka_python_consumer(
-        KafkaAccess(bootstrap_servers),
+        access,
         client_id="sluice-skip",
         group_id=None,
         enable_auto_commit=False,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, KafkaSecurity
 from sluice.runtime.outages import Server
 from sluice.runtime.redis_failures import redis_address
 from sluice.runtime.settings import Settings, SettingsError
@@ -26,6 +27,12 @@ class StackUrls:
     database_url: str
     redis_url: str
     kafka_bootstrap_servers: str
+    kafka_security: KafkaSecurity = PLAINTEXT
+
+    @property
+    def kafka_access(self) -> KafkaAccess:
+        """How clients reach Kafka."""
+        return KafkaAccess(self.kafka_bootstrap_servers, self.kafka_security)
 
     def environ(self) -> dict[str, str]:
         """Returns the environment variables that make a process of Sluice use this stack."""
@@ -33,6 +40,7 @@ class StackUrls:
             DATABASE_URL: self.database_url,
             REDIS_URL: self.redis_url,
             KAFKA_BOOTSTRAP_SERVERS: self.kafka_bootstrap_servers,
+            **self.kafka_security.environ(),
         }
 
 
@@ -64,4 +72,5 @@ def read_addresses(settings: Settings) -> StackUrls:
         settings.database_url.get_secret_value(),
         settings.redis_url.get_secret_value(),
         settings.kafka_bootstrap_servers,
+        settings.kafka_access.security,
     )

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from sluice.runtime.installation import NAME_PATTERN
+from sluice.runtime.kafka_access import KafkaAccess, KafkaSecurity
 from sluice.runtime.partition_share import PartitionShare, parse_share
 from sluice.runtime.redis_address import parse_redis_url
 from sluice.runtime.secret_files import FILE_SUFFIX, SecretRefused, merge_secrets
@@ -56,7 +57,7 @@ class FaultSettings(BaseModel):
         return self
 
 
-class Settings(FaultSettings):
+class Settings(KafkaSecurity, FaultSettings):
     """The settings that differ between deployments. The names contain the units.
 
     Secrets are never printed.
@@ -131,6 +132,12 @@ class Settings(FaultSettings):
     stack_cache: str = Field("", description="folder in which the local stack stores Kafka's jars")
 
     @property
+    def kafka_access(self) -> KafkaAccess:
+        """How the clients of this process reach Kafka. Every client is built from it."""
+        named = {name: getattr(self, name) for name in KafkaSecurity.model_fields}
+        return KafkaAccess(self.kafka_bootstrap_servers, KafkaSecurity.model_construct(**named))
+
+    @property
     def max_record_bytes(self) -> int:
         """`max_record_kib` in bytes."""
         return self.max_record_kib * 1024
@@ -196,6 +203,11 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
         return merge_secrets(environ, [PREFIX + name.upper() for name in SECRETS])
     except SecretRefused as error:
         raise SettingsError(str(error)) from None
+
+
+def read_kafka_security(environ: Mapping[str, str]) -> KafkaSecurity:
+    """Returns the settings of the connections to Kafka. Raises SettingsError."""
+    return _validate(KafkaSecurity, environ)
 
 
 def read_faults(environ: Mapping[str, str]) -> str:

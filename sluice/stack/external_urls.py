@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from sluice.runtime.service_urls import DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, REDIS_URL, StackUrls
+from sluice.runtime.settings import read_kafka_security
 from sluice.stack.service import StackError
 
 NAMES = (DATABASE_URL, REDIS_URL, KAFKA_BOOTSTRAP_SERVERS)
@@ -18,7 +19,8 @@ def external_urls(
     `own`: the variables that `sluice stack up` printed for this stack. A terminal keeps them after the stack
     has stopped, so an environment that names only these services needs the stack as well.
 
-    Raises StackError if the environment names only some services, and not those of the stack.
+    Raises StackError if the environment names only some services, and not those of the stack, and
+    SettingsError.
     """
     named = {name: environ[name] for name in NAMES if environ.get(name)}
     if all(own.get(name) == url for name, url in named.items()):
@@ -29,4 +31,6 @@ def external_urls(
             f"the environment sets {' and '.join(named)}, but not {' and '.join(missing)}: set all three to"
             f" use your own services; {UNSET_HINT}"
         )
-    return StackUrls(*named.values())
+    return StackUrls(
+        named[DATABASE_URL], named[REDIS_URL], named[KAFKA_BOOTSTRAP_SERVERS], read_kafka_security(environ)
+    )

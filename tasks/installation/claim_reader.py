@@ -56,7 +56,7 @@ class ClaimReader:
         self.redis_url = settings.redis_url.get_secret_value()
         self.redis: Redis = build_redis(self.redis_url, installation.redis_prefix)
         self._url = settings.database_url.get_secret_value()
-        self._kafka = GroupMetadataReader(settings.kafka_bootstrap_servers, installation.group)
+        self._kafka = GroupMetadataReader(settings.kafka_access, installation.group)
         self._kafka_failed = False
         self._key: bytes | None = None
 

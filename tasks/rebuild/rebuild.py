@@ -19,6 +19,7 @@ from sluice.kafka_io.partition_reader import LogIncomplete
 from sluice.kafka_io.record_types import size_bytes
 from sluice.kafka_io.whole_record import ReadWhole, RecordNotRead, read_whole_record
 from sluice.runtime.fault_points import faults
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.place import Place
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
@@ -50,7 +51,7 @@ class Rebuilder:
         self,
         session: Session,
         registry: Registry,
-        bootstrap_servers: str,
+        access: KafkaAccess,
         *,
         max_record_bytes: int,
         watched: Callable[[str], AbstractContextManager[None]],
@@ -62,7 +63,7 @@ class Rebuilder:
         self._watched = watched
         self._session = session
         self._registry = registry
-        self._bootstrap_servers = bootstrap_servers
+        self._access = access
         self._max_record_bytes = max_record_bytes
 
     def run(self, projection: str, generation: int, place: Place, *, seconds: float = TURN_SECONDS) -> bool:
@@ -75,13 +76,13 @@ class Rebuilder:
         if not generation_lag.try_rebuild(self._session, what, place[1]):
             return False
         try:
-            servers, limit = self._bootstrap_servers, self._max_record_bytes
-            read_whole = partial(read_whole_record, servers)
+            access, limit = self._access, self._max_record_bytes
+            read_whole = partial(read_whole_record, access)
             turn = _Turn(self._session, self._registry, projection, generation, place, read_whole)
             with self._watched(turn.deaths_queue):
                 return turn.run(
                     lambda offset: RebuildReader(
-                        self._session, servers, place, offset, max_record_bytes=limit
+                        self._session, access, place, offset, max_record_bytes=limit
                     ),
                     seconds,
                 )

@@ -11,6 +11,7 @@ from sluice.kafka_io.partition_reader import (
     RecordUnreadable,
 )
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import next_unskipped
 
@@ -21,11 +22,11 @@ class RebuildReader:
     """A PartitionReader that also passes over records that are skipped later. Must be closed."""
 
     def __init__(
-        self, session: Session, bootstrap_servers: str, place: Place, offset: int, *, max_record_bytes: int
+        self, session: Session, access: KafkaAccess, place: Place, offset: int, *, max_record_bytes: int
     ) -> None:
         """Begins to read at `offset`. For `max_record_bytes`, see PartitionReader."""
         self._session = session
-        self._servers = bootstrap_servers
+        self._access = access
         self._place = place
         self._max_record_bytes = max_record_bytes
         self._reader = self._open(offset)
@@ -57,7 +58,7 @@ class RebuildReader:
     def _open(self, offset: int) -> PartitionReader:
         skipped = read_skipped_ranges(self._session).get(self._place, ())
         return PartitionReader(
-            self._servers,
+            self._access,
             self._place,
             next_unskipped(skipped, offset),
             skipped=skipped,

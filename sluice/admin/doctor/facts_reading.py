@@ -91,20 +91,17 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
         declared,
         postgres,
         tried("Redis", lambda: _redis(settings, urls.redis_url, installation, looks)),
-        tried("Kafka", lambda: read_kafka(urls.kafka_bootstrap_servers, topics, outgoing_topics(postgres))),
+        tried("Kafka", lambda: read_kafka(urls.kafka_access, topics, outgoing_topics(postgres))),
         unreachable,
         []
         if installation is None
         else tried("Redis", lambda: read_foreign_claims(settings, installation)) or [],
-        (
-            tried("Kafka", partial(read_log_starts, urls.kafka_bootstrap_servers, settings.share, stopped))
-            or {}
-        )
+        (tried("Kafka", partial(read_log_starts, urls.kafka_access, settings.share, stopped)) or {})
         if stopped
         else {},
         None
         if installation is None
-        else tried("Kafka", lambda: read_members(urls.kafka_bootstrap_servers, installation.group)),
+        else tried("Kafka", lambda: read_members(urls.kafka_access, installation.group)),
         stuck or [],
         tried("Postgres", lambda: _still(urls, postgres, looks)) or {},
         looks.patience_seconds,

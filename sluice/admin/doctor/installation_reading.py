@@ -9,10 +9,10 @@ from sluice.admin.doctor.facts import ForeignClaim
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
-    KafkaAccess,
     build_kafka_python_admin,
 )
 from sluice.runtime.installation import Installation
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim_reader import ClaimReader
 
@@ -34,14 +34,14 @@ def read_foreign_claims(settings: Settings, installation: Installation) -> list[
     return []
 
 
-def read_members(servers: str, group: str) -> list[str | None] | None:
+def read_members(access: KafkaAccess, group: str) -> list[str | None] | None:
     """Returns the static names of the group's members, None if Kafka does not return them.
 
     A group that does not exist has no members.
     """
     try:
         admin = build_kafka_python_admin(
-            KafkaAccess(servers),
+            access,
             bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )

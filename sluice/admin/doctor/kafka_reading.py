@@ -12,22 +12,22 @@ from sluice.admin.doctor.facts import KafkaFacts, TopicFacts
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
-    KafkaAccess,
     build_kafka_python_admin,
 )
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 
 TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "segment.ms", "min.insync.replicas")
 
 
-def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> KafkaFacts:
+def read_kafka(access: KafkaAccess, topics: Sequence[str], outgoing: Sequence[str]) -> KafkaFacts:
     """Reads the topics that exist, and finds the topics of outgoing events that do not exist.
     Raises KafkaError if no broker answers.
     """
     admin = build_kafka_python_admin(
-        KafkaAccess(servers),
+        access,
         bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
@@ -45,15 +45,15 @@ def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> 
     return replace(judge_topics(described, found), missing_outgoing=frozenset(outgoing).intersection(missing))
 
 
-def read_log_starts(servers: str, share: PartitionShare, topics: Sequence[str]) -> dict[Place, int]:
+def read_log_starts(access: KafkaAccess, share: PartitionShare, topics: Sequence[str]) -> dict[Place, int]:
     """Returns the log starts of the share's partitions, without partitions that do not answer."""
-    with closing(LogReader(servers, share)) as reader:
+    with closing(LogReader(access, share)) as reader:
         return {place: log.start for place, log in reader.read_ranges(topics).ranges.items()}
 
 
-def find_missing_topics(servers: str, topics: Sequence[str]) -> Set[str]:
+def find_missing_topics(access: KafkaAccess, topics: Sequence[str]) -> Set[str]:
     """Returns the topics that do not exist. Raises KafkaError if no broker answers."""
-    return read_kafka(servers, (), topics).missing_outgoing if topics else frozenset()
+    return read_kafka(access, (), topics).missing_outgoing if topics else frozenset()
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:

@@ -18,6 +18,7 @@ from sluice.kafka_io.partition_reader import (
     PartitionStalled,
     RecordUnreadable,
 )
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.place import Place
 from sluice.tasks.api import Topic
 
@@ -65,7 +66,7 @@ def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
             yield one["partition"], watermark, end
 
 
-def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]:
+def reading_again(access: KafkaAccess, found: AcceptedTopic) -> Iterator[str]:
     """Yields the partitions of an accepted topic that are still being read again.
 
     Workers skip the events that were applied before. A generation that is swapped in meanwhile
@@ -73,15 +74,15 @@ def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]
     """
     for number, watermark, end in left_to_read(found):
         # Transaction markers are not records: a watermark never reaches an end that consists of them.
-        if _holds_records(bootstrap_servers, (found.topic, number), watermark, end):
+        if _holds_records(access, (found.topic, number), watermark, end):
             yield (
                 f"{found.topic}[{number}] is being read again after an `accept`: its watermark is"
                 f" {watermark} of {end}; start the rebuild when it has reached {end}"
             )
 
 
-def _holds_records(bootstrap_servers: str, place: Place, first: int, end: int) -> bool:
-    with closing(PartitionReader(bootstrap_servers, place, first)) as reader:
+def _holds_records(access: KafkaAccess, place: Place, first: int, end: int) -> bool:
+    with closing(PartitionReader(access, place, first)) as reader:
         try:
             while reader.read_through < end - 1:
                 if records := reader.read(READ_SECONDS):

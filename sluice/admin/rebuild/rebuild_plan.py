@@ -70,7 +70,7 @@ def make_plan(
     live = snapshot.live[projection]
     reach = read_reach(session)
     topics = sorted({topic for topic, _ in reach})
-    with closing(LogReader(urls.kafka_bootstrap_servers, share)) as reader:
+    with closing(LogReader(urls.kafka_access, share)) as reader:
         logs = reader.read_ranges(topics)
     checkpoint = _require_checkpoint(session, projection, from_checkpoint) if from_checkpoint else None
     firsts = first_offsets(checkpoint.lanes if checkpoint else ())
@@ -98,11 +98,11 @@ def make_plan(
             checkpoint, columns, read_table(session, checkpoint.table), read_epochs(session)
         )
     accepted = read_accepted(session, topics)
-    refusals += [why for one in accepted for why in reading_again(urls.kafka_bootstrap_servers, one)]
+    refusals += [why for one in accepted for why in reading_again(urls.kafka_access, one)]
     taken = registry.projection_topics[projection]
     displaced = [one for one in accepted if one.topic in taken] if checkpoint is None else []
     refusals += displaced_refusals(session, registry.topics, displaced)
-    configs = read_topic_configs(urls.kafka_bootstrap_servers, topics) if topics else {}
+    configs = read_topic_configs(urls.kafka_access, topics) if topics else {}
     return Plan(
         projection,
         live,

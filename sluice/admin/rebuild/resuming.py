@@ -16,6 +16,7 @@ from sluice.db.projections.stopped_generations import StoppedPlace, begin_resumi
 from sluice.db.records import GenerationState
 from sluice.kafka_io.log_range import LogRanges
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.tasks.projection_redrive import ProjectionRedriver
 
@@ -36,7 +37,7 @@ def find_stopped(session: Session, projection: str, number: int | None) -> Gener
 
 
 def require_resumable(
-    session: Session, bootstrap_servers: str, share: PartitionShare, generation: Generation
+    session: Session, access: KafkaAccess, share: PartitionShare, generation: Generation
 ) -> None:
     """Raises OperationRefused if the log no longer holds the records that the generation lacks."""
     name = f"generation {generation.generation} of {generation.projection}"
@@ -51,7 +52,7 @@ def require_resumable(
         for one in read_stopped_places(session)
         if (one.projection, one.generation) == (generation.projection, generation.generation)
     ]
-    with closing(LogReader(bootstrap_servers, share)) as reader:
+    with closing(LogReader(access, share)) as reader:
         refusals = resume_refusals(places, reader.read_ranges(sorted({one.topic for one in places})))
     if refusals:
         raise OperationRefused(f"{name}: {'; '.join(refusals)}")

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from sluice.admin.init import initialise
 from sluice.admin.redis_keys import delete_prefix, open_redis
 from sluice.db.admin.written_effects import end_claims, read_ledger_rows
-from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
+from sluice.kafka_io.config import build_kafka_python_admin
 from sluice.stack.patience import patient
 from sluice.tasks.fold.registry import collect_handlers
 from sluice.testing.incoming import Incoming, RawRecord, raw_record
@@ -274,7 +274,7 @@ def _clean_up(deployment: Deployment) -> None:
         delete_prefix(client, deployment.installation.group)
     with (
         suppress(KafkaError),
-        closing(build_kafka_python_admin(KafkaAccess(deployment.urls.kafka_bootstrap_servers))) as admin,
+        closing(build_kafka_python_admin(deployment.urls.kafka_access)) as admin,
     ):
         admin.delete_topics(sorted(deployment.registry.topics))
 

@@ -25,7 +25,7 @@ from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.tables import shape_of
-from sluice.kafka_io.config import KafkaAccess, build_kafka_python_producer
+from sluice.kafka_io.config import build_kafka_python_producer
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.installation import Installation
 from sluice.runtime.partition_share import WHOLE, PartitionShare
@@ -107,7 +107,7 @@ class Deployment:
         """A producer that partitions by murmur2 of the key, like every Java producer."""
         # Compressed, so that a value can be produced that is over all limits except the broker's limit.
         return build_kafka_python_producer(
-            KafkaAccess(self.urls.kafka_bootstrap_servers),
+            self.urls.kafka_access,
             acks="all",
             linger_ms=5,
             compression_type="gzip",
@@ -171,7 +171,7 @@ class Deployment:
         return {place: records[-1].offset + 1 for place, records in self._read_log().items() if records}
 
     def _read_log(self) -> dict[Place, list[Record]]:
-        log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
+        log = read_log(self.urls.kafka_access, self.registry.topics)
         return {place: records for place, records in log.items() if self.share.holds(place[1])}
 
     def _is_settled(self, ends: LogEnds) -> bool:
@@ -185,7 +185,7 @@ class Deployment:
 
     def sent(self) -> list[tuple[str, str | None, UUID]]:
         """Returns (topic, key, event id) of events that the relay published, by first appearance."""
-        servers = self.urls.kafka_bootstrap_servers
+        servers = self.urls.kafka_access
         # The second source is that of events which a test wrote in its own transaction, without a setting.
         sources = (self.run.source, self.installation.group)
         return read_sent(servers, sorted(self.registry.outgoing_topics), sources)

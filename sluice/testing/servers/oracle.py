@@ -15,8 +15,9 @@ from sluice.db.admin.totals import read_effect_keys, read_outgoing
 from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import Session
 from sluice.kafka_io.bounded_record import record_of_consumed
-from sluice.kafka_io.config import KafkaAccess, build_kafka_python_consumer
+from sluice.kafka_io.config import build_kafka_python_consumer
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.fold.versioned_row import Row
 from sluice.testing.folded_log import FoldedLog
@@ -38,10 +39,10 @@ class Expectation:
         return {table for table, _ in self.rows}
 
 
-def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], list[Record]]:
+def read_log(access: KafkaAccess, topics: Iterable[str]) -> dict[tuple[str, int], list[Record]]:
     """Reads all committed records of the topics, per (topic, partition), in offset order."""
     consumer = build_kafka_python_consumer(
-        KafkaAccess(bootstrap_servers),
+        access,
         group_id=None,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
@@ -105,11 +106,11 @@ def differences(session: Session, expectation: Expectation, tables: Iterable[Tab
 
 
 def read_sent(
-    bootstrap_servers: str, topics: Iterable[str], sources: Collection[str]
+    access: KafkaAccess, topics: Iterable[str], sources: Collection[str]
 ) -> list[tuple[str, str | None, UUID]]:
     """Returns (topic, key, event id) of all events of these sources, in order of first appearance."""
     found: dict[UUID, tuple[str, str | None, UUID]] = {}
-    for (topic, _), records in read_log(bootstrap_servers, topics).items():
+    for (topic, _), records in read_log(access, topics).items():
         for record in records:
             headers = dict(record.headers)
             if (headers.get("ce_source") or b"").decode() in sources:

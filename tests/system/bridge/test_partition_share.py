@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from sluice.admin.init import initialise
 from sluice.db.admin.totals import read_positions
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
@@ -90,7 +91,7 @@ def test_two_databases_together_equal_the_oracle_of_one(make_deployment: MakeDep
     assert registered(first) == {"deposits": list(range(0, 12, 2)), "withdrawals": [0, 2, 4]}
     assert registered(beside) == {"deposits": list(range(1, 12, 2)), "withdrawals": [1, 3, 5]}
 
-    log = read_log(first.urls.kafka_bootstrap_servers, first.registry.topics)
+    log = read_log(KafkaAccess(first.urls.kafka_bootstrap_servers), first.registry.topics)
     oracle = expect(first.registry, log, dict.fromkeys(first.registry.topics, "any id"))
     (accounts,) = first.tables()
     rows = [one.rows(one.tables()[0]) for one in pair]

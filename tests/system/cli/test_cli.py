@@ -14,6 +14,7 @@ from sluice.bridge.partitioner import expected_partition
 from sluice.cli.dev_processes import NAMES
 from sluice.cli.main import COMMANDS
 from sluice.db.apply.guard import COUNTERS
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.oracle import read_log
 from tests.system.conftest import MakeDeployment
@@ -71,7 +72,7 @@ def test_init_creates_missing_tables_and_topics_and_is_idempotent(make_deploymen
     assert second.returncode == 0
     assert b"tables made: none were missing\ntopics made: none were missing" in second.stdout
     assert "order.3" in deployment.queues("order")
-    log = read_log(deployment.urls.kafka_bootstrap_servers, topics)
+    log = read_log(KafkaAccess(deployment.urls.kafka_bootstrap_servers), topics)
     assert {number for _, number in log} == {0, 1, 2}
     assert errors(deployment) == []
 
@@ -128,7 +129,7 @@ def test_sent_events_are_applied_and_counted(make_deployment: MakeDeployment) ->
     assert [queue["queue"] for queue in status["queues"]] == sorted(deployment.queues())
     assert sum(queue["counters"]["duplicate"] for queue in status["queues"]) == 301
     assert {queue["length"] for queue in status["queues"]} == {0}
-    log = read_log(deployment.urls.kafka_bootstrap_servers, [payments])
+    log = read_log(KafkaAccess(deployment.urls.kafka_bootstrap_servers), [payments])
     assert all(expected_partition(r.key or b"", 4) == n for (_, n), records in log.items() for r in records)
 
 
@@ -191,7 +192,7 @@ def test_status_reports_the_age_of_the_oldest_unapplied_record(make_deployment: 
     deployment = make_deployment()
     users = "users" + deployment.topic_suffix
     assert sluice(deployment, "send", "-", given=generated("users", count=40, topic=users)).returncode == 0
-    log = read_log(deployment.urls.kafka_bootstrap_servers, [users])
+    log = read_log(KafkaAccess(deployment.urls.kafka_bootstrap_servers), [users])
     oldest = min(record.timestamp_ms for records in log.values() for record in records) / 1000
     slow = ("send", "-", "--rate", "20")
     assert sluice(deployment, *slow, given=generated("users", count=20, topic=users)).returncode == 0
@@ -229,7 +230,7 @@ def test_a_file_with_a_bad_line_sends_nothing_and_a_pipe_sends_the_lines_before_
 
 
 def produced(deployment: Deployment, topic: str) -> int:
-    return sum(map(len, read_log(deployment.urls.kafka_bootstrap_servers, [topic]).values()))
+    return sum(map(len, read_log(KafkaAccess(deployment.urls.kafka_bootstrap_servers), [topic]).values()))
 
 
 def test_a_record_that_kafka_refuses_is_reported(make_deployment: MakeDeployment) -> None:

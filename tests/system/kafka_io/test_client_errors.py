@@ -15,6 +15,7 @@ from kafka import KafkaProducer
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from tests.harness.kafka_cluster import REPLICATED, WITH_AUTHORIZER, KafkaCluster, kafka_cluster
@@ -63,7 +64,9 @@ def create_topics(admin: Any) -> tuple[str, str]:
 
 
 def join(client: type[AnyConsumer], servers: str, topics: tuple[str, ...]) -> Any:
-    return closing(client(servers, group=f"group-{topics[0]}", instance=None, topics=topics, share=WHOLE))
+    return closing(
+        client(KafkaAccess(servers), group=f"group-{topics[0]}", instance=None, topics=topics, share=WHOLE)
+    )
 
 
 def seek_when_assigned(consumer: Consumer, *places: Place) -> None:

@@ -13,6 +13,7 @@ from sluice.kafka_io.config import MAX_POLL_RECORDS
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack import Stack
@@ -220,7 +221,7 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
     """An operator can therefore change the client of one bridge after the other."""
     members: list[Consumer] = [
         client(
-            kafka.kafka_bootstrap_servers(),
+            KafkaAccess(kafka.kafka_bootstrap_servers()),
             group=f"group-{topic}",
             instance=f"m-{n}",
             topics=[topic],
@@ -243,4 +244,4 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_consumer_without_a_broker_raises_an_error(client: type[AnyConsumer]) -> None:
     with pytest.raises(ConsumerBroken):
-        client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"], share=WHOLE)
+        client(KafkaAccess("127.0.0.1:1"), group="nobody", instance=None, topics=["nothing"], share=WHOLE)

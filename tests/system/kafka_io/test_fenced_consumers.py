@@ -8,6 +8,7 @@ from kafka import KafkaProducer
 from sluice.kafka_io.config import SESSION_TIMEOUT_MS
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
@@ -40,7 +41,7 @@ def test_every_poll_of_a_fenced_member_raises_an_error(
 
     def join() -> Consumer:
         return client(
-            kafka.kafka_bootstrap_servers(),
+            KafkaAccess(kafka.kafka_bootstrap_servers()),
             group=f"group-{topic}",
             instance="same",
             topics=[topic],

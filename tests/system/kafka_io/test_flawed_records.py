@@ -10,6 +10,7 @@ from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import PartitionReader
 from sluice.kafka_io.record_types import Flaw, Headers, Record
 from sluice.kafka_io.whole_record import read_whole_record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack import Stack
@@ -60,7 +61,7 @@ def test_a_consumer_reads_flawed_records_and_the_records_behind_them(
     expected = produce(kafka, topic)
     place = (topic, 0)
     consumer = client(
-        kafka.kafka_bootstrap_servers(),
+        KafkaAccess(kafka.kafka_bootstrap_servers()),
         group=topic,
         instance=None,
         topics=[topic],
@@ -84,20 +85,20 @@ def test_commands_and_rebuilds_read_flawed_records_as_a_bridge_does(kafka: Stack
     expected = produce(kafka, topic)
     servers, place = kafka.kafka_bootstrap_servers(), (topic, 0)
     found: list[Record] = []
-    with closing(PartitionReader(servers, place, 0, max_record_bytes=BOUND)) as reader:
+    with closing(PartitionReader(KafkaAccess(servers), place, 0, max_record_bytes=BOUND)) as reader:
         while len(found) < len(expected):
             found += reader.read(5)
     assert found == expected
-    with closing(LogReader(servers, WHOLE)) as looking:
+    with closing(LogReader(KafkaAccess(servers), WHOLE)) as looking:
         assert looking.read_record(place, 1) == expected[1]
 
 
 def test_a_large_record_is_read_completely_until_kafka_deletes_it(kafka: Stack, topic: str) -> None:
     large = produce(kafka, topic)[-2]
     servers, place = kafka.kafka_bootstrap_servers(), (topic, 0)
-    found = read_whole_record(servers, place, large.offset)
+    found = read_whole_record(KafkaAccess(servers), place, large.offset)
     assert found == large._replace(value=LARGE, flaw=None)
-    assert read_whole_record(servers, place, large.offset + 10) is None
+    assert read_whole_record(KafkaAccess(servers), place, large.offset + 10) is None
     with closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
         admin.delete_records({TopicPartition(*place): large.offset + 1})
-    assert read_whole_record(servers, place, large.offset) is None
+    assert read_whole_record(KafkaAccess(servers), place, large.offset) is None

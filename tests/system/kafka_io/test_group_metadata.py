@@ -7,6 +7,7 @@ from kafka import KafkaProducer
 
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.group_metadata import GroupMetadataReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.stack import Stack
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
@@ -18,11 +19,16 @@ def test_the_metadata_of_a_commit_is_read_back(
     client: type[AnyConsumer], kafka: Stack, topic: str, producer: KafkaProducer
 ) -> None:
     servers, group = kafka.kafka_bootstrap_servers(), f"group-{topic}"
-    with closing(GroupMetadataReader(servers, group)) as reader:
+    with closing(GroupMetadataReader(KafkaAccess(servers), group)) as reader:
         assert reader.read() == set()
         text = ""
         consumer: Consumer = client(
-            servers, group=group, instance=None, topics=[topic], share=WHOLE, commit_metadata=lambda: text
+            KafkaAccess(servers),
+            group=group,
+            instance=None,
+            topics=[topic],
+            share=WHOLE,
+            commit_metadata=lambda: text,
         )
 
         def committed(places: list[int], expected: set[str]) -> None:

@@ -11,6 +11,7 @@ from sluice.kafka_io import partition_reader
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.kafka_io.partition_reader import PartitionReader, RecordUnreadable
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.skipped_range import SkippedRange
 from sluice.stack import Stack
@@ -31,7 +32,7 @@ RECORDS = [("k", b"x" * 99)] * 3
 @pytest.fixture
 def reader(kafka: Stack) -> Iterator[LogReader]:
     """Yields a log reader on the Kafka of the test."""
-    with closing(LogReader(kafka.kafka_bootstrap_servers(), WHOLE)) as made:
+    with closing(LogReader(KafkaAccess(kafka.kafka_bootstrap_servers()), WHOLE)) as made:
         yield made
 
 
@@ -68,7 +69,7 @@ def test_records_behind_an_open_transaction_are_counted(kafka: Stack, reader: Lo
 
 
 def test_without_a_broker_the_error_names_the_reason_of_the_client() -> None:
-    reader = LogReader(NOWHERE, WHOLE, request_timeout_ms=1_000)
+    reader = LogReader(KafkaAccess(NOWHERE), WHOLE, request_timeout_ms=1_000)
     with closing(reader), pytest.raises(LogsUnavailable, match=r"refused|Timed out"):
         reader.read_ranges(["orders"])
 
@@ -90,12 +91,12 @@ def test_an_unreadable_record_does_not_hide_other_records(
     with pytest.raises(RecordUnreadable, match=f"offset {bad} cannot be read: .*Not implemented"):
         reader.read_record(place, bad)
 
-    servers = kafka.kafka_bootstrap_servers()
+    access = KafkaAccess(kafka.kafka_bootstrap_servers())
     skipped = [SkippedRange(bad, bad + 2)]
-    assert read_all(PartitionReader(servers, place, 0, skipped=skipped), bad + 4) == [0, 1, bad + 3]
+    assert read_all(PartitionReader(access, place, 0, skipped=skipped), bad + 4) == [0, 1, bad + 3]
     # The reader starts within the batch. The range that it skips also contains a record that can be read.
-    assert read_all(PartitionReader(servers, place, bad + 1, skipped=skipped), bad + 4) == [bad + 3]
-    assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(1, 1)]), 2) == [0]
+    assert read_all(PartitionReader(access, place, bad + 1, skipped=skipped), bad + 4) == [bad + 3]
+    assert read_all(PartitionReader(access, place, 0, skipped=[SkippedRange(1, 1)]), 2) == [0]
 
 
 def test_a_malformed_record_that_the_client_does_not_report_is_found(
@@ -107,6 +108,9 @@ def test_a_malformed_record_that_the_client_does_not_report_is_found(
     damage_batch(kafka, place, first, damage_second_record)
     produce(producer, topic, 0, 1)
     with pytest.raises(RecordUnreadable) as raised:
-        read_all(PartitionReader(servers, place, 0), 4)
+        read_all(PartitionReader(KafkaAccess(servers), place, 0), 4)
     assert raised.value.offset == first + 1
-    assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(1, 2)]), 4) == [0, 3]
+    assert read_all(PartitionReader(KafkaAccess(servers), place, 0, skipped=[SkippedRange(1, 2)]), 4) == [
+        0,
+        3,
+    ]

@@ -11,6 +11,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.structs import TopicPartition
 
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.stack import Stack
 from tests.waiting import wait_until
 
@@ -46,7 +47,7 @@ def _has_read(reader: PartitionReader, offset: int) -> bool:
 
 def test_every_record_is_read_one_time_while_others_are_produced(kafka: Stack, topic: str) -> None:
     servers = kafka.kafka_bootstrap_servers()
-    reader = PartitionReader(servers, (topic, 0), 0)
+    reader = PartitionReader(KafkaAccess(servers), (topic, 0), 0)
     producing = threading.Thread(target=produce, args=(servers, topic, MANY, reader))
     producing.start()
     found: list[int] = []
@@ -62,7 +63,7 @@ def test_every_record_is_read_one_time_while_others_are_produced(kafka: Stack, t
 def test_a_reader_begins_at_any_offset_and_reports_the_log_end(kafka: Stack, topic: str) -> None:
     servers = kafka.kafka_bootstrap_servers()
     produce(servers, topic, 10)
-    reader = PartitionReader(servers, (topic, 0), 7)
+    reader = PartitionReader(KafkaAccess(servers), (topic, 0), 7)
     found: list[bytes | None] = []
     while len(found) < 3:
         found += [record.value for record in reader.read(5)]
@@ -78,7 +79,7 @@ def test_a_reader_below_the_log_start_raises_log_incomplete(kafka: Stack, topic:
     admin = KafkaAdminClient(bootstrap_servers=servers)
     admin.delete_records({TopicPartition(topic, 0): 5})
     admin.close()
-    reader = PartitionReader(servers, (topic, 0), 3)
+    reader = PartitionReader(KafkaAccess(servers), (topic, 0), 3)
     with pytest.raises(LogIncomplete, match=r"no longer holds the records after offset 2"):
         reader.read(30)
     reader.close()

@@ -11,6 +11,7 @@ from sluice.kafka_io import shared_assignment
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.stack import Stack
@@ -35,7 +36,7 @@ def wide_topic(kafka: Stack) -> str:
 
 def open_member(client: type[AnyConsumer], kafka: Stack, topic: str, number: int) -> Consumer:
     return client(
-        kafka.kafka_bootstrap_servers(),
+        KafkaAccess(kafka.kafka_bootstrap_servers()),
         group=f"group-{topic}",
         instance=f"bridge-{number}",
         topics=[topic],

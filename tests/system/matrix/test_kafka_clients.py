@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 
 from sluice.kafka_io.confluent_consumer import ConfluentConsumer
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import WHOLE
 from sluice.stack import Stack
 from tests.harness.storm import mixed_events
@@ -77,7 +78,7 @@ def test_a_bridge_continues_after_its_member_was_fenced(make_deployment: MakeDep
     deployment.wait_settled()
     group = deployment.installation.group
     namesake = ConfluentConsumer(
-        deployment.urls.kafka_bootstrap_servers,
+        KafkaAccess(deployment.urls.kafka_bootstrap_servers),
         group=group,
         instance=f"{group}-bridge-0",
         topics=sorted(deployment.registry.topics),

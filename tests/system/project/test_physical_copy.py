@@ -16,6 +16,7 @@ from sluice.db.admin.totals import read_positions
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.claims import read_claim_key, read_known_claims
 from sluice.kafka_io.group_metadata import GroupMetadataReader
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.stack import Stack
 from sluice.stack.patience import patient
 from sluice.stack.postgres_files import find_programs
@@ -121,7 +122,7 @@ def test_a_base_backup_beside_its_original_is_refused(
     ]
     apply_events(deployment, seed=1)
     servers = deployment.urls.kafka_bootstrap_servers
-    with closing(GroupMetadataReader(servers, deployment.installation.group)) as reader:
+    with closing(GroupMetadataReader(KafkaAccess(servers), deployment.installation.group)) as reader:
         wait_until(reader.read, timeout_seconds=30, what="Kafka contains a claim")
     other = "" if shares_redis else stacks.empty_redis(redis)
     with physical_copy(postgres) as copy, run_on(copy, deployment, other) as run:

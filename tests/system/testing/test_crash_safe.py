@@ -8,8 +8,9 @@ import pytest
 
 from sluice.admin.redis_keys import open_redis, read_prefixes
 from sluice.bridge.queue_buffer import FULL_RECORDS
-from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
+from sluice.kafka_io.config import build_kafka_python_admin
 from sluice.runtime.fault_points import POINTS
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.testing import Incoming, Servers, assert_crash_safe

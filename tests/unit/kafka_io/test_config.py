@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.kafka_io.config import KafkaAccess, kafka_python_arguments, librdkafka_properties
+from sluice.kafka_io.config import kafka_python_arguments, librdkafka_properties
+from sluice.runtime.kafka_access import KafkaAccess
 
 PROJECT = Path(__file__).resolve().parents[3]
 CONFIG = PROJECT / "sluice" / "kafka_io" / "config.py"

@@ -8,8 +8,8 @@ import pytest
 from kafka.errors import KafkaError
 
 from sluice.kafka_io import config, group_metadata
-from sluice.kafka_io.config import KafkaAccess
 from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
+from sluice.runtime.kafka_access import KafkaAccess
 from tests.waiting import wait_until
 
 NO_BROKER = "127.0.0.1:1"
@@ -30,7 +30,7 @@ def test_a_client_that_reaches_no_broker_leaves_no_thread(build: Callable[..., A
 
 def test_an_unreachable_kafka_is_reported_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_metadata, "TIMEOUT_SECONDS", 0.05)
-    reader = GroupMetadataReader(NO_BROKER, "sluice-0a1b2c3d")
+    reader = GroupMetadataReader(KafkaAccess(NO_BROKER), "sluice-0a1b2c3d")
     for _ in range(2):
         with pytest.raises(GroupMetadataUnavailable):
             reader.read()

@@ -8,9 +8,9 @@ from confluent_kafka import KafkaError, KafkaException
 
 from sluice.db.records import WaitingRow
 from sluice.kafka_io import producer as producer_module
-from sluice.kafka_io.config import KafkaAccess
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.kafka_io.record_types import Delivery, OutgoingRecord
+from sluice.runtime.kafka_access import KafkaAccess
 
 ROW = WaitingRow("q.0", 1, "", "t", "k", "made", None, "{}", memoryview(b"{}"))
 RECORD = OutgoingRecord("t", "k", b"{}", {})
@@ -48,7 +48,7 @@ class ScriptedClient:
 def producer(monkeypatch: pytest.MonkeyPatch) -> ConfluentProducer[WaitingRow]:
     ScriptedClient.made = []
     monkeypatch.setattr(producer_module, "build_confluent_producer", ScriptedClient)
-    return ConfluentProducer[WaitingRow]("nowhere:1")
+    return ConfluentProducer[WaitingRow](KafkaAccess("nowhere:1"))
 
 
 @pytest.fixture

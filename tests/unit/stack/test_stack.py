@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -43,9 +44,14 @@ def make_stopped_stack(root: Path) -> None:
         state.write(name, ServiceRecord(ports=ports))
 
 
+def urls_of(environ: Mapping[str, str]) -> StackUrls:
+    database_url, redis_url, servers = environ.values()
+    return StackUrls(database_url, redis_url, servers)
+
+
 def test_an_environment_that_names_all_services_is_used() -> None:
-    assert external_urls(URLS) == StackUrls(*URLS.values())
-    assert StackUrls(*URLS.values()).environ() == URLS
+    assert external_urls(URLS) == urls_of(URLS)
+    assert urls_of(URLS).environ() == URLS
 
 
 @pytest.mark.parametrize("environ", [{}, dict.fromkeys(URLS, "")])
@@ -68,7 +74,7 @@ def test_a_terminal_that_keeps_the_addresses_of_a_stack_needs_this_stack(left: t
 @pytest.mark.parametrize("changed", URLS)
 def test_an_environment_with_one_other_address_is_used(changed: str) -> None:
     environ = URLS | {changed: f"{URLS[changed]}9"}
-    assert external_urls(environ, URLS) == StackUrls(*environ.values())
+    assert external_urls(environ, URLS) == urls_of(environ)
 
 
 def test_a_stack_lists_the_addresses_of_its_last_run(tmp_path: Path) -> None:
