@@ -24,13 +24,24 @@ stack_app = typer.Typer(
 
 
 @stack_app.command()
-def up(as_json: AsJson = False) -> None:
+def up(
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure",
+            help="Give Kafka TLS with an authority of its own, a login and an authorizer.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Start the services that do not run, repair services that were killed, and print the addresses."""
     try:
-        stack = Stack(ROOT, report=_say)
+        stack = Stack(ROOT, report=_say, secure=secure)
         urls = external_urls(os.environ, stack.environ())
         if urls is None:
             urls = stack.up()
+            if stack.is_secure:
+                _grant_rights(stack)
         else:
             _say(
                 f"the environment has the addresses of other services, so no service is started; {UNSET_HINT}"
@@ -106,6 +117,14 @@ def psql(context: typer.Context) -> None:
     environ = os.environ | ({"PGPASSWORD": str(url.password)} if url.password else {})
     plain = url.set(drivername="postgresql", password=None).render_as_string()
     os.execve(program, [program, f"--dbname={plain}", *context.args], environ)
+
+
+def _grant_rights(stack: Stack) -> None:
+    # Imported here: `make clean` runs this file, perhaps without these packages.
+    from sluice.admin.kafka_rights import grant_rights
+    from sluice.stack.secure_kafka import USER
+
+    grant_rights(stack.kafka_admin_access(), USER)
 
 
 def _document(urls: StackUrls) -> dict[str, str]:

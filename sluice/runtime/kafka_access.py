@@ -45,6 +45,11 @@ class KafkaSecurity(BaseModel):
     kafka_token_provider: str = Field("", description="module:function that returns a token")
     kafka_properties: str = Field("", description="JSON object of librdkafka's properties, for tuning")
 
+    @field_validator("kafka_sasl_mechanism", mode="before")
+    @classmethod
+    def _empty_is_not_set(cls, mechanism: object) -> object:
+        return mechanism or None
+
     @field_validator("kafka_token_provider")
     @classmethod
     def _provider_is_named(cls, provider: str) -> str:

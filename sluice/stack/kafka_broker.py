@@ -90,7 +90,7 @@ class KafkaBroker:
         config.write_text(self._properties(place, part))
         tool = [java, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", "--standalone"]
         done = subprocess.run(
-            [*tool, "-t", new_cluster_id(), "-c", str(config)],
+            [*tool, "-t", new_cluster_id(), "-c", str(config), *self._format_options(place)],
             capture_output=True,
             text=True,
             timeout=patient(FORMAT_TIMEOUT_SECONDS),
@@ -99,6 +99,9 @@ class KafkaBroker:
         config.unlink()
         if done.returncode:
             raise StackError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
+
+    def _format_options(self, _: Place) -> tuple[str, ...]:
+        return ()
 
     def _properties(self, place: Place, data: Path) -> str:
         return server_properties(

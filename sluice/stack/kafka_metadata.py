@@ -5,6 +5,7 @@ Message formats: https://kafka.apache.org/protocol.html#The_Messages_Metadata
 """
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 
@@ -17,11 +18,12 @@ MAX_ANSWER_BYTES = 64 * 1024
 REQUEST = struct.pack(">ihhihi", 14, METADATA_KEY, METADATA_VERSION, 0, -1, 0)
 
 
-def lists_itself(host: str, port: int, *, timeout_seconds: float) -> bool:
+def lists_itself(host: str, port: int, *, timeout_seconds: float, tls: ssl.SSLContext | None = None) -> bool:
     """Returns True if a broker answers at this address, and its list of brokers contains the address."""
     try:
         with (
-            socket.create_connection((host, port), timeout_seconds) as connection,
+            socket.create_connection((host, port), timeout_seconds) as plain,
+            plain if tls is None else tls.wrap_socket(plain, server_hostname=host) as connection,
             connection.makefile("rb") as answers,
         ):
             connection.sendall(REQUEST)

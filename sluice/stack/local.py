@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.kafka_broker import KafkaBroker
 from sluice.stack.kafka_jars import cache_folder
@@ -11,6 +12,7 @@ from sluice.stack.ports import LOOPBACK
 from sluice.stack.postgres_server import DATABASE, SUPERUSER, PostgresServer
 from sluice.stack.redis_server import RedisServer
 from sluice.stack.runner import Runner
+from sluice.stack.secure_kafka import SecureKafkaBroker, admin_security, tls_folder, user_security
 from sluice.stack.service import Report, Service, ServiceName, ServiceStatus, StackError, StopSignal
 from sluice.stack.stack_state import StackState
 
@@ -25,15 +27,20 @@ class Stack:
     """The services whose data are under `root`.
 
     Several objects and processes may use one `root`: a lock lets one command run at a time. `report` is
-    called with a line per action. `cache` is the folder of Kafka's jars.
+    called with a line per action. With `secure`, Kafka has TLS, a login and an authorizer; a stack that was
+    made so stays so. `cache` is the folder of Kafka's jars.
     """
 
-    def __init__(self, root: Path, *, report: Report = say_nothing, cache: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, report: Report = say_nothing, cache: Path | None = None, secure: bool = False
+    ) -> None:
         self.root = root.absolute()
+        self.is_secure = secure or tls_folder(self.root / "kafka").is_dir()
         self._report = report
         self._state = StackState(self.root)
+        broker = SecureKafkaBroker if self.is_secure else KafkaBroker
         services: tuple[Service, ...] = (
-            KafkaBroker(cache_folder(os.environ) if cache is None else cache),
+            broker(cache_folder(os.environ) if cache is None else cache),
             PostgresServer(),
             RedisServer(),
         )
@@ -87,7 +94,8 @@ class Stack:
 
         Raises StackError before the first `up`.
         """
-        return StackUrls(self.database_url(), self.redis_url(), self.kafka_bootstrap_servers())
+        access = self.kafka_access()
+        return StackUrls(self.database_url(), self.redis_url(), access.bootstrap_servers, access.security)
 
     def environ(self) -> dict[str, str]:
         """Returns the variables that `sluice stack up` printed last; empty before the first start."""
@@ -107,6 +115,19 @@ class Stack:
     def kafka_bootstrap_servers(self) -> str:
         """Returns the address of the stack's broker. Raises StackError before its first start."""
         return f"{LOOPBACK}:{self._port('kafka')}"
+
+    def kafka_access(self) -> KafkaAccess:
+        """Returns how Sluice's processes reach the broker. Raises StackError before its first start."""
+        servers = self.kafka_bootstrap_servers()
+        return KafkaAccess(servers, user_security(self._tls()) if self.is_secure else PLAINTEXT)
+
+    def kafka_admin_access(self) -> KafkaAccess:
+        """Returns how an administrator, who gives rights, reaches the secure broker."""
+        ports = self._runners["kafka"].place().ports
+        return KafkaAccess(f"{LOOPBACK}:{ports['certificates']}", admin_security(self._tls()))
+
+    def _tls(self) -> Path:
+        return tls_folder(self.root / "kafka")
 
     def data_dir(self, name: ServiceName) -> Path:
         """Returns the data folder. Replace it only while the service is stopped; `start` sets its owner."""

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from sluice.runtime.settings import PREFIX, Settings
 from sluice.tasks.fold.registry import collect_modules
@@ -34,7 +35,7 @@ def test_all_settings_are_listed_with_their_defaults() -> None:
         PREFIX + name.upper(): "required"
         if field.is_required()
         else "empty"
-        if str(field.default) == ""
+        if field.default in ("", None, SecretStr(""))
         else f"`{field.default}`"
         for name, field in Settings.model_fields.items()
     }
