@@ -23,6 +23,7 @@ from sluice.db.delivery.progress import PLANS
 from sluice.db.errors import describe_refusal
 from sluice.db.records import ProcessKind
 from sluice.kafka_io.consumer import Consumer
+from sluice.kafka_io.login_check import find_refusal
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, process_health, touch_health
@@ -75,6 +76,9 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note_stop)
+    if (refusal := _find_refusal(settings)) is not None:
+        log.error("bridge refused", reason=refusal)
+        return REFUSED_EXIT_CODE
     try:
         membership = join_installation(settings, registry, kind=ProcessKind.BRIDGE, node=gethostname())
     except InstallationRefused as error:
@@ -142,6 +146,17 @@ def main() -> int:
         return LOUD_STOP_EXIT_CODE
     log.info("bridge ended")
     return 0
+
+
+def _find_refusal(settings: Settings) -> str | None:
+    """Returns why the brokers refuse this bridge; None if they accept it or are away.
+
+    While the bridge runs, it retries instead, because an operator may mend the cause.
+    """
+    try:
+        return find_refusal(settings.kafka_access)
+    except SettingsError as error:
+        return str(error)
 
 
 def _consumer_maker(

@@ -6,8 +6,9 @@ from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
 from sluice.kafka_io import kafka_errors
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.redis_failures import find_advice, redis_address
-from sluice.runtime.settings import SettingsError, with_secrets
+from sluice.runtime.settings import SettingsError, read_kafka_security, with_secrets
 
 ServiceTitle: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
 
@@ -87,8 +88,20 @@ def _reason(service: ServiceTitle, error: Exception) -> str:
     if service == "Redis":
         address, advice = redis_address(setting), find_advice(error)
     else:
+        refusal = _find_refusal(setting)
+        if refusal is not None:
+            return refusal
         advice = kafka_errors.find_advice(reason)
     return f"cannot use {address}: {reason}" + ("" if advice is None else f"; {advice}")
+
+
+def _find_refusal(servers: str) -> str | None:
+    from sluice.kafka_io.login_check import find_refusal
+
+    try:
+        return find_refusal(KafkaAccess(servers, read_kafka_security(os.environ)))
+    except (SettingsError, ValueError):
+        return None
 
 
 def _one_line(error: Exception) -> str:

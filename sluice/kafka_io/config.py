@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sluice.kafka_io.access_files import check_files
-from sluice.kafka_io.tokens import build_tokens, is_by_token
+from sluice.kafka_io.tokens import RenewedTokens, TokenUnavailable, build_tokens, is_by_token
 from sluice.runtime.kafka_access import KafkaAccess, setting
 from sluice.runtime.settings import SettingsError
 
@@ -143,7 +143,12 @@ def _build_confluent(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -
     check_files(access)
     properties = librdkafka_properties(access, own)
     if is_by_token(access):
-        tokens = build_tokens(access)
+        tokens = RenewedTokens(build_tokens(access))
+        try:
+            # Without a token, the client would wait for 10 s and then not name the cause.
+            tokens()
+        except TokenUnavailable as error:
+            raise KafkaException(KafkaError(KafkaError._AUTHENTICATION, str(error))) from error
         properties["oauth_cb"] = lambda _: tuple(tokens())
     try:
         return client(properties)

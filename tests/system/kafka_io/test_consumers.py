@@ -29,7 +29,7 @@ MANY = 3 * MAX_POLL_RECORDS  # One fetch of the client returns more records than
 def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterator[Consumer]:
     """Yields a group member that has both partitions and is positioned at their beginnings."""
     made: Consumer = request.param(
-        kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=None, topics=[topic], share=WHOLE
+        kafka.kafka_access(), group=f"group-{topic}", instance=None, topics=[topic], share=WHOLE
     )
 
     def joined() -> bool:

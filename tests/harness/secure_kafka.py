@@ -1,0 +1,144 @@
+"""A broker with a listener per protocol, and an endpoint that returns tokens, for tests of the login."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from sluice.admin.kafka_rights import grant_rights
+from sluice.runtime.kafka_access import KafkaAccess, setting
+from sluice.runtime.settings import read_kafka_security
+from sluice.stack import Stack
+from sluice.stack.certificates import issue
+from sluice.stack.kafka_jars import cache_folder
+from sluice.stack.ports import LOOPBACK
+from sluice.stack.runner import Runner
+from sluice.stack.secure_kafka import USER, SecureKafkaBroker, read_password, tls_folder
+from sluice.stack.service import Place
+
+CLIENT = "client"
+"""The name in the certificate of a client, whose user is CN=client."""
+_MODULES = "org.apache.kafka.common.security"
+
+
+class ManyListenersBroker(SecureKafkaBroker):
+    """Also accepts PLAIN and OAUTHBEARER, without TLS."""
+
+    port_names = (*SecureKafkaBroker.port_names, "plain")
+
+    def _properties(self, place: Place, data: Path) -> str:
+        made = dict(line.split("=", 1) for line in super()._properties(place, data).splitlines())
+        listener = f",SASL_PLAINTEXT://{LOOPBACK}:{place.ports['plain']}"
+        password = read_password(tls_folder(place.home))
+        prefix = "listener.name.sasl_plaintext"
+        added = {
+            "listeners": made["listeners"] + listener,
+            "advertised.listeners": made["advertised.listeners"] + listener,
+            "listener.security.protocol.map": made["listener.security.protocol.map"]
+            + ",SASL_PLAINTEXT:SASL_PLAINTEXT",
+            f"{prefix}.sasl.enabled.mechanisms": "PLAIN,OAUTHBEARER",
+            f"{prefix}.plain.sasl.jaas.config": (
+                f'{_MODULES}.plain.PlainLoginModule required user_{USER}="{password}";'
+            ),
+            f"{prefix}.oauthbearer.sasl.jaas.config": (
+                f'{_MODULES}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="x";'
+            ),
+        }
+        return "".join(f"{name}={value}\n" for name, value in (made | added).items())
+
+
+class SecureStack(Stack):
+    """A stack whose broker has a listener per protocol."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, secure=True)
+        broker = ManyListenersBroker(cache_folder({}))
+        self._runners["kafka"] = Runner(broker, self.root / "kafka", self._state, lambda _: None)
+
+    def access(self, protocol: str, token_url: str = "") -> KafkaAccess:
+        """Returns how the user reaches the listener, by SSL, SCRAM, PLAIN or OAUTHBEARER."""
+        tls, ports = tls_folder(self.root / "kafka"), self._runners["kafka"].place().ports
+        login = {"username": USER, "password": read_password(tls)}
+        chosen: Mapping[str, str] = {
+            "SSL": {
+                "security_protocol": "SSL",
+                "ca_file": f"{tls}/ca.pem",
+                "certificate_file": f"{tls}/{CLIENT}.pem",
+                "key_file": f"{tls}/{CLIENT}.key",
+            },
+            "SCRAM": {
+                "security_protocol": "SASL_SSL",
+                "sasl_mechanism": "SCRAM-SHA-512",
+                "ca_file": f"{tls}/ca.pem",
+                **login,
+            },
+            "PLAIN": {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", **login},
+            "OAUTHBEARER": {
+                "security_protocol": "SASL_PLAINTEXT",
+                "sasl_mechanism": "OAUTHBEARER",
+                "oauth_token_url": token_url,
+                "oauth_client_id": USER,
+                "oauth_client_secret": "s3/cret",
+            },
+        }[protocol]
+        port = ports[{"SSL": "certificates", "SCRAM": "broker"}.get(protocol, "plain")]
+        security = read_kafka_security({setting(name): value for name, value in chosen.items()})
+        return KafkaAccess(f"{LOOPBACK}:{port}", security)
+
+
+@contextmanager
+def secure_stack(root: Path) -> Iterator[SecureStack]:
+    """Runs a secure broker whose users have the rights that Sluice needs. Ends it afterwards."""
+    stack = SecureStack(root)
+    try:
+        stack.start("kafka")
+        issue(tls_folder(stack.root / "kafka"), CLIENT)
+        for user in (USER, f"CN={CLIENT}"):
+            grant_rights(stack.kafka_admin_access(), user)
+        yield stack
+    finally:
+        stack.down(wipe=True)
+
+
+def unsecured_token(user: str, life_seconds: float) -> str:
+    """Returns a token without a signature, which the broker's own validator accepts."""
+    now = time.time()
+    claims = {"sub": user, "iat": now, "exp": now + life_seconds}
+    parts = [base64.urlsafe_b64encode(json.dumps(one).encode()) for one in ({"alg": "none"}, claims)]
+    return ".".join([*(part.decode().rstrip("=") for part in parts), ""])
+
+
+@contextmanager
+def token_endpoint(*, life_seconds: float = 60.0) -> Iterator[tuple[str, list[str]]]:
+    """Yields the URL of an endpoint that returns tokens, and the list of the requests' bodies."""
+    bodies: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            pair = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
+            bodies.append(body)
+            is_known = pair == f"{USER}:s3%2Fcret"
+            token = {"access_token": unsecured_token(USER, life_seconds), "expires_in": life_seconds}
+            answer = json.dumps(token if is_known else {"error": "invalid_client"}).encode()
+            self.send_response(200 if is_known else 401)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer((LOOPBACK, 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{LOOPBACK}:{server.server_address[1]}/token", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,162 @@
+"""Both clients log in at a real broker with each protocol, and a refusal names the setting."""
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from sluice.kafka_io.config import (
+    build_confluent_admin,
+    build_kafka_python_admin,
+    build_kafka_python_producer,
+)
+from sluice.kafka_io.login_check import find_refusal
+from sluice.kafka_io.producer import ConfluentProducer
+from sluice.kafka_io.record_types import Delivery, OutgoingRecord
+from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, setting
+from sluice.runtime.partition_share import WHOLE
+from sluice.runtime.place import Place
+from sluice.stack.certificates import issue, make_authority
+from tests.harness import stacks
+from tests.harness.secure_kafka import SecureStack, secure_stack, token_endpoint
+from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
+from tests.waiting import wait_until
+
+PROTOCOLS = ("SSL", "SCRAM", "PLAIN", "OAUTHBEARER")
+
+
+@pytest.fixture(scope="module")
+def secure() -> Iterator[SecureStack]:
+    """Yields a running secure broker."""
+    with secure_stack(stacks.FOLDER / f"{os.getpid()}-secure") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def token_url() -> Iterator[str]:
+    """Yields the URL of an endpoint of tokens."""
+    with token_endpoint() as (url, _):
+        yield url
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_both_clients_administer_produce_and_consume(
+    secure: SecureStack, token_url: str, protocol: str
+) -> None:
+    access, topic = secure.access(protocol, token_url), f"login-{protocol.lower()}"
+    assert find_refusal(access) is None
+    with closing(build_kafka_python_admin(access)) as admin:
+        admin.create_topics({topic: {"num_partitions": 1, "replication_factor": -1}}, wait_for_metadata=True)
+    assert topic in build_confluent_admin(access, {}).list_topics(timeout=10).topics
+    with closing(build_kafka_python_producer(access, acks="all")) as plain:
+        plain.send(topic, b"first").get(10)
+    relay: ConfluentProducer[int] = ConfluentProducer(access)
+    relay.send(1, OutgoingRecord(topic, b"key", b"second", []))
+    answers: list[Any] = []
+    wait_until(
+        lambda: bool(answers.extend(relay.poll(0.1)) or answers),
+        timeout_seconds=30,
+        what="the relay's answer",
+    )
+    relay.close()
+    assert answers == [(1, Delivery.ACKNOWLEDGED, "")]
+    for client in CLIENTS:
+        assert read_values(client, access, topic) == [b"first", b"second"]
+
+
+def read_values(client: type[AnyConsumer], access: KafkaAccess, topic: str) -> list[bytes]:
+    """Returns the first two values of the topic, as the bridge's consumer reads them."""
+    place: Place = (topic, 0)
+    values: list[bytes] = []
+    group = f"{topic}-{client.__name__}"
+    with closing(client(access, group=group, instance=None, topics=[topic], share=WHOLE)) as consumer:
+
+        def read() -> bool:
+            polled = consumer.poll(POLL_SECONDS)
+            if place in consumer.take_changes() and place in consumer.assignment():
+                consumer.seek(place, 0)
+            elif place in polled:
+                values.extend(bytes(record.value or b"") for record in polled[place])
+            return len(values) >= 2
+
+        wait_until(read, timeout_seconds=30, what=f"{client.__name__} reads two records")
+    return values
+
+
+def changed(access: KafkaAccess, **fields: object) -> KafkaAccess:
+    """Returns the access with other settings."""
+    named = {f"kafka_{name}": value for name, value in fields.items()}
+    return KafkaAccess(access.bootstrap_servers, access.security.model_copy(update=named))
+
+
+def test_a_refusal_of_the_broker_names_the_setting(
+    secure: SecureStack, token_url: str, tmp_path: Path
+) -> None:
+    make_authority(tmp_path)
+    scram, plain = secure.access("SCRAM"), secure.access("PLAIN")
+    no_login: dict[str, object] = {"sasl_mechanism": None}
+    by_token = secure.access("OAUTHBEARER", token_url)
+    cases: Sequence[tuple[KafkaAccess, str]] = (
+        (changed(scram, password=SecretStr("wrong")), "username"),
+        (changed(plain, username="stranger"), "username"),
+        (changed(scram, ca_file=str(tmp_path / "ca.pem")), "ca_file"),
+        (changed(scram, sasl_mechanism="PLAIN"), "sasl_mechanism"),
+        (KafkaAccess(scram.bootstrap_servers, PLAINTEXT), "security_protocol"),
+        (changed(scram, security_protocol="SSL", **no_login), "security_protocol"),
+        (changed(secure.access("SSL"), certificate_file="", key_file=""), "certificate_file"),
+        (changed(by_token, oauth_client_secret=SecretStr("wrong")), "oauth_token_url"),
+    )
+    for access, name in cases:
+        refusal = find_refusal(access)
+        assert refusal is not None, name
+        assert refusal.startswith(setting(name)), refusal
+        assert "wrong" not in refusal
+
+
+@contextmanager
+def tls_listener(folder: Path) -> Iterator[str]:
+    """Yields the address of a listener with the certificate `broker` of the folder."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "broker.pem", folder / "broker.key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            connection, _ = server.accept()
+            try:
+                context.wrap_socket(connection, server_side=True).close()
+            except OSError:
+                connection.close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "valid_days", "named"),
+    [(["IP:127.0.0.1"], -1, "has expired"), (["DNS:elsewhere"], 1, setting("bootstrap_servers"))],
+)
+def test_an_expired_certificate_and_a_wrong_host_name_are_named(
+    tmp_path: Path, hosts: list[str], valid_days: int, named: str
+) -> None:
+    make_authority(tmp_path)
+    issue(tmp_path, "broker", hosts, valid_days=valid_days)
+    security = PLAINTEXT.model_copy(
+        update={"kafka_security_protocol": "SSL", "kafka_ca_file": str(tmp_path / "ca.pem")}
+    )
+    with tls_listener(tmp_path) as server:
+        refusal = find_refusal(KafkaAccess(server, security))
+    assert refusal is not None
+    assert named in refusal
+
+
+def test_a_broker_that_is_away_refuses_nothing() -> None:
+    assert find_refusal(KafkaAccess("127.0.0.1:1")) is None
