@@ -22,8 +22,8 @@ from sluice.db.connection import Session
 from sluice.db.delivery.progress import PLANS
 from sluice.db.errors import describe_refusal
 from sluice.db.records import ProcessKind
-from sluice.kafka_io.consumer import Consumer
-from sluice.kafka_io.login_check import find_refusal
+from sluice.kafka_io.consumer import BrokersAway, Consumer
+from sluice.kafka_io.login_check import find_group_refusal, find_refusal
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, process_health, touch_health
@@ -164,14 +164,21 @@ def _consumer_maker(
 ) -> Callable[[str], Consumer]:
     """Returns a function that makes consumers.
 
-    Its first call raises InstallationRefused if the share does not divide the partitions of a topic. Later,
-    such a topic is stopped, and the bridge reads the other topics.
+    Its first call raises InstallationRefused if this user has no right to the group, or if the share does not
+    divide the partitions of a topic. Later, the bridge waits for the right. It stops such a topic, and reads
+    the other topics.
     """
     is_checked = False
 
     def make_consumer(name: str) -> Consumer:
         nonlocal is_checked
-        made = _make_consumer(settings, registry, installation.group, name, claims)
+        if not is_checked and (refusal := find_group_refusal(settings.kafka_access, installation.group)):
+            raise InstallationRefused(refusal)
+        try:
+            made = _make_consumer(settings, registry, installation.group, name, claims)
+        except BrokersAway as error:
+            refusal = _find_refusal(settings)
+            raise BrokersAway(refusal or str(error)) from error
         topics = sorted(made.topics().items())
         flaws = [settings.share.flaw(topic, known.partitions) for topic, known in topics]
         if not is_checked and any(flaws):

@@ -27,7 +27,9 @@ class ServiceFailed(RuntimeError):
     def __init__(self, service: ServiceTitle, reason: str) -> None:
         self.service = service
         self.reason = reason
-        super().__init__(f"{service} ({SETTING_OF[service]}): {reason}{_start_advice(reason)}")
+        # A refusal by Kafka begins with the setting that causes it.
+        name = service if reason.startswith("SLUICE_") else f"{service} ({SETTING_OF[service]})"
+        super().__init__(f"{name}: {reason}{_start_advice(reason)}")
 
 
 def _start_advice(reason: str) -> str:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
@@ -32,6 +32,21 @@ def find_refusal(access: KafkaAccess) -> str | None:
             with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
                 refusal = _try_listener(access, connection, host, server)
             return refusal or _try_login(access, server)
+    return None
+
+
+def find_group_refusal(access: KafkaAccess, group: str) -> str | None:
+    """Returns one sentence if this user has no right to the group; None if it has, or Kafka is away."""
+    # Imported here, because most processes use no group.
+    from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
+
+    try:
+        with closing(GroupMetadataReader(access, group)) as reader:
+            reader.read()
+    except GroupMetadataUnavailable as error:
+        if "GroupAuthorizationFailed" in str(error):
+            user = access.security.kafka_username or "the user of this process"
+            return f"Kafka refuses the consumer group {group} to {user}; grant Read and Describe on the group"
     return None
 
 
@@ -93,8 +108,8 @@ def _try_login(access: KafkaAccess, server: str) -> str | None:
     seen: list[KafkaError] = []
     try:
         admin = build_confluent_admin(access, {"error_cb": seen.append, "log_level": LOG_LEVEL_CRITICAL})
-    except KafkaException as error:
-        return str(error.args[0].str())
+    except KafkaException as failed:
+        return str(failed.args[0].str())
     deadline = time.monotonic() + LOGIN_SECONDS
     while time.monotonic() < deadline:
         with suppress(KafkaException):

@@ -14,6 +14,7 @@ Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"]
 
 PROVIDER_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):")
 _TLS_ONLY = ("ca_file", "certificate_file", "key_file", "key_password")
 _BY_PASSWORD = ("username", "password")
 _OF_ENDPOINT = ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
@@ -141,6 +142,12 @@ class KafkaAccess:
     bootstrap_servers: str
     """host:port[,host:port]"""
     security: KafkaSecurity = PLAINTEXT
+
+    def find_plaintext(self) -> list[str]:
+        """Returns the servers that other machines reach without TLS."""
+        if self.security.kafka_security_protocol.endswith("SSL"):
+            return []
+        return [one for one in self.bootstrap_servers.split(",") if not _LOOPBACK.match(one)]
 
     @property
     def tuning(self) -> Mapping[str, Any]:

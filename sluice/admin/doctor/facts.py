@@ -49,6 +49,8 @@ class DeclaredFacts:
     unfilled: Set[str] = frozenset()
     """Projections that no handler here fills."""
     share: PartitionShare = WHOLE
+    plaintext: Sequence[str] = ()
+    """Brokers on other machines that the clients reach without TLS."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ class KafkaFacts:
     """Topic that Kafka does not describe → the error."""
     missing_outgoing: Set[str] = frozenset()
     """Topics that do not exist and for which outgoing events wait."""
+    missing_rights: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Topic → the operations that this user may not use, as Kafka names them."""
 
 
 @dataclass(frozen=True)

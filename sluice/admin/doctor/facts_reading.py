@@ -1,7 +1,7 @@
 """Reads the facts for `sluice doctor`. If a service fails, the error is kept and the others are read."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +14,13 @@ from sluice.admin.doctor.facts import (
     DEFAULT_PATIENCE_SECONDS,
     DeclaredFacts,
     Facts,
+    KafkaFacts,
     PostgresFacts,
     RedisFacts,
     StuckQueue,
 )
 from sluice.admin.doctor.installation_reading import read_foreign_claims, read_members
-from sluice.admin.doctor.kafka_reading import read_kafka, read_log_starts
+from sluice.admin.doctor.kafka_reading import read_kafka, read_log_starts, read_missing_rights
 from sluice.admin.doctor.queue_watch import watch, watch_queues
 from sluice.admin.doctor.rules_processes import has_rebuild_worker
 from sluice.admin.doctor.situation_reading import read_lengths, read_redis_memory, read_situation
@@ -91,7 +92,7 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
         declared,
         postgres,
         tried("Redis", lambda: _redis(settings, urls.redis_url, installation, looks)),
-        tried("Kafka", lambda: read_kafka(urls.kafka_access, topics, outgoing_topics(postgres))),
+        tried("Kafka", lambda: _kafka(urls, registry, topics, postgres)),
         unreachable,
         []
         if installation is None
@@ -128,6 +129,7 @@ def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
         revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
         share=settings.share,
+        plaintext=settings.kafka_access.find_plaintext(),
         tables=list(registry.tables.values()),
         dedup={one.name: one.dedup for one in registry.topics.values()},
         holding=frozenset(holding_effects(registry)),
@@ -158,6 +160,14 @@ def _postgres(url: str, name: str, declared: DeclaredFacts) -> PostgresFacts:
                 stopped_places=read_stopped_places(session),
             )
         return facts
+
+
+def _kafka(
+    urls: StackUrls, registry: Registry, topics: Sequence[str], postgres: PostgresFacts | None
+) -> KafkaFacts:
+    facts = read_kafka(urls.kafka_access, topics, outgoing_topics(postgres))
+    missing = read_missing_rights(urls.kafka_access, registry.topics, registry.outgoing_topics)
+    return replace(facts, missing_rights=missing)
 
 
 def outgoing_topics(postgres: PostgresFacts | None) -> list[str]:

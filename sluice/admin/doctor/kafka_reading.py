@@ -1,17 +1,20 @@
 """Reads the facts of Kafka for `sluice doctor`. If a part fails, the error is kept and the rest is read."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
+from confluent_kafka import KafkaException, TopicCollection
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import UnknownTopicOrPartitionError, for_code
 
 from sluice.admin.doctor.facts import KafkaFacts, TopicFacts
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
+    LOG_LEVEL_CRITICAL,
     REQUEST_TIMEOUT_MS,
+    build_confluent_admin,
     build_kafka_python_admin,
 )
 from sluice.kafka_io.log_reader import LogReader
@@ -43,6 +46,33 @@ def read_kafka(access: KafkaAccess, topics: Sequence[str], outgoing: Sequence[st
         found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
     missing = (topic["name"] for topic in found_topics if _is_missing(topic))
     return replace(judge_topics(described, found), missing_outgoing=frozenset(outgoing).intersection(missing))
+
+
+def read_missing_rights(
+    access: KafkaAccess, read: Iterable[str], written: Iterable[str]
+) -> dict[str, list[str]]:
+    """Returns the operations that this user may not use on the topics that it may describe.
+
+    Raises KafkaException.
+    """
+    needed: dict[str, set[str]] = {}
+    for operation, topics in (("READ", read), ("WRITE", written)):
+        for topic in topics:
+            needed.setdefault(topic, set()).add(operation)
+    if not needed:
+        return {}
+    admin = build_confluent_admin(access, {"log_level": LOG_LEVEL_CRITICAL})
+    asked = admin.describe_topics(
+        TopicCollection(sorted(needed)),
+        include_authorized_operations=True,
+        request_timeout=REQUEST_TIMEOUT_MS / 1_000,
+    )
+    found = {}
+    for topic, future in asked.items():
+        with suppress(KafkaException):  # topics that do not exist or are refused have findings of their own
+            allowed = {one.name for one in future.result().authorized_operations}
+            found[topic] = sorted(needed[topic] - allowed)
+    return {topic: operations for topic, operations in found.items() if operations}
 
 
 def read_log_starts(access: KafkaAccess, share: PartitionShare, topics: Sequence[str]) -> dict[Place, int]:

@@ -118,6 +118,11 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
             "Unset SLUICE_FAULTS and SLUICE_ALLOW_FAULTS, and restart the processes: armed faults kill"
             " processes.",
         )
+    if declared.plaintext:
+        yield warning(
+            f"The connections to Kafka are not encrypted: {', '.join(declared.plaintext)}.",
+            "Set SLUICE_KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL; see docs/kafka-access.md.",
+        )
 
 
 def _server(postgres: PostgresFacts) -> Iterator[Finding]:

@@ -40,6 +40,12 @@ def kafka_problems(
             f"Kafka does not describe topic {topic}: {reason}.",
             "Grant the right to describe and read the topic, or read the logs of the brokers.",
         )
+    for topic, operations in sorted(kafka.missing_rights.items()):
+        yield graded(
+            topic in declared.topics,
+            f"The user of this command has no right to {' and '.join(operations)} on topic {topic}.",
+            "Grant the right, if the processes use the same user.",
+        )
     unknown = sorted(
         name
         for name, topic in kafka.topics.items()

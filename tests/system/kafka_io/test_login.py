@@ -10,20 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
 from pydantic import SecretStr
 
+from sluice.admin.doctor.kafka_reading import read_missing_rights
 from sluice.kafka_io.config import (
     build_confluent_admin,
     build_kafka_python_admin,
     build_kafka_python_producer,
 )
-from sluice.kafka_io.login_check import find_refusal
+from sluice.kafka_io.login_check import find_group_refusal, find_refusal
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.kafka_io.record_types import Delivery, OutgoingRecord
 from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, setting
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack.certificates import issue, make_authority
+from sluice.stack.secure_kafka import USER
 from tests.harness import stacks
 from tests.harness.secure_kafka import SecureStack, secure_stack, token_endpoint
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
@@ -58,13 +68,14 @@ def test_both_clients_administer_produce_and_consume(
     with closing(build_kafka_python_producer(access, acks="all")) as plain:
         plain.send(topic, b"first").get(10)
     relay: ConfluentProducer[int] = ConfluentProducer(access)
-    relay.send(1, OutgoingRecord(topic, b"key", b"second", []))
+    relay.send(1, OutgoingRecord(topic, "key", b"second", {}))
     answers: list[Any] = []
-    wait_until(
-        lambda: bool(answers.extend(relay.poll(0.1)) or answers),
-        timeout_seconds=30,
-        what="the relay's answer",
-    )
+
+    def answered() -> bool:
+        answers.extend(relay.poll(0.1))
+        return bool(answers)
+
+    wait_until(answered, timeout_seconds=30, what="the relay's answer")
     relay.close()
     assert answers == [(1, Delivery.ACKNOWLEDGED, "")]
     for client in CLIENTS:
@@ -156,6 +167,41 @@ def test_an_expired_certificate_and_a_wrong_host_name_are_named(
         refusal = find_refusal(KafkaAccess(server, security))
     assert refusal is not None
     assert named in refusal
+
+
+def test_a_missing_right_to_the_group_and_to_a_topic_is_named(secure: SecureStack) -> None:
+    admin, access = secure.kafka_admin_access(), secure.access("PLAIN")
+    with closing(build_kafka_python_admin(admin)) as client:
+        client.create_topics(
+            {"rights-read": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True
+        )
+    assert find_group_refusal(access, "rights-group") is None
+    assert read_missing_rights(access, ["rights-read"], ["rights-read"]) == {}
+    with (
+        denied(admin, ResourceType.GROUP, "rights-group", AclOperation.ALL),
+        denied(admin, ResourceType.TOPIC, "rights-read", AclOperation.WRITE),
+    ):
+        refusal = find_group_refusal(access, "rights-group")
+        assert refusal is not None
+        assert refusal.startswith("Kafka refuses the consumer group rights-group to sluice;")
+        assert read_missing_rights(access, ["rights-read"], ["rights-read"]) == {"rights-read": ["WRITE"]}
+
+
+@contextmanager
+def denied(access: KafkaAccess, kind: ResourceType, name: str, operation: AclOperation) -> Iterator[None]:
+    """Denies the user of Sluice this operation inside the block."""
+    admin = build_confluent_admin(access, {})
+    literal, deny = ResourcePatternType.LITERAL, AclPermissionType.DENY
+    user = f"User:{USER}"
+    for future in admin.create_acls([AclBinding(kind, name, literal, user, "*", operation, deny)]).values():
+        future.result(10)
+    try:
+        yield
+    finally:
+        for future in admin.delete_acls(
+            [AclBindingFilter(kind, name, literal, user, "*", operation, deny)]
+        ).values():
+            future.result(10)
 
 
 def test_a_broker_that_is_away_refuses_nothing() -> None:

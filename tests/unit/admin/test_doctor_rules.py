@@ -90,6 +90,16 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
     "queue without worker": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker serves order.1."),
     "idle workers": (shared(QUEUES, workers=3), WARNING, "3 workers share 2 queues"),
+    "plaintext": (
+        replace(HEALTHY, declared=replace(HEALTHY.declared, plaintext=["kafka:9092"])),
+        WARNING,
+        "not encrypted: kafka:9092",
+    ),
+    "no right": (
+        replace(HEALTHY, kafka=KafkaFacts({"orders": TOPIC}, missing_rights={"orders": ["READ"]})),
+        ERROR,
+        "no right to READ on topic orders",
+    ),
     "no topic": (replace(HEALTHY, kafka=KafkaFacts({})), ERROR, "no topic orders"),
     "a refused topic": (
         replace(HEALTHY, kafka=KafkaFacts({}, {"orders": "TopicAuthorizationFailedError"})),

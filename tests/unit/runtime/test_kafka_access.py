@@ -182,3 +182,13 @@ def test_tuning_replaces_only_the_properties_that_it_names(tuning: dict[str, Any
         **tuning,
     }
     assert kafka_python_arguments(access, {}) == kafka_python_arguments(KafkaAccess("h:1"), {})
+
+
+def test_only_other_machines_are_reached_in_plain_text() -> None:
+    near = "localhost:1,127.0.0.1:2,[::1]:3"
+    assert KafkaAccess(f"{near},kafka:9092,127.0.0.1.example:4").find_plaintext() == [
+        "kafka:9092",
+        "127.0.0.1.example:4",
+    ]
+    assert KafkaAccess(near).find_plaintext() == []
+    assert KafkaAccess("kafka:9092", read_kafka_security(environ(TLS))).find_plaintext() == []
