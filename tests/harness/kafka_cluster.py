@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from sluice.runtime.kafka_access import KafkaAccess
 from sluice.stack.kafka_broker import LOG_CONFIG, new_cluster_id, server_properties
 from sluice.stack.kafka_jars import cache_folder, fetch_jars, find_java
 from sluice.stack.kafka_metadata import lists_itself
@@ -61,6 +62,10 @@ class KafkaCluster:
     def kafka_bootstrap_servers(self) -> str:
         """Returns the addresses of all brokers, in the same form as `Stack.kafka_bootstrap_servers`."""
         return ",".join(f"{LOOPBACK}:{self._ports[f'broker{node}']}" for node in self.nodes)
+
+    def kafka_access(self) -> KafkaAccess:
+        """Returns how clients reach the brokers."""
+        return KafkaAccess(self.kafka_bootstrap_servers())
 
     def start(self, *nodes: int) -> None:
         """Starts these brokers (default: all) and waits until they answer."""

@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from sluice.admin.kafka_rights import grant_rights
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from sluice.admin.kafka_rights import Resource, Right, grant_rights
+from sluice.kafka_io.config import build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
 from sluice.runtime.settings import read_kafka_security
 from sluice.stack import Stack
@@ -89,6 +99,13 @@ class SecureStack(Stack):
         security = read_kafka_security({setting(name): value for name, value in chosen.items()})
         return KafkaAccess(f"{LOOPBACK}:{port}", security)
 
+    def kafka_access(self) -> KafkaAccess:
+        return self.access("SCRAM")
+
+    def user_may_delete_topics(self) -> None:
+        """Gives the user a right that only tests need."""
+        grant_rights(self.kafka_admin_access(), USER, [Right(Resource.TOPIC, "DELETE")])
+
 
 @contextmanager
 def secure_stack(root: Path) -> Iterator[SecureStack]:
@@ -142,3 +159,20 @@ def token_endpoint(*, life_seconds: float = 60.0) -> Iterator[tuple[str, list[st
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def denied(access: KafkaAccess, kind: ResourceType, name: str, operation: AclOperation) -> Iterator[None]:
+    """Denies the user of Sluice this operation inside the block."""
+    admin = build_confluent_admin(access, {})
+    literal, deny = ResourcePatternType.LITERAL, AclPermissionType.DENY
+    user = f"User:{USER}"
+    for future in admin.create_acls([AclBinding(kind, name, literal, user, "*", operation, deny)]).values():
+        future.result(10)
+    try:
+        yield
+    finally:
+        for future in admin.delete_acls(
+            [AclBindingFilter(kind, name, literal, user, "*", operation, deny)]
+        ).values():
+            future.result(10)

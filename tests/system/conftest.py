@@ -98,7 +98,8 @@ def making_deployments(
         module = f"app{own_suffix.replace('-', '_')}"
         (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix, shards=shards))
         own_url = database_url if beside is None else databases.enter_context(stacks.database(postgres))
-        urls = StackUrls(own_url, redis_url, kafka.kafka_bootstrap_servers())
+        access = kafka.kafka_access()
+        urls = StackUrls(own_url, redis_url, access.bootstrap_servers, access.security)
         run = LocalRun(
             urls,
             tmp_path / module if beside else tmp_path,

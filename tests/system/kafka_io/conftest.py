@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 
+from sluice.kafka_io.config import build_kafka_python_admin, build_kafka_python_producer
 from sluice.stack import Stack
 
 _numbers = itertools.count(1)
@@ -17,7 +18,7 @@ _numbers = itertools.count(1)
 def topic(kafka: Stack) -> str:
     """The name of an empty topic with two partitions."""
     name = f"consumed-{os.getpid()}-{next(_numbers)}"
-    with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
+    with closing(build_kafka_python_admin(kafka.kafka_access())) as admin:
         admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
     return name
 
@@ -25,6 +26,6 @@ def topic(kafka: Stack) -> str:
 @pytest.fixture
 def producer(kafka: Stack) -> Iterator[KafkaProducer]:
     """A producer with `acks=all`."""
-    made = KafkaProducer(bootstrap_servers=kafka.kafka_bootstrap_servers(), acks="all", linger_ms=20)
+    made = build_kafka_python_producer(kafka.kafka_access(), acks="all", linger_ms=20)
     yield made
     made.close()

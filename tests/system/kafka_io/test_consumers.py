@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from sluice.kafka_io.config import MAX_POLL_RECORDS
+from sluice.kafka_io.config import MAX_POLL_RECORDS, build_kafka_python_admin
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
@@ -136,7 +136,7 @@ def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threadi
 
     With `missed`, waits for this event between deletion and creation, at most for GONE_SECONDS.
     """
-    with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
+    with closing(build_kafka_python_admin(kafka.kafka_access())) as admin:
         old = _topic_id(admin, topic)
         admin.delete_topics([topic])
         if missed is not None:
@@ -221,7 +221,7 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
     """An operator can therefore change the client of one bridge after the other."""
     members: list[Consumer] = [
         client(
-            KafkaAccess(kafka.kafka_bootstrap_servers()),
+            kafka.kafka_access(),
             group=f"group-{topic}",
             instance=f"m-{n}",
             topics=[topic],

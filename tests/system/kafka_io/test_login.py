@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AclOperation, ResourceType  # type: ignore[attr-defined]
 from pydantic import SecretStr
 
 from sluice.admin.doctor.kafka_reading import read_missing_rights
@@ -33,9 +26,8 @@ from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, setting
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack.certificates import issue, make_authority
-from sluice.stack.secure_kafka import USER
 from tests.harness import stacks
-from tests.harness.secure_kafka import SecureStack, secure_stack, token_endpoint
+from tests.harness.secure_kafka import SecureStack, denied, secure_stack, token_endpoint
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
 from tests.waiting import wait_until
 
@@ -185,23 +177,6 @@ def test_a_missing_right_to_the_group_and_to_a_topic_is_named(secure: SecureStac
         assert refusal is not None
         assert refusal.startswith("Kafka refuses the consumer group rights-group to sluice;")
         assert read_missing_rights(access, ["rights-read"], ["rights-read"]) == {"rights-read": ["WRITE"]}
-
-
-@contextmanager
-def denied(access: KafkaAccess, kind: ResourceType, name: str, operation: AclOperation) -> Iterator[None]:
-    """Denies the user of Sluice this operation inside the block."""
-    admin = build_confluent_admin(access, {})
-    literal, deny = ResourcePatternType.LITERAL, AclPermissionType.DENY
-    user = f"User:{USER}"
-    for future in admin.create_acls([AclBinding(kind, name, literal, user, "*", operation, deny)]).values():
-        future.result(10)
-    try:
-        yield
-    finally:
-        for future in admin.delete_acls(
-            [AclBindingFilter(kind, name, literal, user, "*", operation, deny)]
-        ).values():
-            future.result(10)
 
 
 def test_a_broker_that_is_away_refuses_nothing() -> None:

@@ -109,10 +109,13 @@ def test_a_denied_topic_and_a_denied_group_are_reported_until_allowed(
         assert _is_healthy(deployment, bridge)
     _wait_for_reads(deployment, places, {})
     with _denied(kafka, ResourceType.GROUP, deployment.installation.group, AclOperation.ALL):
-        assert bridge.stop() == 0
-        bridge = deployment.run.start_bridge(name="second")
         _wait_for_reads(deployment, frozenset(), dict.fromkeys(places, ProblemKind.NOT_AUTHORIZED))
         assert _is_healthy(deployment, bridge)
+        refused = deployment.run.start_bridge(name="second")
+        deployment.wait_until(
+            lambda: refused.exit_code == 2, timeout_seconds=60, what="a bridge that starts is refused"
+        )
+        assert "Kafka refuses the consumer group" in refused.log.read_text()
     _wait_for_reads(deployment, places, {})
     assert bridge.exit_code is None
 
