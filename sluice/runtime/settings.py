@@ -207,7 +207,7 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 def read_kafka_security(environ: Mapping[str, str]) -> KafkaSecurity:
     """Returns the settings of the connections to Kafka. Raises SettingsError."""
-    return _validate(KafkaSecurity, environ)
+    return _validate(KafkaSecurity, with_secrets(environ))
 
 
 def read_faults(environ: Mapping[str, str]) -> str:

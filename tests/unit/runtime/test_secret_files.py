@@ -66,12 +66,31 @@ def test_user_and_password_of_a_url_in_a_file_are_read_again(tmp_path: Path) -> 
     assert (made.username, made.password, made.host, made.database) == ("second", "two", "db", "x")
 
 
+# The settings without which a secret of Kafka has no use.
+LOGIN = {"SLUICE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "SLUICE_KAFKA_SASL_MECHANISM": "PLAIN"}
+COMPANIONS = {
+    "kafka_password": {**LOGIN, "SLUICE_KAFKA_USERNAME": "me"},
+    "kafka_key_password": {
+        "SLUICE_KAFKA_SECURITY_PROTOCOL": "SSL",
+        "SLUICE_KAFKA_CERTIFICATE_FILE": "client.crt",
+        "SLUICE_KAFKA_KEY_FILE": "client.key",
+    },
+    "kafka_oauth_client_secret": {
+        **LOGIN,
+        "SLUICE_KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+        "SLUICE_KAFKA_OAUTH_TOKEN_URL": "https://tokens/",
+        "SLUICE_KAFKA_OAUTH_CLIENT_ID": "me",
+    },
+}
+
+
 @pytest.mark.parametrize("secret", SECRETS)
 def test_each_secret_may_be_in_a_file(secret: str, tmp_path: Path) -> None:
     name = f"SLUICE_{secret.upper()}"
     file = tmp_path / "secret"
     file.write_text(ENVIRON.get(name, "hunter2"))
     environ = {other: value for other, value in ENVIRON.items() if other != name}
+    environ |= COMPANIONS.get(secret, {})
     if secret == "redis_sentinel_password":
         with pytest.raises(SettingsError, match=f"{name} is set, but SLUICE_REDIS_URL is no sentinel://"):
             read_settings({**environ, name: "hunter2"})
