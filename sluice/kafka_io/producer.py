@@ -4,6 +4,7 @@
 records per second.
 """
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -38,6 +39,9 @@ _REFUSED = frozenset(
         # clock.
     }
 )
+
+_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+REBUILD_SECONDS = 5.0  # until a client without a token is made again, because the caller holds locks
 
 # Error texts of answers with `Delivery.AWAY` that do not concern the topic: no broker was reached, or no
 # broker answered.
@@ -90,7 +94,10 @@ class ConfluentProducer(Generic[T]):
             "topic.metadata.propagation.max.ms": 500,
             "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
             "log_level": LOG_LEVEL_CRITICAL,
+            "error_cb": self._note_refusal,
         }
+        self._refusal = ""  # why the brokers refuse the login, which the answers for records do not contain
+        self._may_build_at = 0.0
         self._client: Client | None = None
         self._is_broken = False
         self._answers: list[Answer[T]] = []
@@ -101,8 +108,10 @@ class ConfluentProducer(Generic[T]):
             # The client is replaced only when all its answers were fetched, because the caller waits for
             # them.
             self._client, self._is_broken = None, False
-        if self._client is None:
-            self._client = build_confluent_producer(self._access, self._settings)
+        if self._client is None and not self._build():
+            self._answers.append((row, Delivery.AWAY, self._refusal))
+            return
+        assert self._client is not None
         try:
             self._client.produce(
                 record.topic,
@@ -132,10 +141,27 @@ class ConfluentProducer(Generic[T]):
         if client is not None:
             client.purge()
 
+    def _build(self) -> bool:
+        """Makes the client. Returns False if the login has no token, and then does not ask again at once."""
+        if time.monotonic() < self._may_build_at:
+            return False
+        try:
+            self._client = build_confluent_producer(self._access, self._settings)
+        except KafkaException as problem:
+            self._refusal = problem.args[0].str()
+            self._may_build_at = time.monotonic() + REBUILD_SECONDS
+            return False
+        return True
+
+    def _note_refusal(self, error: KafkaError) -> None:
+        if error.code() in _LOGIN:
+            self._refusal = error.str()
+
     def _note(
         self, answers: list[Answer[T]], row: T, error: KafkaError | None, _message: object = None
     ) -> None:
         if error is None:
+            self._refusal = ""
             answers.append((row, Delivery.ACKNOWLEDGED, ""))
         else:
             answers.append((row, *self._judge(error)))
@@ -147,4 +173,4 @@ class ConfluentProducer(Generic[T]):
             self._is_broken = True
         if error.code() in _REFUSED:
             return Delivery.REFUSED, error.str()
-        return Delivery.AWAY, error.str()
+        return Delivery.AWAY, self._refusal if error.str() in AWAY_TEXTS and self._refusal else error.str()

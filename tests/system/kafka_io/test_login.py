@@ -123,6 +123,28 @@ def test_a_refusal_of_the_broker_names_the_setting(
         assert "wrong" not in refusal
 
 
+@pytest.mark.parametrize("protocol", ["SCRAM", "OAUTHBEARER"])
+def test_the_relay_s_producer_answers_with_the_reason_of_a_refused_login(
+    secure: SecureStack, token_url: str, protocol: str
+) -> None:
+    secret = SecretStr("wrong")
+    access = changed(secure.access(protocol, token_url), password=secret, oauth_client_secret=secret)
+    relay: ConfluentProducer[int] = ConfluentProducer(access)
+    relay.send(1, OutgoingRecord("nothing", "key", b"value", {}))
+    answers: list[Any] = []
+
+    def answered() -> bool:
+        answers.extend(relay.poll(0.1))
+        return bool(answers)
+
+    wait_until(answered, timeout_seconds=30, what="the relay's answer")
+    relay.close()
+    [(row, delivery, text)] = answers
+    assert (row, delivery) == (1, Delivery.AWAY)
+    expected = "invalid credentials" if protocol == "SCRAM" else setting("oauth_token_url")
+    assert expected in text
+
+
 @contextmanager
 def tls_listener(folder: Path) -> Iterator[str]:
     """Yields the address of a listener with the certificate `broker` of the folder."""
