@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Servers:
             self._stack.start("redis")
             self._stack.start("kafka")
             named = self._stack.urls()
-        return StackUrls(database_url, named.redis_url, named.kafka_bootstrap_servers)
+        return replace(named, database_url=database_url)
 
     def drop_template(self) -> None:
         """Drops the template database if it is on a Postgres server that this run did not start."""
