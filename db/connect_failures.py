@@ -59,7 +59,7 @@ TLS = f"correct the certificates, or sslmode, sslrootcert, sslcert and sslkey in
 URL = f"correct {SETTING}"
 SERVER = f"check host and port in {SETTING}: another kind of server answers there"
 PRIMARY = "connect to the primary"
-POOLER = "add `options` to ignore_startup_parameters of PgBouncer, and set it to pool_mode = session"
+POOLER = f"remove the parameter from {SETTING} and from the environment: PgBouncer does not accept it"
 
 # Verdict → regular expressions, which ignore case. The first verdict with a matching expression applies.
 _TEXTS: tuple[tuple[Verdict, tuple[str, ...]], ...] = (

@@ -12,6 +12,7 @@ from select import select
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 from psycopg2 import _psycopg
 from psycopg2.extensions import POLL_OK, POLL_READ
 
@@ -37,9 +38,7 @@ def read_sqlstate_text(target: Mapping[str, Any], *, seconds: float = PROBE_SECO
         return ""
     try:
         set_verbosity(connection.pgconn_ptr, PQERRORS_SQLSTATE)
-        while (state := connection.poll()) != POLL_OK and (left := until - time.monotonic()) > 0:
-            waiting = [connection]
-            select(waiting if state == POLL_READ else [], [] if state == POLL_READ else waiting, [], left)
+        wait_for_answer(connection, until)
     except psycopg2.Error as error:
         return str(error)
     except (UnicodeDecodeError, OSError):
@@ -47,3 +46,17 @@ def read_sqlstate_text(target: Mapping[str, Any], *, seconds: float = PROBE_SECO
     finally:
         connection.close()
     return ""
+
+
+def wait_for_answer(connection: psycopg2.extensions.connection, until: float) -> bool:
+    """Waits until an asynchronous connection is open, or has the answer to its statement.
+
+    Returns False if this takes longer than `until`, a time of the monotonic clock. Raises psycopg2.Error.
+    """
+    while (state := connection.poll()) != POLL_OK:
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        waiting = [connection]
+        select(waiting if state == POLL_READ else [], [] if state == POLL_READ else waiting, [], left)
+    return True

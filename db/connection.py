@@ -18,9 +18,6 @@ SESSION_SETTINGS = {
     "statement_timeout": "5s",
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
-    "timezone": "UTC",
-    "default_transaction_isolation": "read committed",
-    "search_path": "public",
     # Limits the time for which a client that is no longer reachable holds its locks, such as the lock of the
     # active beat.
     "tcp_keepalives_idle": "10s",
@@ -101,12 +98,9 @@ class Session:
         return self._connection
 
     def _connect(self) -> psycopg2.extensions.connection:
-        options = " ".join(
-            f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in self._settings.items()
-        )
         connection = open_connection(
             self._url,
-            options=options,
+            settings=self._settings,
             application_name=self._application_name,
             may_be_read_only=self._may_be_read_only,
         )

@@ -43,7 +43,7 @@ def upgrade(database_url: str) -> None:
 
     Idempotent. Each migration has its own transaction. It changes at most one table in use, because locks on
     two tables could cause a deadlock with a worker. Raises InstallationRefused if the database is newer than
-    this code.
+    this code, or if its encoding is not UTF8.
     """
     attempt = 0
     while not _is_newest(database_url):
@@ -58,6 +58,7 @@ def upgrade(database_url: str) -> None:
 
 def _is_newest(database_url: str) -> bool:
     with _connected(database_url) as connection:
+        _require_utf8(connection)
         _require_known(connection)
         return _revision_of(connection) == newest_revision()
 
@@ -201,6 +202,15 @@ def _revision_of(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
+def _require_utf8(connection: Connection) -> None:
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise InstallationRefused(
+            f"the encoding of the database is {encoding}, which cannot store the letters of every event;"
+            " create a database with ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
 def _require_known(connection: Connection) -> None:
     scripts = ScriptDirectory.from_config(_config())
     revision = _revision_of(connection)
@@ -225,7 +235,7 @@ def _connected(database_url: str, *, may_be_read_only: bool = False) -> Iterator
     def connect() -> object:
         return open_connection(
             make_url(database_url),
-            options="-c search_path=public -c timezone=UTC",
+            settings={},
             application_name="sluice migrate",
             may_be_read_only=may_be_read_only,
         )

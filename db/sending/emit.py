@@ -1,6 +1,7 @@
 """Writes outgoing events in a user's own transaction, over the user's SQLAlchemy connection."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -15,15 +16,18 @@ _KNOW = text(
     INSERT INTO sluice.relay_progress (queue, sent_through) VALUES (:queue, 0) ON CONFLICT (queue) DO NOTHING
     """
 )
+# Texts are sent as UTF-8 bytes: the connection may have a client encoding that lacks their letters.
 _INSERT = text(
     f"""
     INSERT INTO sluice.outbox_events
         (queue, id, event_id, topic, key, type, version, headers, payload, source)
-    VALUES (:queue, nextval('sluice.outbox_ids'), :event_id, :topic, :key, :type, :version,
-            CAST(:headers AS jsonb), convert_to(:payload, 'UTF8'),
-            coalesce(CAST(:source AS text), {DEFAULT_SOURCE}))
+    VALUES (:queue, nextval('sluice.outbox_ids'), :event_id, :topic, convert_from(:key, 'UTF8'),
+            convert_from(:type, 'UTF8'), convert_from(:version, 'UTF8'),
+            CAST(convert_from(:headers, 'UTF8') AS jsonb), :payload,
+            coalesce(convert_from(:source, 'UTF8'), {DEFAULT_SOURCE}))
     """
 )
+_AS_BYTES = ("key", "type", "version", "headers", "payload", "source")
 
 
 def insert_emitted(connection: Connection, rows: Sequence[tuple[str, OutboxRow]], source: str | None) -> None:
@@ -38,4 +42,6 @@ def insert_emitted(connection: Connection, rows: Sequence[tuple[str, OutboxRow]]
         connection.execute(_LOCK, {"queue": queue})
         connection.execute(_KNOW, {"queue": queue})
     for queue, row in rows:
-        connection.execute(_INSERT, {"queue": queue, "source": source, **row._asdict()})
+        values: dict[str, Any] = {"queue": queue, "source": source, **row._asdict()}
+        encoded = {name: values[name].encode() for name in _AS_BYTES if values[name] is not None}
+        connection.execute(_INSERT, values | encoded)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sluice.runtime.database_url import UrlRefused, libpq_options
 from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, KafkaSecurity
 from sluice.runtime.outages import Server
 from sluice.runtime.redis_failures import redis_address
@@ -60,10 +61,15 @@ def shown_addresses(settings: Settings) -> dict[Server, str]:
 def read_addresses(settings: Settings) -> StackUrls:
     """Returns the services' addresses. They contain secrets: never print them. Raises SettingsError."""
     try:
-        make_url(settings.database_url.get_secret_value())
+        libpq_options(make_url(settings.database_url.get_secret_value()))
+    except UrlRefused as refused:
+        raise SettingsError(f"SLUICE_DATABASE_URL: {refused}") from None
     except (ArgumentError, ValueError):
         # The text of the error is left out, because it may contain the password.
-        raise SettingsError("SLUICE_DATABASE_URL cannot be read as a URL") from None
+        raise SettingsError(
+            "SLUICE_DATABASE_URL cannot be read as a URL; several hosts are written"
+            " postgresql+psycopg2://user@/database?host=a:5432&host=b:5432"
+        ) from None
     for server in settings.kafka_bootstrap_servers.split(","):
         host, _, port = server.rpartition(":")
         if not host or not port.isdigit():

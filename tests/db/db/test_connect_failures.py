@@ -87,16 +87,23 @@ def server() -> Iterator[Server]:
         )
         _run(url, "CREATE DATABASE closed ALLOW_CONNECTIONS false")
         with suppress(psycopg2.Error):  # The Postgres was built without TLS.
-            _reload(url, "ALTER SYSTEM SET ssl = on", "ALTER SYSTEM SET ssl_ca_file = 'server.crt'")
+            _reload(url, "ALTER SYSTEM SET ssl = on", "ALTER SYSTEM SET ssl_ca_file = 'ca.crt'")
         yield Server(url, certificate)
 
 
 def _make_certificate(folder: Path) -> Path:
-    certificate = folder / "server.crt"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=elsewhere"
-    files = ["-keyout", str(folder / "server.key"), "-out", str(certificate)]
-    subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
-    return certificate
+    """Makes a certificate authority, and a certificate for the host `elsewhere`. Returns the authority's."""
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    _openssl(folder, f"req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.crt")
+    _openssl(folder, f"req {key} -subj /CN=elsewhere -keyout server.key -out server.csr")
+    _openssl(
+        folder, "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out server.crt"
+    )
+    return folder / "ca.crt"
+
+
+def _openssl(folder: Path, words: str) -> None:
+    subprocess.run(["openssl", *words.split()], check=True, capture_output=True, cwd=folder)
 
 
 CASES = [
@@ -152,6 +159,23 @@ def test_a_permanent_refusal_is_reported_in_one_sentence(
     assert "SLUICE_DATABASE_URL" in text or "pg_hba.conf" in text
     assert PASSWORD not in text
     assert "\n" not in text
+
+
+def test_the_certificate_of_the_named_host_is_accepted(server: Server) -> None:
+    if _run(server.url, "SHOW ssl") != [("on",)]:
+        pytest.skip("this Postgres was built without TLS")
+    options = {"hostaddr": "127.0.0.1", "sslmode": "verify-full", "sslrootcert": str(server.certificate)}
+    url = server.url.set(username="tls", host="elsewhere", query=options).render_as_string()
+    with closing(Session(url, application_name="test")) as session:
+        used = Statement("used", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        assert session.run(used) == [(True,)]
+
+
+def test_of_several_hosts_the_one_that_answers_is_used(server: Server) -> None:
+    options = {"host": ("127.0.0.1:1", f"127.0.0.1:{server.url.port}")}
+    url = server.url.set(username="plain", host=None, port=None, query=options).render_as_string()
+    with closing(Session(url, application_name="test")) as session:
+        assert session.run(Statement("one", "SELECT 1")) == [(1,)]
 
 
 def test_a_server_with_too_many_connections_counts_as_away(server: Server, tmp_path: Path) -> None:
