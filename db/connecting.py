@@ -19,6 +19,7 @@ from sluice.db.connect_probe import read_sqlstate_text
 from sluice.db.pooler_check import require_own_backend
 from sluice.db.session_settings import setting_commands
 from sluice.runtime.database_url import UrlRefused, libpq_options
+from sluice.runtime.password_provider import PROVIDER_SETTING, ProviderFailed, ProviderRefused
 from sluice.runtime.secret_files import SecretUnreadable, current_url
 
 # Options for an unreachable server, or a network that drops packets. Without them, a worker would wait for
@@ -40,8 +41,8 @@ def open_connection(
     """Connects to the primary. Raises ConnectFailed.
 
     With `may_be_read_only`, accepts a standby or a server that refuses writes, if no primary answers.
-    `settings` are settings of the session, in addition to those that every session of Sluice has. The files of
-    secrets are read at each connect.
+    `settings` are settings of the session, in addition to those that every session of Sluice has. The files
+    of secrets are read, and the password's provider is asked, at each connect.
     """
     url = _with_current_secrets(url)
     try:
@@ -85,8 +86,10 @@ def _opened(target: Mapping[str, Any], settings: Mapping[str, str]) -> psycopg2.
 def _with_current_secrets(url: URL) -> URL:
     try:
         return make_url(current_url(url.render_as_string(hide_password=False)))
-    except SecretUnreadable as error:
-        # The file may be replaced at this moment.
+    except ProviderRefused as error:
+        raise ConnectFailed(f"{PROVIDER_SETTING}: {error}", ConnectCause.REFUSED) from error
+    except (SecretUnreadable, ProviderFailed) as error:
+        # The file may be replaced at this moment, and the provider's server may be absent.
         raise ConnectFailed(f"cannot connect to Postgres: {error}", ConnectCause.AWAY) from None
 
 

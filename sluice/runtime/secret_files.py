@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from sluice.runtime.password_provider import PROVIDER_SETTING, ask_password
+
 FILE_SUFFIX = "_FILE"
 DATABASE_URL, DATABASE_PASSWORD = "SLUICE_DATABASE_URL", "SLUICE_DATABASE_PASSWORD"
 REDIS_URL, REDIS_PASSWORD = "SLUICE_REDIS_URL", "SLUICE_REDIS_PASSWORD"
 REDIS_SENTINEL_PASSWORD = "SLUICE_REDIS_SENTINEL_PASSWORD"
 URL_FILE, PASSWORD_FILE = "sluice_url_file", "sluice_password_file"
+PASSWORD_PROVIDER = "sluice_password_provider"
 SENTINEL_PASSWORD_FILE, SENTINEL_PASSWORD = "sluice_sentinel_password_file", "sentinel_password"
 
 
@@ -41,6 +44,11 @@ def merge_secrets(environ: Mapping[str, str], secrets: Iterable[str]) -> dict[st
         except SecretUnreadable as error:
             raise SecretRefused(f"{name}{FILE_SUFFIX}: {error}") from None
         files[name] = path
+    provider = made.get(PROVIDER_SETTING)
+    if provider and made.get(DATABASE_PASSWORD):
+        raise SecretRefused(f"{PROVIDER_SETTING} and {DATABASE_PASSWORD} are both set; set only one of them")
+    if provider and made.get(DATABASE_URL):
+        made[DATABASE_URL] = add_option(made[DATABASE_URL], PASSWORD_PROVIDER, provider)
     for url, password in ((DATABASE_URL, DATABASE_PASSWORD), (REDIS_URL, REDIS_PASSWORD)):
         if not made.get(url):
             continue
@@ -84,7 +92,9 @@ def add_option(url: str, name: str, value: str) -> str:
 
 
 def current_url(url: str) -> str:
-    """Returns the URL with the secrets that its files contain now. Raises SecretUnreadable.
+    """Returns the URL with the secrets that its files contain now, and with the password of its provider.
+
+    Raises SecretUnreadable, ProviderRefused and ProviderFailed.
 
     Of a URL in a file only user and password are used: another address needs a restart.
     """
@@ -92,7 +102,7 @@ def current_url(url: str) -> str:
     kept, files = [], {}
     for option in query.split("&") if query else []:
         name, _, value = option.partition("=")
-        if name in (URL_FILE, PASSWORD_FILE, SENTINEL_PASSWORD_FILE):
+        if name in (URL_FILE, PASSWORD_FILE, PASSWORD_PROVIDER, SENTINEL_PASSWORD_FILE):
             files[name] = unquote(value)
         else:
             kept.append(option)
@@ -101,6 +111,8 @@ def current_url(url: str) -> str:
         made = _with_credentials(made, _split(read_secret(files[URL_FILE]))[1])
     if PASSWORD_FILE in files:
         made = with_password(made, read_secret(files[PASSWORD_FILE]))
+    if PASSWORD_PROVIDER in files:
+        made = with_password(made, ask_password(files[PASSWORD_PROVIDER]))
     if SENTINEL_PASSWORD_FILE in files:
         made = add_option(made, SENTINEL_PASSWORD, read_secret(files[SENTINEL_PASSWORD_FILE]))
     return made

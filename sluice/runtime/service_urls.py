@@ -13,11 +13,7 @@ from sluice.runtime.redis_failures import redis_address
 from sluice.runtime.settings import Settings, SettingsError
 
 DATABASE_URL = "SLUICE_DATABASE_URL"
-
-
 REDIS_URL = "SLUICE_REDIS_URL"
-
-
 KAFKA_BOOTSTRAP_SERVERS = "SLUICE_KAFKA_BOOTSTRAP_SERVERS"
 
 

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from sluice.runtime.installation import NAME_PATTERN
 from sluice.runtime.kafka_access import KafkaAccess, KafkaSecurity
 from sluice.runtime.partition_share import PartitionShare, parse_share
+from sluice.runtime.password_provider import PROVIDER_PATTERN
 from sluice.runtime.redis_address import parse_redis_url
 from sluice.runtime.secret_files import FILE_SUFFIX, SecretRefused, merge_secrets
 from sluice.runtime.service_links import without_service_links
@@ -66,6 +67,11 @@ class Settings(KafkaSecurity, FaultSettings):
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
     database_password: SecretStr = Field(
         SecretStr(""), description="password for Postgres, in place of the URL's; any character"
+    )
+    database_password_provider: str = Field(
+        "",
+        pattern=f"^({PROVIDER_PATTERN})?$",
+        description="module:function that returns the password for Postgres; asked at each connect",
     )
     redis_url: SecretStr = Field(description="redis://host:port/0")
     redis_password: SecretStr = Field(

@@ -2,10 +2,12 @@
 
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import psycopg2
@@ -21,7 +23,7 @@ from tests.waiting import wait_until
 PASSWORD = "not to be shown"
 RULES = """\
 host all rejected 127.0.0.1/32 reject
-host all alice,expired,locked,full 127.0.0.1/32 scram-sha-256
+host all alice,expired,locked,full,rotating 127.0.0.1/32 scram-sha-256
 hostssl all tls 127.0.0.1/32 trust
 hostssl all certified 127.0.0.1/32 cert
 host all {superuser},plain 127.0.0.1/32 trust
@@ -176,6 +178,50 @@ def test_of_several_hosts_the_one_that_answers_is_used(server: Server) -> None:
     url = server.url.set(username="plain", host=None, port=None, query=options).render_as_string()
     with closing(Session(url, application_name="test")) as session:
         assert session.run(Statement("one", "SELECT 1")) == [(1,)]
+
+
+def test_a_password_may_rotate_under_load(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writers connect for each row while the password changes. Each row is written one time."""
+    current = {"password": "first"}
+    provider = ModuleType("rotating_provider")
+    provider.password = lambda: current["password"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, provider.__name__, provider)
+    _run(
+        server.url,
+        "CREATE ROLE rotating LOGIN PASSWORD 'first'",
+        "CREATE TABLE rotated (writer int, number int)",
+        "GRANT INSERT ON rotated TO rotating",
+    )
+    query = {"sluice_password_provider": f"{provider.__name__}:password"}
+    url = server.url.set(username="rotating", password="stale", database="postgres", query=query)
+    write = Statement("write", "INSERT INTO rotated VALUES ($1, $2)", ("int", "int"))
+    stopped = threading.Event()
+    written = [0, 0]
+
+    def run(writer: int) -> None:
+        while not stopped.is_set():
+            with closing(Session(url, application_name="test")) as session, suppress(ConnectFailed):
+                session.run(write, writer, written[writer])
+                written[writer] += 1
+
+    threads = [threading.Thread(target=run, args=(writer,)) for writer in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(3):
+        before = list(written)
+        _run(server.url, f"ALTER ROLE rotating PASSWORD 'p@ss {number}'")
+        current["password"] = f"p@ss {number}"
+        wait_until(
+            lambda before=before: all(now > then + 1 for now, then in zip(written, before, strict=True)),  # type: ignore[misc]
+            timeout_seconds=60,
+            what="both writers use the new password",
+        )
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    counted = "SELECT writer, count(*), count(DISTINCT number) FROM rotated GROUP BY 1 ORDER BY 1"
+    rows = _run(server.url, counted)
+    assert rows == [(0, written[0], written[0]), (1, written[1], written[1])]
 
 
 def test_a_server_with_too_many_connections_counts_as_away(server: Server, tmp_path: Path) -> None:
