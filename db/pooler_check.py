@@ -54,7 +54,7 @@ def _compare(connection: psycopg2.extensions.connection, first: list[int], targe
     # If the pool has one backend, the second connection waits for it. Therefore it is asynchronous.
     until = time.monotonic() + SECOND_SECONDS
     other = psycopg2.connect(**target, async_=True)
-    second = []
+    second: list[int] = []
     try:
         for _ in range(ROUNDS):
             if not wait_for_answer(other, until):
@@ -63,7 +63,7 @@ def _compare(connection: psycopg2.extensions.connection, first: list[int], targe
                 cursor.execute(READ_PID)
                 if not wait_for_answer(other, until):
                     raise _failure(ALONE, Verdict(ConnectCause.AWAY, ALONE_ADVICE), target)
-                second.append(cursor.fetchone()[0])
+                second += [pid for (pid,) in cursor.fetchall()]
             first.append(_read_pid(connection))
     finally:
         other.close()
@@ -74,7 +74,8 @@ def _compare(connection: psycopg2.extensions.connection, first: list[int], targe
 def _read_pid(connection: psycopg2.extensions.connection) -> int:
     with connection.cursor() as cursor:
         cursor.execute(READ_PID)
-        return int(cursor.fetchone()[0])
+        ((pid,),) = cursor.fetchall()
+        return int(pid)
 
 
 def _failure(text: str, verdict: Verdict, target: Mapping[str, Any]) -> ConnectFailed:

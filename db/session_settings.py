@@ -27,5 +27,5 @@ NEWER = {"idle_session_timeout": 140_000, "transaction_timeout": 170_000}
 def setting_commands(settings: Mapping[str, str], server_version: int) -> str:
     """Returns the commands that make the settings, in one text: they need one round trip."""
     newer = {name: "0" for name, version in NEWER.items() if server_version >= version}
-    wanted = MEANINGS | newer | settings
+    wanted = {**MEANINGS, **newer, **settings}
     return "; ".join(f"SET {name} = '{value}'" for name, value in wanted.items())

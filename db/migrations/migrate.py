@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
-from typing import cast
+from typing import TextIO, cast
 
 from alembic import command
 from alembic.config import Config
@@ -57,19 +57,18 @@ def upgrade(database_url: str) -> None:
 
 
 def _is_newest(database_url: str) -> bool:
-    with _connected(database_url) as connection:
-        _require_utf8(connection)
-        _require_known(connection)
-        return _revision_of(connection) == newest_revision()
+    with connected(database_url) as connection:
+        require_usable(connection)
+        return revision_of(connection) == newest_revision()
 
 
 def _upgrade_by_one(database_url: str) -> None:
     with _locked(database_url, lock_timeout=SHORT_LOCK_TIMEOUT) as connection:
         # Another `sluice init` may have applied the migration while this one waited for the lock.
-        if _revision_of(connection) == newest_revision():
+        if revision_of(connection) == newest_revision():
             return
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
-        config = _config()
+        config = build_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "+1")
 
@@ -81,15 +80,15 @@ def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list
     table.
     """
     with _locked(database_url) as connection, _refusing():
-        before = _tables(connection)
-        for metadata in _by_reference(metadatas):
+        before = tables_of(connection)
+        for metadata in by_reference(metadatas):
             _require_distinct_keys(connection, metadata)
             plain = [table for table in metadata.sorted_tables if not is_projection(table)]
             metadata.create_all(connection, tables=plain, checkfirst=True)
-        return sorted(_tables(connection) - before)
+        return sorted(tables_of(connection) - before)
 
 
-def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
+def by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
     """Returns the MetaData objects in the order of their foreign keys. Raises TableRefused for a cycle."""
     known = list(metadatas)
     named = {
@@ -142,7 +141,7 @@ def create_projections(
         for name, projection in sorted(tables.items()):
             if name in known:
                 continue
-            live = _generation_shown(connection, name)
+            live = generation_shown(connection, name)
             if live is None:
                 live = 1
                 first_generation(projection).create(connection)
@@ -164,7 +163,7 @@ def create_projections(
     return made
 
 
-def _generation_shown(connection: Connection, projection: str) -> int | None:
+def generation_shown(connection: Connection, projection: str) -> int | None:
     """Returns the generation that a view of this name shows; None if no object has this name.
 
     If schema `sluice` was lost, the view exists, but the projection has no row. Raises TableRefused if the
@@ -188,32 +187,31 @@ def _generation_shown(connection: Connection, projection: str) -> int | None:
 
 def newest_revision() -> str | None:
     """Returns the newest revision in this code."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+    return ScriptDirectory.from_config(build_config()).get_current_head()
 
 
 def current_revision(database_url: str) -> str | None:
     """Returns the revision of the database, even of a standby; None before the first migration."""
-    with _connected(database_url, may_be_read_only=True) as connection:
-        return _revision_of(connection)
+    with connected(database_url, may_be_read_only=True) as connection:
+        return revision_of(connection)
 
 
-def _revision_of(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """Returns the revision of the database; None before the first migration."""
     options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
-def _require_utf8(connection: Connection) -> None:
+def require_usable(connection: Connection) -> None:
+    """Raises InstallationRefused if the database is newer than this code, or its encoding is not UTF8."""
     encoding = connection.scalar(text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise InstallationRefused(
             f"the encoding of the database is {encoding}, which cannot store the letters of every event;"
             " create a database with ENCODING 'UTF8' TEMPLATE template0"
         )
-
-
-def _require_known(connection: Connection) -> None:
-    scripts = ScriptDirectory.from_config(_config())
-    revision = _revision_of(connection)
+    scripts = ScriptDirectory.from_config(build_config())
+    revision = revision_of(connection)
     if revision is not None and revision not in {one.revision for one in scripts.walk_revisions()}:
         raise InstallationRefused(
             f"the database is at migration {revision}, and this version of Sluice has none above"
@@ -223,7 +221,7 @@ def _require_known(connection: Connection) -> None:
 
 @contextmanager
 def _locked(database_url: str, *, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[Connection]:
-    with _connected(database_url) as connection:
+    with connected(database_url) as connection:
         # This lock waits for other migrations without a limit, so it is taken before the timeout is set.
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         connection.execute(text(f"SET LOCAL lock_timeout = '{lock_timeout}'"))
@@ -231,7 +229,9 @@ def _locked(database_url: str, *, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[
 
 
 @contextmanager
-def _connected(database_url: str, *, may_be_read_only: bool = False) -> Iterator[Connection]:
+def connected(database_url: str, *, may_be_read_only: bool = False) -> Iterator[Connection]:
+    """Yields a connection in a transaction."""
+
     def connect() -> object:
         return open_connection(
             make_url(database_url),
@@ -245,12 +245,14 @@ def _connected(database_url: str, *, may_be_read_only: bool = False) -> Iterator
         yield connection
 
 
-def _config() -> Config:
-    config = Config()
+def build_config(output_buffer: TextIO | None = None) -> Config:
+    """Returns the configuration of Alembic. With a buffer, Alembic writes SQL into it."""
+    config = Config(output_buffer=output_buffer)
     config.set_main_option("script_location", "sluice.db:migrations")
     return config
 
 
-def _tables(connection: Connection) -> set[str]:
+def tables_of(connection: Connection) -> set[str]:
+    """Returns the names of the tables in schema `public`."""
     names = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
     return set(names.scalars())

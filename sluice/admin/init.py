@@ -17,6 +17,7 @@ from sluice.db.delivery.dedup_modes import read_all_modes
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
+from sluice.db.migrations.script import missing_ddl
 from sluice.db.tables import TableRefused, is_projection
 from sluice.kafka_io.config import build_kafka_python_admin
 from sluice.runtime.installation import InstallationRefused
@@ -28,6 +29,10 @@ from sluice.tasks.fold.registry import FIRST_REVISION, Registry
 from sluice.tasks.installation.opening import require_installation
 
 DEFAULT_PARTITIONS = 12  # of a new topic: enough for 12 bridges; cannot be lowered later
+NO_DDL = (
+    "the database lacks tables or migrations, and --no-ddl creates none; a role that may create them runs the"
+    " statements that `sluice init --sql` prints"
+)
 METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: usually below a second
 
 
@@ -61,19 +66,23 @@ def initialise(
     partitions: int = DEFAULT_PARTITIONS,
     replication_factor: int = 1,
     with_topics: bool = True,
+    may_run_ddl: bool = True,
     change: Callable[[Session, str], Changed] | None = None,
 ) -> Initialised:
     """Creates all objects that a bridge and workers need. Idempotent.
 
     Calls `change` with the name, one time, before the installation is checked. Without `with_topics`, creates
-    no topic; then only a share of the partitions needs Kafka. Raises InstallationRefused if the database
-    belongs to another installation, is a copy, or is newer than this code, and if `share` does not divide the
-    partitions of a topic.
+    no topic; then only a share of the partitions needs Kafka. Without `may_run_ddl`, refuses a database that
+    lacks an object, and creates rows and topics only. Raises InstallationRefused if the database belongs to
+    another installation, is a copy, or is newer than this code, and if `share` does not divide the partitions
+    of a topic.
     """
     made = Initialised()
     if not share.is_whole:
         # Before the share is stored, because a stored share cannot be changed.
         _refuse_undivided(urls.kafka_access, registry, share, partitions)
+    if not may_run_ddl and missing_sql(urls.database_url, registry):
+        raise InstallationRefused(NO_DDL)
     upgrade(urls.database_url)
     with closing(Session(urls.database_url, application_name="sluice init")) as session:
         create_installation(session, name, share)
@@ -119,6 +128,12 @@ def _refuse_misplaced(session: Session, registry: Registry) -> None:
     if missing:
         found = [misplaced_finding(name, is_missing=True) for name in missing]
         raise TableRefused(" ".join(f"{one.problem} {one.advice}" for one in found))
+
+
+def missing_sql(database_url: str, registry: Registry) -> str:
+    """Returns the DDL that the database lacks; "" if it lacks none. Raises InstallationRefused."""
+    projections = {name: table for name, table in registry.tables.items() if is_projection(table)}
+    return missing_ddl(database_url, registry.metadatas, projections)
 
 
 def create_tables(database_url: str, registry: Registry) -> tuple[list[str], list[str]]:

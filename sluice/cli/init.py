@@ -9,7 +9,7 @@ import typer
 from sluice.admin.connection import read_environment
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.doctor.findings import Severity
-from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
+from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise, missing_sql
 from sluice.admin.init_original import QUESTION, make_original
 from sluice.admin.installation import CHANGES, Change, Changed
 from sluice.cli.confirmation import Yes, require_confirmation
@@ -82,6 +82,17 @@ def init(
             " bridges of the copy stop.",
         ),
     ] = False,
+    sql: Annotated[
+        bool,
+        typer.Option("--sql", help="Print the statements that create what Postgres lacks; change nothing."),
+    ] = False,
+    no_ddl: Annotated[
+        bool,
+        typer.Option(
+            "--no-ddl",
+            help="Create no table, after a DBA has run the output of --sql; write rows and create topics.",
+        ),
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -93,6 +104,9 @@ def init(
 
     The database belongs to one installation: a name (SLUICE_NAME) and an id.
     A copied database is refused until you pass --new-installation or --moved.
+
+    If only a DBA may create tables, give the output of --sql to the DBA, and
+    run --no-ddl afterwards. The output has no key.
     """
     change = _chosen(
         {
@@ -104,7 +118,12 @@ def init(
     )
     if replication_factor == 0:
         raise typer.BadParameter("--replication-factor must be -1 or at least 1")
+    if sql and (no_ddl or change is not None):
+        raise OperationRefused("pass --sql alone; it changes nothing")
     settings, registry, urls = read_environment()
+    if sql:
+        say(*missing_sql(urls.database_url, registry).splitlines())
+        return
     if change is Change.ORIGINAL:
         _declare_original(settings, reason, yes=yes, as_json=as_json)
         return
@@ -126,6 +145,7 @@ def init(
         partitions=partitions,
         replication_factor=replication_factor,
         with_topics=not no_topics,
+        may_run_ddl=not no_ddl,
         change=None if change is None else make_change,
     )
     declared = {entity.name: entity.shards for entity in registry.entities.values()}

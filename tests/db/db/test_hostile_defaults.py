@@ -104,11 +104,11 @@ def test_a_session_does_not_depend_on_defaults(hostile_url: str) -> None:
         assert session.run(echo, LETTERS) == [(LETTERS + "a\\b", 0.1 + 0.2)]
 
 
-def test_a_migration_does_not_depend_on_defaults(hostile_url: str) -> None:
-    with closing(Session(hostile_url, application_name="test")) as session:
+def test_a_migration_does_not_depend_on_defaults(role: str) -> None:
+    with closing(Session(role, application_name="test")) as session:
         session.command("DROP SCHEMA sluice CASCADE")
-    upgrade(hostile_url)
-    install(hostile_url, "hostile")
+    upgrade(role)
+    install(role, "hostile")
 
 
 def test_a_role_that_may_only_read_by_default_is_refused(role: str, database_url: str) -> None:

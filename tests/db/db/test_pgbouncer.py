@@ -27,7 +27,7 @@ def test_batches_are_applied_through_pgbouncer_with_all_time_outs(database_url: 
         assert shown == [SESSION_SETTINGS[name] for name in limits]
         with bench.looking.transaction():
             bench.looking.command("LOCK TABLE public.things")
-            with pytest.raises(psycopg2.errors.LockNotAvailable):
+            with pytest.raises(psycopg2.errors.LockNotAvailable), bench.session.transaction():
                 bench.session.command("LOCK TABLE public.things")
 
 

@@ -1,0 +1,59 @@
+"""`sluice init --sql` prints what `sluice init` would create, without a key."""
+
+import subprocess
+from contextlib import closing
+
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+
+from sluice.admin.init import create_tables, missing_sql
+from sluice.db.connection import Session
+from sluice.db.delivery.installation import create_installation, read_keys
+from sluice.db.migrations.migrate import upgrade
+from sluice.stack.postgres_files import find_programs
+from sluice.tasks.fold.registry import collect_handlers
+
+HANDLERS = "examples.shop.handlers"
+
+
+def _run(database_url: str, script: str) -> None:
+    with closing(psycopg2.connect(database_url.replace("+psycopg2", ""))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(script)
+
+
+def _dump(database_url: str) -> str:
+    url = make_url(database_url)
+    words = ["-h", str(url.host), "-p", str(url.port), "-U", str(url.username), str(url.database)]
+    program = find_programs().bin / "pg_dump"
+    if not program.exists():
+        pytest.skip("this Postgres has no pg_dump")
+    dumped = subprocess.run([program, "--schema-only", *words], check=True, capture_output=True, text=True)
+    # Newer versions begin and end a dump with a random word.
+    return "\n".join(line for line in dumped.stdout.splitlines() if not line.startswith("\\"))
+
+
+def test_the_printed_statements_create_the_same_objects_and_no_key(database_url: str) -> None:
+    registry = collect_handlers(HANDLERS)
+    create_tables(database_url, registry)
+    expected = _dump(database_url)
+    _run(database_url, "DROP SCHEMA sluice CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    script = missing_sql(database_url, registry)
+    _run(database_url, script)
+    assert _dump(database_url) == expected
+    with closing(Session(database_url, application_name="test")) as session:
+        assert read_keys(session) == ()
+        assert create_installation(session, "sluice")
+        assert len(read_keys(session)) == 1
+
+
+def test_only_what_is_missing_is_printed(database_url: str) -> None:
+    registry = collect_handlers(HANDLERS)
+    upgrade(database_url)
+    script = missing_sql(database_url, registry)
+    assert "CREATE TABLE" in script
+    assert "sluice." not in script
+    create_tables(database_url, registry)
+    assert missing_sql(database_url, registry) == ""
