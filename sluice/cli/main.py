@@ -24,6 +24,7 @@ MISTAKE_EXIT_CODE = 1
 COMMANDS = {
     "new": "sluice.cli.new:new",
     "init": "sluice.cli.init:init",
+    "grants": "sluice.cli.grants:grants",
     "stack": "sluice.cli.stack:stack_app",
     "dev": "sluice.cli.dev:dev",
     "send": "sluice.cli.send:send",

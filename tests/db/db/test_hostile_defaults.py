@@ -45,8 +45,7 @@ ROLE = f"hostile_{os.getpid()}"
 
 
 def _admin(url: URL, *statements: str) -> None:
-    where = {"host": url.host, "port": url.port, "user": url.username, "dbname": url.database}
-    with closing(psycopg2.connect(**where)) as made:
+    with closing(psycopg2.connect(url.set(drivername="postgresql").render_as_string())) as made:
         made.autocommit = True
         with made.cursor() as cursor:
             for statement in statements:

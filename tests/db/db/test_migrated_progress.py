@@ -96,7 +96,7 @@ def session(database_url: str, connection: Connection, make_session: Callable[[]
     """Returns a session on a database with rows of the previous version, at its revision."""
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.execute(text("CREATE SCHEMA sluice"))
-    config = migrate._config()
+    config = migrate.build_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "0025")
     connection.execute(

@@ -156,7 +156,7 @@ def test_concurrent_migrations_wait_for_each_other(database_url: str, connection
 
 def test_a_migration_alters_at_most_one_table() -> None:
     """A migration that locks two tables could deadlock with a worker that locks them in the other order."""
-    for script in ScriptDirectory.from_config(migrate._config()).walk_revisions():
+    for script in ScriptDirectory.from_config(migrate.build_config()).walk_revisions():
         changed = re.findall(r"ALTER TABLE sluice\.(\w+)", Path(script.path).read_text())
         assert len(set(changed)) <= 1, script.revision
 

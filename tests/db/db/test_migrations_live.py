@@ -54,7 +54,7 @@ def at_first_revision(database_url: str, connection: Connection) -> str:
     """Returns a database at the first revision of the migrations, with rows of the previous version."""
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.execute(text("CREATE SCHEMA sluice"))
-    config = migrate._config()
+    config = migrate.build_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "0001")
     connection.commit()
