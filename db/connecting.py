@@ -87,7 +87,7 @@ def _with_current_secrets(url: URL) -> URL:
     try:
         return make_url(current_url(url.render_as_string(hide_password=False)))
     except ProviderRefused as error:
-        raise ConnectFailed(f"{PROVIDER_SETTING}: {error}", ConnectCause.REFUSED) from error
+        raise ConnectFailed(f"{PROVIDER_SETTING}: {error}", ConnectCause.REFUSED) from None
     except (SecretUnreadable, ProviderFailed) as error:
         # The file may be replaced at this moment, and the provider's server may be absent.
         raise ConnectFailed(f"cannot connect to Postgres: {error}", ConnectCause.AWAY) from None

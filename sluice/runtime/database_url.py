@@ -74,4 +74,4 @@ def _split_ports(options: Mapping[str, str]) -> dict[str, str]:
     if "port" in options:
         raise UrlRefused("port is given twice, as an option and with a host; remove one")
     names = [one[1].strip("[]") if one else host for host, one in zip(hosts, found, strict=True)]
-    return {"host": ",".join(names), "port": ",".join(one[2] if one else "" for one in found)}
+    return {"host": ",".join(names), "port": ",".join(one[2] if one else "5432" for one in found)}

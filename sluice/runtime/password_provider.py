@@ -24,13 +24,13 @@ def ask_password(provider: str) -> str:
     try:
         function = getattr(import_module(module), name, None)
     except Exception as error:
-        raise ProviderRefused(f"{module} cannot be imported ({type(error).__name__})") from error
+        raise ProviderRefused(f"{module} cannot be imported ({type(error).__name__})") from None
     if not callable(function):
         raise ProviderRefused(f"module {module} has no function {name}")
     try:
         password = function()
     except Exception as error:
-        raise ProviderFailed(f"{provider} raised {type(error).__name__}") from error
+        raise ProviderFailed(f"{provider} raised {type(error).__name__}") from None
     if not isinstance(password, str) or not password:
         raise ProviderRefused(f"{provider} returned no password as str")
     return password

@@ -96,6 +96,7 @@ def hostile_url(
 def test_a_session_does_not_depend_on_defaults(hostile_url: str) -> None:
     limits = {name: value for name, value in SESSION_SETTINGS.items() if name.endswith("_timeout")}
     wanted = {**MEANINGS, **limits, "client_encoding": "UTF8"}
+    assert HOSTILE.keys() <= wanted.keys()
     with closing(Session(hostile_url, application_name="test")) as session:
         show = Statement("show", "SELECT name, current_setting(name) FROM unnest($1) name", ("text[]",))
         assert dict(session.run(show, list(wanted))) == wanted

@@ -20,7 +20,7 @@ def test_several_hosts_are_written_in_any_form(query: str) -> None:
     [
         ("/run/postgresql", ("/run/postgresql", None)),
         ("[::1]:5433", ("::1", "5433")),
-        ("a,b:2", ("a,b", ",2")),
+        ("a,b:2", ("a,b", "5432,2")),
     ],
 )
 def test_sockets_and_addresses_are_hosts(host: str, expected: tuple[str, str | None]) -> None:
