@@ -19,7 +19,7 @@ from sluice.runtime.installation import InstallationRefused
 from sluice.stack import Stack
 from sluice.tasks.api import Emit
 from sluice.tasks.outbox.emit import emit
-from sluice.testing.servers.databases import drop_database
+from sluice.testing.servers.databases import drop_databases
 from tests.harness.stacks import install
 
 HOSTILE = {
@@ -143,4 +143,4 @@ def test_init_refuses_a_database_with_another_encoding(encoding: str, postgres: 
         with pytest.raises(InstallationRefused, match=f"encoding of the database is {encoding}"):
             upgrade(url)
     finally:
-        drop_database(server.render_as_string(), name)
+        drop_databases(server.render_as_string(), [name])
