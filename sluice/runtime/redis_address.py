@@ -44,7 +44,7 @@ class RedisAddress:
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
     """Options of redis-py for TLS; None without TLS. They always contain the verification."""
     reads_files: bool = False
-    """True if the URL names files of secrets, which are read at each connect."""
+    """True if the login at the server is in a file, which is read at each connect."""
 
     def __str__(self) -> str:
         """Returns the address without a password."""
@@ -78,7 +78,8 @@ def parse_redis_url(url: str) -> RedisAddress:
     login: dict[str, Any] = {
         "username": unquote(username),
         "password": unquote(password),
-        "reads_files": any(name in options for name in _FILES),
+        # An empty login must not be sent.
+        "reads_files": PASSWORD_FILE in options or (URL_FILE in options and bool(credentials)),
     }
     if scheme == "unix":
         if hosts or not parts.path.strip("/"):

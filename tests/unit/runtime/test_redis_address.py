@@ -55,6 +55,20 @@ def test_a_valid_address_is_parsed(url: str, parts: dict[str, Any]) -> None:
     assert {name: getattr(address, name) for name in parts} == parts
 
 
+@pytest.mark.parametrize(
+    ("url", "reads_files"),
+    [
+        ("redis://cache", False),
+        ("redis://cache?sluice_password_file=/p", True),
+        ("redis://:pw@cache?sluice_url_file=/u", True),
+        ("redis://cache?sluice_url_file=/u", False),
+        ("sentinel://a/main?sluice_sentinel_password_file=/s", False),
+    ],
+)
+def test_only_a_login_that_exists_is_read_from_a_file(url: str, reads_files: bool) -> None:
+    assert parse_redis_url(url).reads_files is reads_files
+
+
 REFUSED = [
     ("http://:hunter2@cache", "begin with redis://, rediss://"),
     ("hunter2", "begin with redis://"),
