@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples.shop.generate import generate
+from sluice.db.delivery.leases import read_workers
 from sluice.stack import Stack
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
@@ -31,8 +31,9 @@ def start_all_kinds(deployment: Deployment) -> list[RunningProcess]:
         run.start_effects(),
         run.start_rebuilds(),
         run.start_beat(),
-        # A topic has one partition, so a bridge is left over, and it is ready.
-        run.start_bridge(name="spare"),
+        # There is one partition and one queue, so a bridge and a worker are left over. They are ready.
+        run.start_bridge(name="spare-bridge"),
+        run.start_worker(name="spare-worker"),
     ]
 
 
@@ -41,11 +42,10 @@ def start_all_kinds(deployment: Deployment) -> list[RunningProcess]:
 def test_each_kind_of_process_is_ready_while_its_servers_answer(
     make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
-    deployment = make_deployment(partitions=1)
+    deployment = make_deployment("tests.system.worker.sharing_app", partitions=1, shards=1)
     processes = start_all_kinds(deployment)
     wait_ready(deployment, processes, OK)
-    deployment.produce(generate("payments", count=20, seed=1))
-    deployment.wait_settled()
+    assert len(set(read_workers(deployment.session).holders().values())) == 1
     own_stack.stop("redis")
     wait_ready(deployment, processes, (503, "Redis does not answer\n"))
     assert [ask_health(process.metrics_port, "/healthz") for process in processes] == [OK] * len(processes)
