@@ -69,7 +69,6 @@ def _opened(target: Mapping[str, Any], settings: Mapping[str, str]) -> psycopg2.
         # After the connect and not by the startup parameter `options`, which PgBouncer refuses or drops.
         connection.autocommit = True
         require_own_backend(connection, target)
-        connection.set_client_encoding("UTF8")  # sends nothing if the server confirmed UTF8
         with connection.cursor() as cursor:
             cursor.execute(setting_commands(settings, connection.server_version))
         connection.autocommit = False
