@@ -44,9 +44,8 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
     tried, ended_unknown, first_attempt_at, claimed_until, due_at, now(),
     format"""
 
-# Conditions under which another call of the same entity and effect must end first. Running calls are few and
-# indexed. Earlier calls are read in order of id. $2: the effects that hold back later calls. OFFSET 0
-# excludes a join, which would read all calls that ended since an old snapshot.
+# Conditions under which another call of the same entity and effect must end first. Running calls are few. $2:
+# the effects that hold back later calls. OFFSET 0 excludes a join, which would read the whole index.
 _RUNNING = """SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
     WHERE state = 'running' ORDER BY claimed_until"""
 _SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
@@ -55,8 +54,7 @@ _BEHIND_EARLIER = f"""
     EXISTS (
         SELECT FROM sluice.executed_side_effects b
         WHERE {_SAME_ORDER} AND b.state <> 'succeeded' AND b.id < e.id
-          AND (b.state = 'pending' OR b.effect = ANY ($2))
-        OFFSET 0
+          AND (b.state = 'pending' OR b.effect = ANY ($2)) OFFSET 0
     )
 """
 

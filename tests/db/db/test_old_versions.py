@@ -77,7 +77,7 @@ class Rounds:
         return self._blocks() - before
 
     def write_versions(self, versions: int) -> None:
-        """Writes progress so many times, as rounds do, but in one transaction and without events."""
+        """Writes progress so many times, as rounds do, but without events."""
         windows = cycle([QueueRow(None, ".", 0), QueueRow(None, "x", 0)])
         before = next(windows)
         with self.bench.session.transaction():
@@ -87,8 +87,9 @@ class Rounds:
                 guard.update_queue(self.bench.session, QUEUE, before, after := next(windows))
                 before = after
                 self.next += 1
-                progress.raise_watermarks(self.bridge, {PLACE: (1, self.next)})
             self._write_other_lanes()
+        for watermark in range(self.next - versions + 1, self.next + 1):
+            progress.raise_watermarks(self.bridge, {PLACE: (1, watermark)})
         for table in HOT_TABLES:
             # As autovacuum does every minute. The planner then expects few rows in many pages.
             self.bench.looking.command(f"ANALYZE sluice.{table}")

@@ -141,7 +141,7 @@ def test_the_oldest_call_is_made_first_even_if_a_later_call_is_due_earlier(
 def test_a_dispatch_does_not_read_the_open_calls_of_an_old_snapshot(
     recording: RecordingSession, session: Session, database_url: str, is_mutant: bool
 ) -> None:
-    module = mutated(calls, "        OFFSET 0\n", "") if is_mutant else calls
+    module = mutated(calls, " OFFSET 0\n", "\n") if is_mutant else calls
     with closing(Session(database_url, application_name="old")) as old:
         old.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM sluice.switches")
         insert_calls(session, "ended", "ended-", 500, 60)
