@@ -105,10 +105,13 @@ def situation_problems(facts: Facts) -> Iterator[Finding]:
 
 def _unreachable(facts: Facts) -> Iterator[Finding]:
     for service, reason in facts.unreachable.items():
-        yield error(
-            f"{service} was not reached: {reason}.",
-            f"Start {service}, or correct {SETTING_OF[service]}.",
-        )
+        if reason.startswith("SLUICE_"):
+            yield error(f"{service} refuses the connection: {reason}.", "Correct this setting.")
+        else:
+            yield error(
+                f"{service} was not reached: {reason}.",
+                f"Start {service}, or correct {SETTING_OF[service]}.",
+            )
 
 
 def _environment(declared: DeclaredFacts) -> Iterator[Finding]:

@@ -90,6 +90,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
     "queue without worker": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker serves order.1."),
     "idle workers": (shared(QUEUES, workers=3), WARNING, "3 workers share 2 queues"),
+    "login refused": (
+        replace(HEALTHY, kafka=None, unreachable={"Kafka": "SLUICE_KAFKA_CA_FILE: none signed it"}),
+        ERROR,
+        "Kafka refuses the connection: SLUICE_KAFKA_CA_FILE: none signed it.",
+    ),
     "plaintext": (
         replace(HEALTHY, declared=replace(HEALTHY.declared, plaintext=["kafka:9092"])),
         WARNING,
