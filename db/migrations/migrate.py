@@ -171,11 +171,14 @@ def generation_shown(connection: Connection, projection: str) -> int | None:
     """
     if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
         return None
+    # information_schema lists the tables of a view for the owner only.
     usage = text(
-        "SELECT table_name FROM information_schema.view_table_usage"
-        " WHERE view_schema = 'public' AND view_name = :projection"
+        "SELECT DISTINCT t.relname FROM pg_rewrite r"
+        " JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid"
+        " AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class"
+        " JOIN pg_class t ON t.oid = d.refobjid WHERE r.ev_class = to_regclass(:name)"
     )
-    sources = list(connection.scalars(usage, {"projection": projection}))
+    sources = list(connection.scalars(usage, {"name": qualified(projection)}))
     shown = re.fullmatch(rf"{re.escape(projection)}_g(\d+)", sources[0]) if len(sources) == 1 else None
     if shown is None:
         raise TableRefused(

@@ -122,7 +122,7 @@ def init(
         raise OperationRefused("pass --sql alone; it changes nothing")
     settings, registry, urls = read_environment()
     if sql:
-        say(*missing_sql(urls.database_url, registry).splitlines())
+        say(*(missing_sql(urls.database_url, registry) or "-- The database lacks nothing.").splitlines())
         return
     if change is Change.ORIGINAL:
         _declare_original(settings, reason, yes=yes, as_json=as_json)

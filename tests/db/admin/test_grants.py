@@ -11,10 +11,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from sluice.admin import init
 from sluice.admin.grants import KEYS, Role, grant_lines, rights_of
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import read_keys
 from sluice.tasks.api import Emit
+from sluice.tasks.fold.registry import collect_handlers
 from sluice.tasks.outbox.emit import emit
 from tests.db.tasks.applying import Bench, create_tables, slice_of, thing_set
 from tests.harness.stacks import install
@@ -90,6 +92,12 @@ def test_a_worker_applies_batches_with_its_rights(as_role: As) -> None:
         for offset in range(3):
             bench.apply(slice_of([thing_set(offset, f"k{offset}", offset)], prev=offset - 1))
         assert bench.amounts() == {"k0": 0, "k1": 1, "k2": 2}
+
+
+def test_a_role_that_owns_no_table_finds_none_missing(as_role: As, database_url: str) -> None:
+    registry = collect_handlers("examples.shop.handlers")
+    init.create_tables(database_url, registry)
+    assert init.missing_sql(as_role(Role.OPERATOR), registry) == ""
 
 
 def test_tables_that_the_owner_creates_later_are_granted(as_role: As, database_url: str) -> None:

@@ -175,7 +175,8 @@ def test_the_certificate_of_the_named_host_is_accepted(server: Server) -> None:
 
 def test_of_several_hosts_the_one_that_answers_is_used(server: Server) -> None:
     options = {"host": ("127.0.0.1:1", f"127.0.0.1:{server.url.port}")}
-    url = server.url.set(username="plain", host=None, port=None, query=options).render_as_string()
+    where = URL.create(server.url.drivername, "plain", database=server.url.database, query=options)
+    url = where.render_as_string()
     with closing(Session(url, application_name="test")) as session:
         assert session.run(Statement("one", "SELECT 1")) == [(1,)]
 

@@ -45,6 +45,7 @@ def test_transaction_mode_is_refused(mode: str, database_url: str) -> None:
             "SLUICE_DATABASE_URL": url,
             "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
             "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            "SLUICE_HANDLERS": "examples.shop.handlers",
         }
         for command in ("init", "status", "doctor"):
             output = CliRunner().invoke(app, [command], env=environ).output
