@@ -21,6 +21,6 @@ def grants(
     uses `--for emit`; dashboards and reports use `--for reader`.
     Neither may read the key that signs messages.
 
-    Example: sluice grants --for worker --role shop_worker > worker.sql
+    Example: sluice grants --for worker --role shop_worker
     """
     say(*grant_lines(purpose, role or f"sluice_{purpose.value}"))

@@ -1,5 +1,6 @@
 """Connections that a real Postgres refuses, in English and in another language, with and without TLS."""
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def server() -> Iterator[Server]:
 def _make_certificate(folder: Path) -> Path:
     """Makes a certificate authority, and a certificate for the host `elsewhere`. Returns the authority's."""
     key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-    _openssl(folder, f"req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.crt")
+    _openssl(folder, f"req -x509 {key} -days 2 -subj /CN={secrets.token_hex(8)} -keyout ca.key -out ca.crt")
     _openssl(folder, f"req {key} -subj /CN=elsewhere -keyout server.key -out server.csr")
     _openssl(
         folder, "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out server.crt"
