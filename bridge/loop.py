@@ -199,6 +199,7 @@ class Bridge:
             log.info("partitions revoked", partitions=place_names(left))
 
     def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
+        self._unreadable.note_polled(sum(map(len, polled.values())))
         for place, records in polled.items():
             if place in self.inflight.partitions:
                 self._metrics.note_read(place[0], len(records))

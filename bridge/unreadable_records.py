@@ -12,6 +12,7 @@ from sluice.bridge.log_watch import LogWatch
 from sluice.bridge.partition_problems import PartitionProblems
 from sluice.bridge.progress_store import ProgressStore
 from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.config import MAX_POLL_RECORDS
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -22,6 +23,8 @@ log = structlog.get_logger("sluice.bridge")
 LOOK_SECONDS = 2.0
 # librdkafka 2.16 reports no error for a malformed record, and fetches its batch repeatedly.
 STALLED_SECONDS = 15.0
+# After a longer time between two checks, the bridge was busy or blocked, and may not have polled in between.
+LATE_SECONDS = 2 * LOOK_SECONDS
 
 
 class PositionWatch:
@@ -30,9 +33,13 @@ class PositionWatch:
     def __init__(self) -> None:
         self._since: dict[Place, tuple[int, float]] = {}
 
-    def note(self, positions: Mapping[Place, int], now: float) -> tuple[set[Place], set[Place]]:
+    def note(
+        self, positions: Mapping[Place, int], now: float, *, is_late: bool = False
+    ) -> tuple[set[Place], set[Place]]:
         """Notes the positions of all partitions that are being read, without paused partitions.
 
+        `is_late`: the client may hold records that the bridge has not polled yet. Then the time of every
+        partition starts again.
         Returns two sets. The first set contains the partitions that moved or are no longer read. The second
         set contains the partitions without progress for STALLED_SECONDS, again after every further
         STALLED_SECONDS.
@@ -41,7 +48,7 @@ class PositionWatch:
         stood: set[Place] = set()
         for place, position in positions.items():
             at, since = before.get(place, (None, now))
-            if at != position:
+            if at != position or is_late:
                 since = now
             elif now - since >= STALLED_SECONDS:
                 stood.add(place)
@@ -65,16 +72,24 @@ class UnreadableRecords:
         self._stalled: set[Place] = set()
         self._skipped: Mapping[Place, Sequence[SkippedRange]] = {}
         self._looked_at = float("-inf")
+        self._polled_all = True
+
+    def note_polled(self, records: int) -> None:
+        """Notes the number of records of a poll. After a full poll, the client may hold further records."""
+        if records >= MAX_POLL_RECORDS:
+            self._polled_all = False
 
     def look(self, consumer: Consumer, now: float) -> None:
         """Checks the partitions every LOOK_SECONDS. Call it after all polled records were taken.
 
         Raises ProgressStoreUnavailable or ConsumerBroken.
         """
-        if now - self._looked_at < LOOK_SECONDS:
+        since_last = now - self._looked_at
+        if since_last < LOOK_SECONDS:
             return
-        self._looked_at = now
-        self._note_stalled(consumer, now)
+        is_late = since_last > LATE_SECONDS or not self._polled_all
+        self._looked_at, self._polled_all = now, True
+        self._note_stalled(consumer, now, is_late)
         self._pass_skipped(consumer)
 
     def without_skipped(self, place: Place, records: list[Record]) -> list[Record]:
@@ -87,14 +102,14 @@ class UnreadableRecords:
             return records
         return [record for record in records if next_unskipped(skipped, record.offset) == record.offset]
 
-    def _note_stalled(self, consumer: Consumer, now: float) -> None:
+    def _note_stalled(self, consumer: Consumer, now: float, is_late: bool) -> None:
         paused = consumer.paused()
         positions = {
             place: partition.position
             for place, partition in self._inflight.partitions.items()
             if place not in paused
         }
-        moved, stood = self._watch.note(positions, now)
+        moved, stood = self._watch.note(positions, now, is_late=is_late)
         for place in self._stalled & moved:
             self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
         self._stalled -= moved

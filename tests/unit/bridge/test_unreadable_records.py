@@ -2,6 +2,9 @@
 
 from typing import Any, cast
 
+import pytest
+
+from sluice.bridge import unreadable_records
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.partition_problems import PartitionProblems
 from sluice.bridge.unreadable_records import (
@@ -12,9 +15,11 @@ from sluice.bridge.unreadable_records import (
 )
 from sluice.db.delivery.progress import Assignment
 from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.config import MAX_POLL_RECORDS
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange
+from tests.mutants import mutated
 
 PLACE: Place = ("t", 0)
 
@@ -79,6 +84,39 @@ def test_a_partition_that_stops_before_the_end_of_its_log_has_an_unreadable_reco
     assert "sluice skip t:0:4" in found.detail
     bridge.inflight.take(PLACE, [record(4)], bridge.now)
     assert bridge.look(LOOK_SECONDS) is None
+
+
+def test_a_partition_has_no_problem_while_the_client_may_hold_its_records() -> None:
+    bridge = _Bridge()
+    for _ in range(20):
+        bridge.unreadable.note_polled(MAX_POLL_RECORDS)
+        assert bridge.look(0) is None, "a poll returns at most this number of records of other partitions"
+    assert bridge.look(STALLED_SECONDS + LOOK_SECONDS) is not None
+
+
+def test_a_partition_has_no_problem_after_a_time_without_polls() -> None:
+    bridge = _Bridge()
+    for _ in range(3):
+        bridge.now += STALLED_SECONDS
+        assert bridge.look(0) is None
+    assert bridge.look(STALLED_SECONDS + LOOK_SECONDS) is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (" or is_late:", ":"),
+        ("since_last > LATE_SECONDS or not", "not"),
+        ("since_last > LATE_SECONDS or not self._polled_all", "since_last > LATE_SECONDS"),
+        ("self._looked_at, self._polled_all = now, True", "self._looked_at = now"),
+    ],
+)
+def test_a_mutant_of_the_watch_is_found(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    mutant = mutated(unreadable_records, old, new)
+    monkeypatch.setitem(globals(), "UnreadableRecords", mutant.UnreadableRecords)
+    with pytest.raises(AssertionError):  # noqa: PT012
+        test_a_partition_has_no_problem_while_the_client_may_hold_its_records()
+        test_a_partition_has_no_problem_after_a_time_without_polls()
 
 
 def test_a_paused_partition_and_a_partition_at_the_end_of_its_log_have_no_problem() -> None:
