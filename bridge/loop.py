@@ -3,6 +3,7 @@
 A turn polls, starts partitions, drops the records that are applied, and sends due messages.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,7 +26,6 @@ from sluice.bridge.start_conditions import truncated
 from sluice.bridge.topic_stopper import TopicStopper
 from sluice.bridge.topic_stops import BridgeStopped, TopicStopped
 from sluice.bridge.unreadable_records import UnreadableRecords
-from sluice.kafka_io.config import GATHER_SECONDS
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
@@ -169,12 +169,15 @@ class Bridge:
         """Returns how long a poll may wait: until the next step is due."""
         due_at = min(self._send_loop.due_at(), self._progress.due_at())
         shortest = FAILING_POLL_SECONDS if self._store_backoff.failing or self._send_loop.is_failing else 0.0
-        return min(max(due_at - now, shortest), LONGEST_POLL_SECONDS)
+        seconds = min(max(due_at - now, shortest), LONGEST_POLL_SECONDS)
+        # Both clients cut the time-out to milliseconds. Without rounding up, the bridge would poll without a
+        # wait during the last millisecond.
+        return math.ceil(seconds * 1_000) / 1_000
 
     def _read(self, consumer: Consumer, now: float) -> float:
         """Polls, and keeps the records of started partitions. Returns the time after the poll."""
         polled = consumer.poll(self._wait_seconds(now))
-        began, now = now, self._clock()
+        now = self._clock()
         # Positions are read before changes of the assignment are handled. After that, a partition may have
         # been assigned again with another position.
         needs_positions = self._progress.needs_positions(now, has_records=bool(polled))
@@ -183,8 +186,7 @@ class Bridge:
         self._forget_changed(consumer)
         for place, error in consumer.take_truncated().items():
             self._stopper.stop(place, truncated(place, error), now)
-        # The first of these records may have arrived this long ago.
-        self._take(consumer, polled, max(began, now - GATHER_SECONDS))
+        self._take(consumer, polled, now)
         for place, position in positions.items():
             self.inflight.note_position(place, position)
         return now

@@ -14,15 +14,12 @@ from sluice.bridge.queue_messages import (
     Resend,
     cut_batch,
 )
+from sluice.bridge.queue_pace import PATIENT_SECONDS, QueuePace
 from sluice.bridge.queue_state import Waiting, Whereabouts
 
-# Records per message: with fewer records, an event costs more; with more records, nothing is saved.
+# Limits of a message. With fewer records, an event costs more; with more records, nothing is saved.
 FULL_RECORDS = 500
-# Limit of a message; a few messages must not fill Redis.
-FULL_BYTES = 512 * 1024
-EAGER_SECONDS = 0.010  # records of an idle queue wait this long for more records
-PACE_SECONDS = 0.020  # the time between two small messages of a queue, so that a steady flow fills them
-PATIENT_SECONDS = 0.250  # records of a busy queue wait this long, so that there are fewer and fuller messages
+FULL_BYTES = 512 * 1024  # a few messages must not fill Redis
 # The most on a queue's list: enough for a busy worker, and few are lost if Redis loses its data.
 MAX_MESSAGES = 8
 MAX_BYTES = 6 * 1024 * 1024  # the most on a queue's list, as Redis stores it: MAX_MESSAGES full messages
@@ -48,6 +45,7 @@ class QueueBuffer:
         self._oldest_at = math.inf
         self._added_at = -math.inf
         self._sent_at = -math.inf
+        self._pace = QueuePace()
 
     @property
     def unapplied_messages(self) -> int:
@@ -98,6 +96,11 @@ class QueueBuffer:
         eager = max(self._ask_at, self._eager_at())
         return Due(eager, min(must, max(eager, self._oldest_at + patience_seconds)))
 
+    def note_list(self, waiting: Waiting) -> None:
+        """Notes the list as it was read, before more is sent."""
+        if not self._is_full():
+            self._pace.note_list(waiting.messages)
+
     def note_asked(self, now: float, pause_seconds: float) -> None:
         """Notes that the list was read. It is not read again within the pause."""
         self._ask_at = max(self._ask_at, now + pause_seconds)
@@ -114,8 +117,7 @@ class QueueBuffer:
             return False
         if waiting.messages >= SHORT_MESSAGES:
             self._ask_at = now + LONG_SECONDS
-        # A bridge without a message on the list may exceed the limit. Otherwise other bridges could keep it
-        # from sending.
+        # A bridge without a message on the list may exceed the limit, or others could keep it from sending.
         bounds = 1 if unapplied else 2
         if waiting.messages >= bounds * MAX_MESSAGES or waiting.bytes >= bounds * MAX_BYTES:
             return False
@@ -269,7 +271,7 @@ class QueueBuffer:
         return [(lane, message) for lane, message in found if now >= lane.overdue_at()]
 
     def _eager_at(self) -> float:
-        return max(self._oldest_at + EAGER_SECONDS, self._sent_at + PACE_SECONDS)
+        return max(self._oldest_at, self._sent_at + self._pace.seconds)
 
     def _may_retry_halted(self, now: float) -> bool:
         return now >= self._sent_at + HALTED_RETRY_SECONDS

@@ -7,7 +7,8 @@ costs nothing, however many queues there are.
 import heapq
 import math
 
-from sluice.bridge.queue_buffer import PATIENT_SECONDS, QueueBuffer
+from sluice.bridge.queue_buffer import QueueBuffer
+from sluice.bridge.queue_pace import PATIENT_SECONDS
 
 # If this many queues have messages of this bridge in flight, the workers have enough to do. Further small
 # messages would only wait on their lists, so their records are collected in the buffers for a while.

@@ -9,7 +9,7 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
 from sluice.bridge.publisher import Probe, Publisher, PublisherRefused, PublisherUnavailable
-from sluice.bridge.queue_buffer import EAGER_SECONDS, QueueBuffer
+from sluice.bridge.queue_buffer import QueueBuffer
 from sluice.bridge.queue_messages import OutgoingBatch, Resend
 from sluice.bridge.queue_state import Waiting
 from sluice.bridge.start_conditions import too_large
@@ -27,8 +27,10 @@ log = structlog.get_logger("sluice.bridge")
 SENTINEL_SECONDS = 0.2
 # The same time while no message is in flight. The answer is then needed only for the metrics and the log.
 IDLE_SENTINEL_SECONDS = 1.0
-# Before the bridge reads lists again, it waits for this time per list of the last round trip, and for at
-# least EAGER_SECONDS. So it reads at most 2,000 lists per second.
+# The shortest time between two readings of a list.
+LIST_SECONDS = 0.010
+# Before the bridge reads lists again, it waits for this time per list of the last round trip. So it reads at most
+# 2,000 lists per second.
 ASK_SECONDS = 0.0005
 
 
@@ -112,9 +114,11 @@ class SendLoop:
 
     def _publish(self, now: float, due: Iterable[QueueBuffer], probe: Probe) -> None:
         published = 0
-        pause_seconds = max(EAGER_SECONDS, ASK_SECONDS * len(probe.waiting))
+        pause_seconds = max(LIST_SECONDS, ASK_SECONDS * len(probe.waiting))
         for queue in due:
             waiting = probe.waiting.get(queue.name)
+            if waiting is not None:
+                queue.note_list(waiting)
             self.note_resent(queue.resend_halted(now, waiting))
             if queue.name in probe.found:
                 self.note_resent(queue.resend_lost(now, probe.found[queue.name]))

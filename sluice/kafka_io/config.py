@@ -30,7 +30,7 @@ FETCH_MAX_WAIT_MS = 10
 # The most that one poll reads; afterwards the bridge checks its limits again.
 FETCH_MAX_BYTES = 8 * 1024 * 1024
 MAX_POLL_RECORDS = 5_000
-# After its first record, a poll waits this long for more: fewer and larger polls cost less per record.
+# The shortest time between two polls that return records: fewer and larger polls cost less per record.
 GATHER_SECONDS = 0.010
 # The shortest that brokers allow by default; a dead bridge is noticed after this time.
 SESSION_TIMEOUT_MS = 6_000

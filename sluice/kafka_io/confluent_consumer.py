@@ -33,6 +33,8 @@ from sluice.runtime.place import Place
 ASKING_SECONDS = 30.0
 ANSWER_AGE_SECONDS = 15.0
 MORE = MAX_POLL_RECORDS - 1  # records of a poll beside the first
+# The client delivers the partitions of one answer one after the other, within about this time.
+BURST_SECONDS = 0.002
 
 # Facts that are at most this old belong to the topic of the returned records: see FETCH_ERROR_BACKOFF_MS. A
 # paused partition had no failed fetch, so new facts are requested for its first records after a pause or a
@@ -76,7 +78,7 @@ class ConfluentConsumer:
         self._errors: list[ClientError] = []
         self._readable: set[Place] = set()
         self._asking = Backoff(max_seconds=ASKING_SECONDS)
-        access = access
+        self._polled_at = float("-inf")
         with _translated():
             admin = build_confluent_admin(access, CONNECTION_PROPERTIES)
             self._watch = TopicWatch(admin, self._topics, share)
@@ -110,7 +112,9 @@ class ConfluentConsumer:
                 self._shared.apply(self._consumer, self._paused)
             # `consume` waits for its whole time-out. Both calls also run the callbacks of errors and commits.
             first = self._consumer.poll(timeout_seconds)
-            messages = [] if first is None else [first, *self._consumer.consume(MORE, GATHER_SECONDS)]
+            messages = [] if first is None else [first, *self._consumer.consume(MORE, self._gather_seconds())]
+            if messages:
+                self._polled_at = time.monotonic()
         polled: dict[Place, list[Record]] = {}
         message: Any
         for message in messages:
@@ -135,6 +139,9 @@ class ConfluentConsumer:
         # Without the facts of their topics, these records may be of another topic, so they are read again.
         self._changes |= polled.keys()
         return {}
+
+    def _gather_seconds(self) -> float:
+        return max(BURST_SECONDS, self._polled_at + GATHER_SECONDS - time.monotonic())
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""

@@ -48,7 +48,8 @@ class Consumer(Protocol):
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """Returns the next records, in offset order per partition; {} after the time-out.
 
-        Waits up to `timeout_seconds` for the first record, and then at most GATHER_SECONDS for more.
+        Waits up to `timeout_seconds` for the first record. Two polls that return records are at least
+        GATHER_SECONDS apart, if the client can gather more records in this time.
         May return records of partitions that were assigned and for which `seek` was not called yet.
         """
 

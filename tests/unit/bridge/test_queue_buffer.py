@@ -25,11 +25,10 @@ from tests.unit.bridge.bridging import BUSY, EMPTY, NOWHERE, PLACE, Queue, assig
     ("records", "age_seconds", "list_is_empty", "due"),
     [
         (0, 9.0, True, False),
-        (1, 0.009, True, False),
-        (1, 0.010, True, True),
+        (1, 0.0, True, True),
         (1, 0.249, False, False),
         (1, 0.250, False, True),
-        (FULL_RECORDS - 1, 0.0, True, False),
+        (FULL_RECORDS - 1, 0.0, False, False),
         (FULL_RECORDS, 0.0, False, True),
     ],
 )

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from sluice.bridge import inflight, queue_buffer, queue_schedule
 from sluice.bridge.inflight import Inflight
-from sluice.bridge.queue_buffer import EAGER_SECONDS, FULL_RECORDS, MAX_MESSAGES, PATIENT_SECONDS, QueueBuffer
+from sluice.bridge.queue_buffer import FULL_RECORDS, MAX_MESSAGES, QueueBuffer
+from sluice.bridge.queue_pace import PATIENT_SECONDS
 from sluice.bridge.queue_schedule import CROWD_QUEUES, MAX_CROWD_FACTOR, QueueSchedule, patience_seconds
 from sluice.bridge.queue_state import Waiting, Whereabouts
+from sluice.bridge.send_loop import LIST_SECONDS
 from sluice.kafka_io.record_types import Record
 from tests.mutants import mutated
 from tests.unit.bridge import bridging
@@ -42,6 +44,7 @@ def act(queue: Queue, now: float, waiting: Waiting) -> None:
     buffer = queue.buffer
     asks, searches = buffer.needs_list(now), buffer.needs_search(now)
     if asks:
+        buffer.note_list(waiting)
         buffer.resend_halted(now, waiting)
     if searches:
         buffer.resend_lost(now, NOWHERE if waiting.messages else Whereabouts(in_hand=frozenset({"m0"})))
@@ -49,7 +52,7 @@ def act(queue: Queue, now: float, waiting: Waiting) -> None:
         queue.send(now)
         waiting = Waiting(waiting.messages + 1, waiting.bytes + 1)
     if asks:
-        buffer.note_asked(now, EAGER_SECONDS)
+        buffer.note_asked(now, LIST_SECONDS)
 
 
 def play(seed: int, check: Callable[[Queue, float], None]) -> None:
@@ -91,7 +94,7 @@ def check_not_late(queue: Queue, now: float) -> None:
 
 def check_not_idle(queue: Queue, now: float) -> None:
     copied = copy.deepcopy(queue)
-    for _ in range(4):
+    for _ in range(12):
         due = min(copied.buffer.due_at(PATIENT_SECONDS))
         if due == float("inf"):
             return
@@ -156,7 +159,7 @@ def send_due(held: Inflight, now: float) -> int:
             while buffer.is_due(now, EMPTY):
                 buffer.note_sent(buffer.cut(), now, "m")
                 sent += 1
-            buffer.note_asked(now, EAGER_SECONDS)
+            buffer.note_asked(now, LIST_SECONDS)
         if buffer.needs_search(now):
             buffer.resend_lost(now, NOWHERE)
     return sent
@@ -271,14 +274,14 @@ def crowd(queues: int) -> QueueSchedule:
 
 
 def test_a_small_message_waits_only_while_many_queues_have_messages_in_flight() -> None:
-    for queues, due_at in [(CROWD_QUEUES - 1, EAGER_SECONDS), (CROWD_QUEUES, PATIENT_SECONDS)]:
+    for queues, wait_seconds in [(CROWD_QUEUES - 1, 0.0), (CROWD_QUEUES, PATIENT_SECONDS)]:
         schedule, queue = crowd(queues), Queue()
         queue.buffer.name = "e.new"
-        queue.add(0, range(1))
+        queue.add(0, range(1), 0.5)
         schedule.touch(queue.buffer)
-        assert schedule.next_at() == due_at
-        assert schedule.take_due(due_at - 0.001) == []
-        assert schedule.take_due(due_at) == [queue.buffer]
+        assert schedule.next_at() == 0.5 + wait_seconds
+        assert schedule.take_due(0.499 + wait_seconds) == []
+        assert schedule.take_due(0.5 + wait_seconds) == [queue.buffer]
 
 
 def test_a_full_message_and_records_that_are_sent_again_never_wait_for_other_queues() -> None:
