@@ -4,7 +4,9 @@ from enum import Enum
 
 # The time between readings while messages are in flight; each applied message makes room for the next one.
 BUSY_SECONDS = 0.1
-# The time between readings otherwise. Within a second, a bridge must notice that an operator paused a topic.
+# The most lanes that are read per second while messages are in flight. Each costs Postgres a look-up.
+LANES_PER_SECOND = 25_000
+# The longest time between readings. Within a second, a bridge must notice that an operator paused a topic.
 IDLE_SECONDS = 0.5
 # The time between writes of watermarks. A restart reads the records of this time again. Each write costs a
 # row version.
@@ -30,20 +32,22 @@ class ProgressClock:
         """Makes a reading of all lanes due, because Postgres may have changed in any way."""
         self._all_at = float("-inf")
 
-    def due_at(self, *, is_busy: bool, has_moved: bool) -> float:
+    def due_at(self, *, is_busy: bool, has_moved: bool, lanes: int = 0) -> float:
         """Returns the time of the next reading.
 
-        `is_busy`: a reading may change what is sent. `has_moved`: a watermark may have risen.
+        `is_busy`: a reading may change what is sent. `has_moved`: a watermark may have risen. `lanes`: the
+        number of lanes of the queues with messages in flight.
         """
-        return min(self._read_at + (BUSY_SECONDS if is_busy else IDLE_SECONDS), self.all_due_at(has_moved))
+        seconds = busy_seconds(lanes) if is_busy else IDLE_SECONDS
+        return min(self._read_at + seconds, self.all_due_at(has_moved))
 
     def all_due_at(self, has_moved: bool) -> float:
         """Returns the time of the next reading of all lanes."""
         return self._all_at + (WATERMARK_SECONDS if has_moved else WHOLE_SECONDS)
 
-    def due(self, now: float, *, is_busy: bool, has_moved: bool) -> ProgressRead | None:
+    def due(self, now: float, *, is_busy: bool, has_moved: bool, lanes: int = 0) -> ProgressRead | None:
         """Returns what must be read now."""
-        if now < self.due_at(is_busy=is_busy, has_moved=has_moved):
+        if now < self.due_at(is_busy=is_busy, has_moved=has_moved, lanes=lanes):
             return None
         return ProgressRead.ALL if now >= self.all_due_at(has_moved) else ProgressRead.IN_FLIGHT
 
@@ -54,3 +58,8 @@ class ProgressClock:
     def note_all(self, now: float) -> None:
         """Notes that all lanes were read and the watermarks were written."""
         self._all_at = now
+
+
+def busy_seconds(lanes: int) -> float:
+    """Returns the time between readings of this number of lanes while messages are in flight."""
+    return min(max(BUSY_SECONDS, lanes / LANES_PER_SECOND), IDLE_SECONDS)

@@ -35,7 +35,14 @@ class ProgressStep:
 
     def due_at(self) -> float:
         """Returns the time of the next reading."""
-        return self._clock.due_at(is_busy=self._inflight.is_busy, has_moved=bool(self._inflight.moved))
+        inflight = self._inflight
+        return self._clock.due_at(
+            is_busy=inflight.is_busy, has_moved=bool(inflight.moved), lanes=self._lanes_in_flight()
+        )
+
+    def _lanes_in_flight(self) -> int:
+        """Returns at least the number of lanes that a reading while messages are in flight looks up."""
+        return len(self._inflight.partitions) * len(self._inflight.schedule.in_flight)
 
     def needs_positions(self, now: float, *, has_records: bool) -> bool:
         """Returns True if the next reading needs the consumer's positions, to write watermarks."""
@@ -47,7 +54,9 @@ class ProgressStep:
         Raises ProgressStoreUnavailable. Then the reading stays due.
         """
         inflight = self._inflight
-        due = self._clock.due(now, is_busy=inflight.is_busy, has_moved=bool(inflight.moved))
+        due = self._clock.due(
+            now, is_busy=inflight.is_busy, has_moved=bool(inflight.moved), lanes=self._lanes_in_flight()
+        )
         if last:
             due = ProgressRead.ALL
         if due is None:

@@ -8,6 +8,7 @@ from sluice.bridge import progress_clock
 from sluice.bridge.progress_clock import (
     BUSY_SECONDS,
     IDLE_SECONDS,
+    LANES_PER_SECOND,
     WATERMARK_SECONDS,
     WHOLE_SECONDS,
     ProgressClock,
@@ -43,6 +44,20 @@ def play(rng: Random) -> None:
                 assert (step - whole) * STEP <= (WATERMARK_SECONDS if has_moved else WHOLE_SECONDS) + STEP
 
 
+def test_many_lanes_are_read_less_often() -> None:
+    for lanes in (1, 12 * 16, 12 * 256, 12 * 1_024, 500 * 1_024):
+        clock, read = progress_clock.ProgressClock(), 0
+        clock.note_all(0.0)
+        for step in range(500):
+            if clock.due(step * STEP, is_busy=True, has_moved=False, lanes=lanes):
+                clock.note_tried(step * STEP)
+                read += 1
+        assert 5 / IDLE_SECONDS <= read <= 5 / BUSY_SECONDS + 1
+        assert (read - 1) * lanes <= 5 * max(LANES_PER_SECOND, lanes / IDLE_SECONDS)
+        if lanes <= LANES_PER_SECOND * BUSY_SECONDS:
+            assert read >= 4.5 / BUSY_SECONDS, "few lanes are read as soon as one lane"
+
+
 def test_without_changes_little_is_read() -> None:
     clock = ProgressClock()
     reads = []
@@ -69,7 +84,10 @@ def test_after_an_outage_all_lanes_are_read() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("BUSY_SECONDS if is_busy else IDLE_SECONDS", "IDLE_SECONDS"),
+        ("busy_seconds(lanes) if is_busy else IDLE_SECONDS", "IDLE_SECONDS"),
+        ("max(BUSY_SECONDS, lanes / LANES_PER_SECOND)", "BUSY_SECONDS"),
+        ("max(BUSY_SECONDS, lanes / LANES_PER_SECOND)", "lanes / LANES_PER_SECOND"),
+        ("min(max(BUSY_SECONDS, lanes / LANES_PER_SECOND), IDLE_SECONDS)", "lanes / LANES_PER_SECOND"),
         ("WATERMARK_SECONDS if has_moved else WHOLE_SECONDS", "WHOLE_SECONDS"),
         ("now >= self.all_due_at(has_moved) else", "False else"),
         ("        self._read_at = now", "        self._read_at = now + 1.0"),
@@ -79,5 +97,6 @@ def test_a_mutant_of_the_clock_is_found(monkeypatch: pytest.MonkeyPatch, old: st
     mutant = mutated(progress_clock, old, new)
     mutant.ProgressRead = ProgressRead  # type: ignore[attr-defined]
     monkeypatch.setattr(progress_clock, "ProgressClock", mutant.ProgressClock)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError):  # noqa: PT012
         test_every_reading_is_in_time()
+        test_many_lanes_are_read_less_often()
