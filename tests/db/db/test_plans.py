@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sluice.db.apply import identities
 from sluice.db.connection import BATCH_PLANS, Statement
 from sluice.tasks.apply.apply import Applier
 from tests.db.tasks.applying import QUEUE, Bench, create_tables, slice_of, thing_set
@@ -69,6 +70,37 @@ def test_pages_touched_per_event_do_not_grow_with_the_batch(bench: Bench) -> Non
     large = _pages(bench, _ran_by_one_batch(bench, last + SMALL, LARGE)) / LARGE
     # The indexes have grown a little between the two batches.
     assert large <= 1.1 * small, f"{small:.1f} pages per event at {SMALL}, {large:.1f} at {LARGE}"
+
+
+CORRECTED_PAGES = 2_000
+"""The limit for the statement that corrects outcomes. A scan of all identities reads thousands of pages."""
+
+
+def _pages_for_stale_events(bench: Bench) -> int:
+    """Returns the number of pages that are read to correct the outcomes of stale events."""
+    last = _fill(bench)
+    assert isinstance(bench.session, RecordingSession)
+    bench.session.ran.clear()
+    records = [thing_set(last + 1 + n, f"key-{n}", version=n * (n % 2)) for n in range(SMALL)]
+    applied = bench.apply(slice_of(records, prev=last))
+    assert applied is not None
+    assert applied.outcomes["stale"] > 0
+    return _pages(bench, [one for one in bench.session.ran if one[0].name == "update_outcomes"])
+
+
+@pytest.mark.parametrize("mode", ["always"], indirect=True)
+def test_a_batch_with_stale_events_reads_few_pages_of_a_large_table(bench: Bench) -> None:
+    assert _pages_for_stale_events(bench) < CORRECTED_PAGES
+
+
+@pytest.mark.parametrize("mode", ["always"], indirect=True)
+def test_a_mutant_that_joins_all_identities_reads_many_pages(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = identities.UPDATE_OUTCOMES.text.replace("AND e.identity = ANY ($1)", "")
+    mutant = Statement("update_outcomes", text, identities.UPDATE_OUTCOMES.types)
+    monkeypatch.setattr(identities, "UPDATE_OUTCOMES", mutant)
+    assert _pages_for_stale_events(bench) > CORRECTED_PAGES
 
 
 def _fill(bench: Bench) -> int:
