@@ -133,7 +133,7 @@ class Applier:
                     lanes = guard.read_lanes(self._session, queue)
                 chunk = message.next_chunk(lanes)
             # Idempotent: if a COMMIT took effect and its answer was lost, the guard skips the records.
-            return self._attempt(queue, message, chunk, singly=tries.singly)
+            return self._attempt(queue, message, chunk, tries)
 
         def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
             nonlocal chunk
@@ -163,7 +163,7 @@ class Applier:
                 )
             return None
 
-    def _attempt(self, queue: str, message: MessageEvents, chunk: Chunk, *, singly: bool) -> Applied:
+    def _attempt(self, queue: str, message: MessageEvents, chunk: Chunk, tries: Tries) -> Applied:
         chunk.has_begun = False
         if not chunk.slices:
             return Applied(Counter(), Counter())
@@ -177,7 +177,7 @@ class Applier:
             settled: list[EventResult] = []
             if events:
                 chunk.has_begun, chunk.failures = True, lanes.failures
-                settled = self._settle(queue, row, lanes, claims, events, singly=singly)
+                settled = self._settle(queue, row, lanes, claims, events, tries)
                 faults.reach("apply.before_commit")
         faults.reach("apply.committed")
         self._settler.note_committed(queue)
@@ -232,12 +232,11 @@ class Applier:
         lanes: guard.Lanes,
         claims: Claims,
         events: Sequence[Planned],
-        *,
-        singly: bool,
+        tries: Tries,
     ) -> list[EventResult]:
         """Settles the events from the first on, usually all of them, and advances their lanes."""
         snapshot = self._generation_writer.read_projection_snapshot(queue)
-        settled = self._settler.settle(queue, lanes, snapshot, events, singly=singly)
+        settled = self._settler.settle(queue, lanes, snapshot, events, tries)
         verdict = self._judge_deaths(row, settled)
         moved = reached(claims.next, len(settled))
         assert lanes.epoch is not None

@@ -22,6 +22,7 @@ from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO, LetterNotStored
 from sluice.tasks.apply.generation_stops import GenerationBroken
+from sluice.tasks.apply.halving import Halving
 from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
 from sluice.tasks.apply.single_events import SingleEvents, may_be_set_aside
 from sluice.tasks.events.event_fault import EventFault
@@ -88,12 +89,16 @@ class BatchWriter:
         # Tables that events wrote, or tried to write, under a key other than the event's key.
         self._other_tables: set[Table] = set()
 
-    def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
+    def settle(self, events: Sequence[Planned], *, singly: bool, halving: bool = False) -> list[EventResult]:
         """Settles the events, or only the first of them. Writes and returns the results.
 
-        Raises errors of Postgres; with `singly`, only errors that no single event causes.
+        Raises errors of Postgres; with `singly`, only errors that no single event causes. With `halving`,
+        events that Postgres accepts together are settled together.
         """
-        settled = self._settle_singly(events) if singly else self._settle(self._store(), events)
+        if singly:
+            settled = self._settle_singly(events, Halving(len(events)) if halving else None)
+        else:
+            settled = self._settle(self._store(), events)
         self._erasures.tables.note(self._entity, self._changed_tables, self._other_tables)
         return settled
 
@@ -109,20 +114,47 @@ class BatchWriter:
         self._held = memory.held
         return folded.settled
 
-    def _settle_singly(self, events: Sequence[Planned]) -> list[EventResult]:
-        """Settles each event in its own savepoint. An event that Postgres refuses becomes a dead letter."""
+    def _settle_singly(self, events: Sequence[Planned], halving: Halving | None) -> list[EventResult]:
+        """Settles each event in its own savepoint. An event that Postgres refuses becomes a dead letter.
+
+        With `halving`, a savepoint contains several events, until one of them is refused.
+        """
         done = SingleEvents(self._limit)
-        for event in events:
+        while len(done.settled) < len(events):
+            left = events[len(done.settled) :]
             if self._redriving and done.settled and _blocks(done.settled[-1]):
-                done.settled.append(EventResult(event, Outcome.WAITING))
+                done.settled.append(EventResult(left[0], Outcome.WAITING))
                 continue
             if done.is_enough():
                 break
-            done.settled.append(self._settle_one(event, done))
+            if halving is None or (count := halving.next_count(len(left))) == 1:
+                one = self._settle_one(left[0], done)
+                done.settled.append(one)
+                if halving is not None:
+                    halving.note_single(accepted=one.error is None)
+            elif not self._settle_part(left[:count], halving, done):
+                halving = None
         done.check()
         if done.aside:
             self._session.command(USUAL_LIMITS)
         return done.settled
+
+    def _settle_part(self, events: Sequence[Planned], halving: Halving, done: SingleEvents) -> bool:
+        """Settles several events in one savepoint. Returns False if they must be settled one by one, because
+        the cause may not be an event.
+        """
+        store = self._store()
+        try:
+            settled = self._in_savepoint(lambda: self._settle(store, events))
+        except Exception as error:
+            if needs_new_connection(error):
+                raise
+            halving.note_refused(len(events))
+            return whose_fault(error) is Fault.EVENT
+        done.settled += settled
+        done.written_tables |= store.written_tables
+        halving.note_accepted(len(settled))
+        return True
 
     def _settle_one(self, event: Planned, done: SingleEvents) -> EventResult:
         faults: dict[str, EventFault] = {}

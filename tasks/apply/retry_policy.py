@@ -53,12 +53,16 @@ class Tries:
     held_up: int = 0
     stale_plans: int = 0
     singly: bool = False
+    halving: bool = False
+    """True if events are applied one by one only because Postgres refused at least one of them."""
     step: Step | None = None
     """The step after the newest failure."""
 
     def pause_after(self, error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
         """Counts a failure. Returns the pause in seconds before the next attempt, or None."""
         self.step = self.after(error, elapsed_seconds=elapsed_seconds)
+        if self.step is Step.SINGLY and self.halving:
+            return 0.0  # The refusal does not depend on the time.
         return self.pause_seconds(jitter) if self.step in (Step.AGAIN, Step.SINGLY) else None
 
     def after(self, error: Exception, *, elapsed_seconds: float) -> Step:
@@ -80,8 +84,9 @@ class Tries:
             # If events are applied one by one, a refused event is handled in its savepoint. So a refusal that
             # still arrives here belongs to no single event.
             step = Step.HALT if self.singly else Step.SINGLY
+            self.halving = True
         elif self.rows_changed >= MAX_ROWS_CHANGED or self.held_up >= MAX_HELD_UP:
-            step = Step.SINGLY
+            step, self.halving = Step.SINGLY, False
         else:
             step = Step.AGAIN
         self.singly = self.singly or step is Step.SINGLY

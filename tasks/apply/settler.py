@@ -13,6 +13,7 @@ from sluice.tasks.apply.batch_writer import BatchWriter, SetAside
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.optimism import Optimism
 from sluice.tasks.apply.optimistic_writer import Deviated, OptimisticWriter, Statements
+from sluice.tasks.apply.retry_policy import Tries
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 
@@ -37,15 +38,17 @@ class Settler:
         lanes: Lanes,
         snapshot: ProjectionSnapshot,
         events: Sequence[Planned],
-        *,
-        singly: bool,
+        tries: Tries,
     ) -> list[EventResult]:
         """Settles the first of the events, usually all of them. See `BatchWriter.settle`."""
         self._erasures.refresh(lanes.newest_erasure)
         entity = queue.rpartition(".")[0]
         limit = None if lanes.failures is None else lanes.failures.batch_limit
         is_plain = not (
-            singly or lanes.failures or lanes.deaths or any(one.has_letters for one in snapshot.fed.values())
+            tries.singly
+            or lanes.failures
+            or lanes.deaths
+            or any(one.has_letters for one in snapshot.fed.values())
         )
         self._is_optimistic = is_plain and self._optimism.allows(queue)
         if self._is_optimistic:
@@ -71,7 +74,9 @@ class Settler:
             set_aside=self._set_aside,
             limit=limit,
         )
-        return writer.settle(events, singly=singly or limit is not None)
+        if limit is not None:
+            return writer.settle(events, singly=True)
+        return writer.settle(events, singly=tries.singly, halving=tries.halving)
 
     def note_committed(self, queue: str) -> None:
         """Notes that the transaction of the events was committed."""

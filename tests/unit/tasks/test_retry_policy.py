@@ -60,7 +60,7 @@ def test_the_pause_doubles_up_to_two_seconds(attempts: int, jitter: float, secon
 
 def test_only_an_error_with_a_further_attempt_has_a_pause() -> None:
     assert Tries().pause_after(LOST, 0, 0) == 0.1
-    assert Tries().pause_after(UNIQUE, 0, 0) == 0.1
+    assert Tries().pause_after(UNIQUE, 0, 0) == 0, "time does not change a refusal"
     assert Tries().pause_after(LOST, PATIENCE_SECONDS + 1, 0.5) is None
     assert Tries().pause_after(MISSING, 0, 0.5) is None
 
