@@ -29,6 +29,7 @@ class WorkerMetrics:
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
         self._events_without_id = counter(metrics.WORKER_MISSING_ID_EVENTS)
         self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
+        self._transactions = counter(metrics.WORKER_TRANSACTIONS)
         self._retries = counter(metrics.WORKER_RETRIES)
         self._dropped_messages = counter(metrics.WORKER_DROPPED_MESSAGES)
         dropped.listen(lambda reason: self._dropped_messages.labels(reason).inc())
@@ -46,7 +47,7 @@ class WorkerMetrics:
         found: list[Collector] = [self._dropped_messages]
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
             found += [self._batch_seconds, self._records, self._events_without_id, self._aborted_batches]
-            found.append(self._retries)
+            found += [self._transactions, self._retries]
         if shares_queues:
             found.append(self._leased_queues)
         if RELAY_QUEUE in queues:
@@ -63,6 +64,8 @@ class WorkerMetrics:
             self._records_of[outcome].inc(records)
         for topic, events in applied.without_id.items():
             self._events_without_id.labels(topic).inc(events)
+        for way, transactions in applied.ways.items():
+            self._transactions.labels(way).inc(transactions)
         for result, attempts in applied.retries.items():
             self._retries.labels(result).inc(attempts)
 

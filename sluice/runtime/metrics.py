@@ -141,6 +141,14 @@ WORKER_ABORTED_BATCHES = _counter(
     "batches that were aborted and are sent again,"
     " because Postgres did not answer in time or the queue is halted",
 )
+WORKER_TRANSACTIONS = _counter(
+    Exporter.WORKER,
+    "worker_transactions",
+    "transactions",
+    "transactions that settled events, by way: optimistic, exact, singly,"
+    " or rolled back (an optimistic attempt, after which another way settles the events)",
+    "way",
+)
 WORKER_RETRIES = _counter(
     Exporter.WORKER,
     "worker_retries",

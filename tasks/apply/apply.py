@@ -62,6 +62,8 @@ class Applied:
     """Topic → number of events without an id. Topics without such events are omitted."""
     retries: Mapping[str, int] = field(default_factory=dict)
     """Result → number of attempts at events that were set aside."""
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Way → number of transactions that settled events in this way. Contains those of aborted batches."""
 
     def plus(self, later: "Applied") -> "Applied":
         """Returns the sum of this result and that of a later chunk of the same message."""
@@ -105,7 +107,12 @@ class Applier:
         for topic in sorted(total.undeclared):
             if self._pace.allows(topic):
                 log.warning("undeclared topic left to other workers", topic=topic, queue=queue)
-        return replace(total, outgoing=total.outgoing + retried.outgoing, retries=retried.results)
+        return replace(
+            total,
+            outgoing=total.outgoing + retried.outgoing,
+            retries=retried.results,
+            ways=self._settler.take_ways(),
+        )
 
     def _apply_chunks(self, queue: str, message: MessageEvents) -> Applied | None:
         started = time.monotonic()

@@ -1,6 +1,8 @@
 """Settles the events of a batch: first optimistically, then by the exact fold if the first try fails."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import psycopg2
 
@@ -17,6 +19,9 @@ from sluice.tasks.apply.retry_policy import Tries
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 
+Way = Literal["optimistic", "exact", "singly", "rolled back"]
+"""The way of an attempt. "rolled back": an optimistic attempt that failed; another attempt follows."""
+
 _DEVIATIONS = (Deviated, RowsChanged, WriteSuppressed, psycopg2.Error)
 
 
@@ -29,8 +34,9 @@ class Settler:
         self._erasures = Erasures(session)
         self._statements = Statements()
         self._optimism = Optimism(read_optimistic())
-        self._is_optimistic = False
-        """True during an optimistic attempt."""
+        self._way: Way | None = None
+        """The way of the attempt that is not committed yet."""
+        self._ways: Counter[str] = Counter()
 
     def settle(
         self,
@@ -50,8 +56,8 @@ class Settler:
             or lanes.deaths
             or any(one.has_letters for one in snapshot.fed.values())
         )
-        self._is_optimistic = is_plain and self._optimism.allows(queue)
-        if self._is_optimistic:
+        if is_plain and self._optimism.allows(queue):
+            self._way = "optimistic"
             optimistic = OptimisticWriter(
                 self._session,
                 self._statements,
@@ -64,7 +70,8 @@ class Settler:
             settled = optimistic.settle(events)
             if settled is not None:
                 return settled
-            self._is_optimistic = False
+        is_single = tries.singly or limit is not None
+        self._way = "singly" if is_single else "exact"
         writer = BatchWriter(
             self._session,
             queue=queue,
@@ -74,19 +81,25 @@ class Settler:
             set_aside=self._set_aside,
             limit=limit,
         )
-        if limit is not None:
-            return writer.settle(events, singly=True)
-        return writer.settle(events, singly=tries.singly, halving=tries.halving)
+        return writer.settle(events, singly=is_single, halving=tries.halving and limit is None)
 
     def note_committed(self, queue: str) -> None:
         """Notes that the transaction of the events was committed."""
-        self._optimism.note_committed(queue, optimistic=self._is_optimistic)
-        self._is_optimistic = False
+        if self._way is not None:
+            self._ways[self._way] += 1
+        self._optimism.note_committed(queue, optimistic=self._way == "optimistic")
+        self._way = None
 
     def note_failed(self, queue: str, error: Exception) -> bool:
         """Returns True if an optimistic attempt failed so that the exact fold should be tried at once."""
-        was_optimistic, self._is_optimistic = self._is_optimistic, False
+        was_optimistic, self._way = self._way == "optimistic", None
         if not was_optimistic or not isinstance(error, _DEVIATIONS) or needs_new_connection(error):
             return False
+        self._ways["rolled back"] += 1
         self._optimism.note_deviation(queue)
         return True
+
+    def take_ways(self) -> Counter[str]:
+        """Returns the number of attempts since the last call, by the way in which they settled events."""
+        taken, self._ways = self._ways, Counter()
+        return taken

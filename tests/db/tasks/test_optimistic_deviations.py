@@ -198,3 +198,16 @@ def test_an_error_at_any_step_leaves_the_batch_to_the_exact_fold(
     apply(optimistic, batch(), batch(20))
     assert state(optimistic) == state(exact)
     assert Watched.attempts == 2, "the exact fold settled the first batch"
+
+
+def test_transactions_are_counted_by_their_way(optimistic: Bench) -> None:
+    def ways(records: list[Record], prev: int) -> dict[str, int]:
+        applied = optimistic.apply(slice_of(records, prev=prev))
+        assert applied is not None
+        return dict(applied.ways)
+
+    assert ways(batch(), -1) == {"optimistic": 1}
+    assert ways(SECOND["all stale"](), 19) == {"optimistic": 1}
+    refused = [thing_set(60, "k01"), thing_set(61, "k02", amount=-1)]
+    assert ways(refused, 59) == {"rolled back": 1, "singly": 1}
+    assert ways([thing_set(70, "k03")], 61) == {"optimistic": 1}

@@ -191,7 +191,10 @@ def test_the_bridge_exports_all_its_metrics() -> None:
 
 def test_the_worker_counts_outcomes_and_batches() -> None:
     worker = WorkerMetrics()
-    worker.note_batch(Applied(Counter(applied=5, dead=1), Counter(), without_id=Counter(t=2)), 0.25)
+    ways = {"optimistic": 3, "rolled back": 1}
+    worker.note_batch(
+        Applied(Counter(applied=5, dead=1), Counter(), without_id=Counter(t=2), ways=ways), 0.25
+    )
     worker.note_batch(None, 20.0)
     worker.watch_leases(lambda: 4)
     found = shown(worker.collectors((), shares_queues=True))
@@ -201,6 +204,8 @@ def test_the_worker_counts_outcomes_and_batches() -> None:
     assert (found[(f"{batches}_count",)], found[(f"{batches}_sum",)]) == (2, 20.25)
     assert found[(metrics.WORKER_ABORTED_BATCHES.name,)] == 1
     assert found[metrics.WORKER_MISSING_ID_EVENTS.name, "t"] == 2
+    assert found[metrics.WORKER_TRANSACTIONS.name, "optimistic"] == 3
+    assert found[metrics.WORKER_TRANSACTIONS.name, "rolled back"] == 1
     assert found[(metrics.WORKER_LEASED_QUEUES.name,)] == 4
 
 
@@ -209,6 +214,7 @@ BATCHES = {
     metrics.WORKER_RECORDS,
     metrics.WORKER_MISSING_ID_EVENTS,
     metrics.WORKER_ABORTED_BATCHES,
+    metrics.WORKER_TRANSACTIONS,
     metrics.WORKER_RETRIES,
 }
 RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS, metrics.PURGED_ROWS, metrics.PURGE_FAILURES}
