@@ -75,6 +75,21 @@ def test_a_mutant_with_a_savepoint_per_event_runs_many_statements(
     assert statements(bench) > 4 * FEW
 
 
+def test_an_event_that_meets_a_lock_beside_a_refused_event_is_set_aside(open_bench: OpenBench) -> None:
+    bench = open_bench("always")
+    bench.session.command("SET lock_timeout = '200ms'")
+    bench.looking.command(
+        "BEGIN; INSERT INTO public.things (thing_id, amount, name) VALUES ('z', 1, 'taken')"
+    )
+    records = [thing_set(n, f"k{n}") for n in range(8)]
+    # Postgres writes the rows in the order of their keys, so it refuses `a` before it meets the lock.
+    records[4:7] = [thing_set(4, "k4", name="taken"), thing_set(5, "k5"), thing_set(6, "a", amount=-1)]
+    assert bench.apply(slice_of(records)) is not None
+    bench.looking.command("ROLLBACK")
+    assert bench.outcomes() == {"applied": 6, "dead": 1, "waiting": 1}
+    assert bench.look("SELECT key FROM sluice.parked_entities ORDER BY key") == [("a",), ("k4",)]
+
+
 def random_batches(rng: random.Random) -> list[list[Record]]:
     """Returns batches with stale, repeated and refused events.
 
