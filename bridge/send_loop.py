@@ -29,8 +29,8 @@ SENTINEL_SECONDS = 0.2
 IDLE_SENTINEL_SECONDS = 1.0
 # The shortest time between two readings of a list.
 LIST_SECONDS = 0.010
-# Before the bridge reads lists again, it waits for this time per list of the last round trip. So it reads at most
-# 2,000 lists per second.
+# Before the bridge reads lists again, it waits for this time per list of the last round trip. So it reads at
+# most 2,000 lists per second.
 ASK_SECONDS = 0.0005
 
 

@@ -126,7 +126,7 @@ def grant_lines(role: Role, name: str) -> Iterator[str]:
         yield f"GRANT {rights_text} ON ALL TABLES IN SCHEMA {USERS_SCHEMA} TO {grantee};"
         yield f"ALTER DEFAULT PRIVILEGES IN SCHEMA {USERS_SCHEMA} GRANT {rights_text} ON TABLES TO {grantee};"
     if role is Role.OPERATOR:
-        yield "-- `sluice rebuild start` creates tables and needs the owner's rights, as do swap and drop:"
+        yield "-- A rebuild creates and drops tables, so it needs the rights of their owner:"
         yield f"-- GRANT <owner> TO {grantee};"
     if role is not Role.EMIT:
         yield "-- A superuser runs this. Without it, reports cannot name the sessions that block Sluice."

@@ -1,5 +1,7 @@
 """The time between small messages grows while the worker of a queue is busy, and shrinks afterwards."""
 
+from types import ModuleType
+
 import pytest
 
 from sluice.bridge import queue_buffer, queue_pace
@@ -67,7 +69,7 @@ def test_a_full_message_does_not_change_the_time() -> None:
     ],
 )
 def test_a_mutant_of_the_pace_is_found(
-    monkeypatch: pytest.MonkeyPatch, module: object, old: str, new: str
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, old: str, new: str
 ) -> None:
     mutant = mutated(module, old, new)
     if module is queue_pace:
