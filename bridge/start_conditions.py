@@ -186,5 +186,5 @@ def _gone(topic: str) -> LoudStop:
 def _accept(topic: str) -> str:
     return (
         f'To accept the topic as it is, run `sluice accept {topic} --reason "…"`: the topic is then read'
-        " again from the beginning of its log."
+        ' again from the beginning of its log (with dedup="position", from where reading stopped).'
     )

@@ -211,7 +211,7 @@ class Redriver(LetterRedriver):
             changed.append((letter.identity, one.outcome, *place))
             # The record could not be decoded before, or it had no identity. Now it gets that of its event.
             decoded = one.planned.decoded
-            if decoded.identity != letter.identity and not (one.known or decoded.is_natural):
+            if decoded.identity != letter.identity and decoded.stores_identity and not one.known:
                 new.append(processed_row(one, one.outcome))
         identities.update_outcomes(self._session, changed)
         identities.insert_identities(self._session, new)

@@ -4,11 +4,11 @@ Every change requires the locks of all queues of the entity type. Therefore a ru
 change, and a later batch reads the new epoch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
-from sluice.db.delivery.dedup_modes import restart_modes
+from sluice.db.delivery.dedup_modes import continue_modes, restart_modes
 from sluice.db.values import bare_array, text_array
 
 # Long, because each of several batches may hold the lock of its queue for some seconds.
@@ -109,18 +109,21 @@ CARRY_LANES = Statement(
     INSERT INTO sluice.lane_offsets (topic, partition, queue, epoch, applied_offset)
     SELECT l.topic, l.partition, l.queue, $3, l.applied_offset
     FROM sluice.lane_offsets l JOIN sluice.topics t ON t.topic = l.topic
-    WHERE t.entity = $1 AND l.topic <> $2 AND l.epoch = $3 - 1
+    WHERE t.entity = $1 AND l.epoch = $3 - 1 AND (l.topic <> $2 OR l.partition = ANY ($4))
     """,
-    ("text", "text", "int"),
+    ("text", "text", "int", "int[]"),
 )
 
 
-def carry_lanes(session: Session, entity: str, *, without_topic: str, epoch: int) -> int:
-    """Copies the lanes of all topics except one to the new epoch. Returns their number.
+def carry_lanes(
+    session: Session, entity: str, *, accepted: str, epoch: int, partitions: Iterable[int] = ()
+) -> int:
+    """Copies lanes to the new epoch. Returns their number.
 
-    Requires all locks.
+    These are the lanes of all other topics, and of these partitions of the accepted topic. Requires all
+    locks.
     """
-    return session.count(CARRY_LANES, entity, without_topic, epoch)
+    return session.count(CARRY_LANES, entity, accepted, epoch, bare_array(partitions))
 
 
 SET_TOPIC_ID = Statement(
@@ -140,11 +143,18 @@ INSERT_WATERMARKS = Statement(
 
 
 def restart_topic(
-    session: Session, topic: str, topic_id: str, *, epoch: int, watermarks: Mapping[int, int]
+    session: Session,
+    topic: str,
+    topic_id: str,
+    *,
+    epoch: int,
+    watermarks: Mapping[int, int],
+    modes_from: Mapping[int, int] | None = None,
 ) -> None:
     """Sets the id of the topic. Replaces its partitions by those in `watermarks`, the start offsets.
 
-    Requires all locks.
+    `modes_from`: the current mode applies from these offsets on, and the earlier records keep their modes. By
+    default the current mode applies to all records. Requires all locks.
     """
     numbers = sorted(watermarks)
     session.run(SET_TOPIC_ID, topic, topic_id)
@@ -152,7 +162,10 @@ def restart_topic(
     session.run(
         INSERT_WATERMARKS, topic, epoch, bare_array(numbers), bare_array(watermarks[n] for n in numbers)
     )
-    restart_modes(session, topic)
+    if modes_from is None:
+        restart_modes(session, topic)
+    else:
+        continue_modes(session, topic, modes_from)
 
 
 class Unsettled(NamedTuple):

@@ -80,10 +80,10 @@ PURGE_DEAD_LETTERS = Statement(
     WHERE id IN (
         SELECT id FROM sluice.dead_letters d
         WHERE d.state IN ('done', 'dropped') AND d.settled_at < now() - make_interval(secs => $1)
-          -- Only the letter shows that the event of a natural topic was dropped: it has no identity.
+          -- Only the letter shows that an event without an identity was dropped.
           AND (d.state = 'done' OR NOT EXISTS (
               SELECT FROM sluice.dedup_starts s
-              WHERE s.topic_id = d.topic_id AND s.partition = d.partition AND s.dedup = 'natural'
+              WHERE s.topic_id = d.topic_id AND s.partition = d.partition AND s.dedup <> 'id'
           ))
         ORDER BY d.id LIMIT $2
     )
@@ -95,7 +95,7 @@ PURGE_DEAD_LETTERS = Statement(
 def purge_dead_letters(session: Session, older_than_seconds: float, limit: int) -> int:
     """Deletes dead letters that are done or dropped. Returns their number. Idempotent.
 
-    Keeps the dropped letters of natural topics, because a rebuild must pass over their events.
+    Keeps the dropped letters of topics without identities, because a rebuild must pass over their events.
     """
     return session.count(PURGE_DEAD_LETTERS, older_than_seconds, limit)
 

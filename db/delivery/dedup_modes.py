@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array
 
 
 class StoredModes(NamedTuple):
@@ -61,7 +62,8 @@ READ_STARTS = Statement(
 
 
 def read_starts(session: Session, topic_id: str, partition: int) -> list[DedupStart]:
-    """Returns the starts of a partition, in order. Records below the first start have stored identities."""
+    """Returns the starts of a partition, in order. Records below the first start have stored identities, or
+    bridges began to read behind them."""
     return [DedupStart(*row) for row in session.run(READ_STARTS, topic_id, partition)]
 
 
@@ -89,14 +91,15 @@ def change_mode(session: Session, topic: str, dedup: str) -> None:
     session.run(INSERT_STARTS, topic)
 
 
-# Partitions that are registered for the first time. A topic with identities needs no starts.
+# Partitions that are registered for the first time. A topic with identities needs no starts: a record from
+# before the first read has no identity.
 INSERT_FIRST_STARTS = Statement(
     "insert_first_dedup_starts",
     """
     INSERT INTO sluice.dedup_starts (topic, topic_id, partition, first_offset, dedup)
     SELECT t.topic, t.topic_id, p.partition, p.watermark, t.dedup
     FROM sluice.topics t JOIN sluice.partition_watermarks p ON p.topic = t.topic
-    WHERE t.topic = $1 AND t.dedup = 'natural' AND NOT EXISTS (
+    WHERE t.topic = $1 AND t.dedup IN ('natural', 'position') AND NOT EXISTS (
         SELECT FROM sluice.dedup_starts s WHERE s.topic_id = t.topic_id AND s.partition = p.partition
     )
     """,
@@ -105,7 +108,10 @@ INSERT_FIRST_STARTS = Statement(
 
 
 def insert_first_starts(session: Session, topic: str) -> None:
-    """Stores where reading began, for partitions of a natural topic without a start. Idempotent."""
+    """Stores where reading began, for the partitions without a start. Idempotent.
+
+    Changes nothing for a topic with identities.
+    """
     session.run(INSERT_FIRST_STARTS, topic)
 
 
@@ -120,6 +126,33 @@ def restart_modes(session: Session, topic: str) -> None:
     Requires all locks of the entity type.
     """
     session.run(DELETE_STARTS, topic)
+    insert_first_starts(session, topic)
+
+
+REPLACE_STARTS = Statement(
+    "replace_dedup_starts",
+    """
+    WITH removed AS (
+        DELETE FROM sluice.dedup_starts s USING unnest($2, $3) AS d (partition, first_offset)
+        WHERE s.topic = $1 AND s.partition = d.partition AND s.first_offset > d.first_offset
+    )
+    INSERT INTO sluice.dedup_starts (topic, topic_id, partition, first_offset, dedup)
+    SELECT t.topic, t.topic_id, d.partition, d.first_offset, t.dedup
+    FROM sluice.topics t, unnest($2, $3) AS d (partition, first_offset)
+    WHERE t.topic = $1
+    ON CONFLICT (topic_id, partition, first_offset) DO UPDATE SET dedup = excluded.dedup
+    """,
+    ("text", "int[]", "bigint[]"),
+)
+
+
+def continue_modes(session: Session, topic: str, starts: Mapping[int, int]) -> None:
+    """Applies the current mode from these offsets on. Earlier records keep their modes.
+
+    Requires all locks of the entity type, and a topic without identities.
+    """
+    if starts:
+        session.run(REPLACE_STARTS, topic, bare_array(starts), bare_array(starts.values()))
     insert_first_starts(session, topic)
 
 

@@ -1,14 +1,16 @@
 """Accepts that a topic was re-created or lost records, or that partitions were added to it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sluice.admin.accept_reasons import find_reasons, is_only_raised
+from sluice.admin.continued_lanes import check_starts, clear_letters, find_lost_ends, may_continue
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import refused_if_queues_are_held
-from sluice.bridge.start_conditions import LoudStop, StopKind, judge_assignment
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.rerouting import (
     TopicRouting,
@@ -21,15 +23,13 @@ from sluice.db.admin.rerouting import (
 )
 from sluice.db.apply.erasures import lower_log_ends
 from sluice.db.connection import Session
-from sluice.db.delivery.partition_reads import PartitionRead, clear_stops, read_partition_reads
-from sluice.db.delivery.progress import Assignment, insert_partitions, read_assignments
+from sluice.db.delivery.partition_reads import clear_stops, read_partition_reads
+from sluice.db.delivery.progress import insert_partitions, read_assignments
 from sluice.db.projections.generations import SyncedGeneration, detach_generations, read_projection_snapshot
-from sluice.db.records import ProblemKind
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.kafka_access import KafkaAccess
-from sluice.runtime.partition_share import WHOLE, PartitionShare
-from sluice.runtime.place import Place
+from sluice.runtime.partition_share import PartitionShare
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Acceptance:
     topic_id_before: str
     topic_id: str
     partitions: tuple[PartitionChange, ...]
+    continues: bool = False
+    """True if the lanes of the topic keep their applied offsets, because only these show what was applied."""
 
     @property
     def recreated(self) -> bool:
@@ -78,6 +80,7 @@ class Acceptance:
             "entity": self.entity,
             "topic_id_before": self.topic_id_before,
             "topic_id": self.topic_id,
+            "continues": self.continues,
             "partitions": list(self.partitions),
         }
 
@@ -90,18 +93,22 @@ def judge_acceptance(
     watermarks: Mapping[int, int],
     logs: Mapping[int, LogRange],
     adds_only: bool = False,
+    starts: Mapping[int, int] | None = None,
 ) -> Acceptance:
     """Returns the effects of accepting a topic. `topic_ids` are the ids in Postgres and in Kafka. Pure.
 
-    `adds_only`: only the new partitions change.
+    `adds_only`: only the new partitions change. `starts`: the lanes continue, except those of these
+    partitions, which are read from these offsets on.
     """
     before, now = topic_ids
     changes = tuple(
         _change(number, watermarks.get(number), logs.get(number), recreated=before != now)
+        if starts is None
+        else _continue(number, watermarks.get(number), logs.get(number), starts.get(number))
         for number in sorted({*watermarks, *logs})
         if not adds_only or number not in watermarks
     )
-    return Acceptance(topic, entity, before, now, changes)
+    return Acceptance(topic, entity, before, now, changes, starts is not None)
 
 
 def _change(number: int, before: int | None, log: LogRange | None, *, recreated: bool) -> PartitionChange:
@@ -114,6 +121,13 @@ def _change(number: int, before: int | None, log: LogRange | None, *, recreated:
     lost = max(0, log.start - before)
     again = max(0, min(before, log.end) - log.start)
     return PartitionChange(number, before, log.start, lost, again, log.end)
+
+
+def _continue(number: int, before: int | None, log: LogRange | None, start: int | None) -> PartitionChange:
+    if log is None or before is None:
+        return _change(number, before, log, recreated=False)
+    after = max(before, log.start) if start is None else start
+    return PartitionChange(number, before, after, max(0, after - before), 0, log.end)
 
 
 class AcceptPlan(NamedTuple):
@@ -131,11 +145,17 @@ class AcceptPlan(NamedTuple):
     """True if added partitions are the only reason. The other partitions then stay as they are."""
 
 
-def plan_accept(session: Session, access: KafkaAccess, share: PartitionShare, topic: str) -> AcceptPlan:
-    """Reads Postgres and Kafka.
+def plan_accept(
+    session: Session,
+    access: KafkaAccess,
+    share: PartitionShare,
+    topic: str,
+    given: Mapping[int, int] = MappingProxyType({}),
+) -> AcceptPlan:
+    """Reads Postgres and Kafka. `given` are the offsets of --from.
 
-    Raises OperationRefused if one of the two does not have the topic, or the share does not divide its
-    partitions.
+    Raises OperationRefused if one of the two does not have the topic, the share does not divide its
+    partitions, or an offset is missing or not possible.
     """
     before = read_topic_routing(session, topic)
     if before is None:
@@ -148,6 +168,9 @@ def plan_accept(session: Session, access: KafkaAccess, share: PartitionShare, to
     assignments = {**watched, **added}
     stopped = [one for one in read_partition_reads(session) if one.topic == topic]
     adds_only = is_only_raised(topic, topic_id, assignments, logs, stopped, share)
+    continues = not adds_only and may_continue(session, topic, before, topic_id, given)
+    if continues:
+        check_starts(topic, watched, logs, given)
     acceptance = judge_acceptance(
         topic,
         before.entity,
@@ -155,68 +178,12 @@ def plan_accept(session: Session, access: KafkaAccess, share: PartitionShare, to
         watermarks=watermarks,
         logs=logs,
         adds_only=adds_only,
+        starts=given if continues else None,
     )
     reasons = tuple(find_reasons(topic, topic_id, assignments, logs, stopped, share))
     failing = () if adds_only else tuple(read_projection_snapshot(session).synced)
     wanted = TopicRouting(topic_id, before.entity)
     return AcceptPlan(before, wanted, logs, acceptance, failing, reasons, adds_only)
-
-
-def is_only_raised(
-    topic: str,
-    topic_id: str,
-    assignments: Mapping[Place, Assignment],
-    logs: Mapping[int, LogRange],
-    reads: Iterable[PartitionRead],
-    share: PartitionShare,
-) -> bool:
-    """Returns True if bridges refuse the topic only because partitions were added. Pure."""
-    if {number for _, number in assignments} - logs.keys():
-        return False
-    stops = [
-        verdict
-        for (_, number), one in assignments.items()
-        for verdict in [
-            judge_assignment(topic, number, one, topic_id=topic_id, log=logs[number], share=share)
-        ]
-        if isinstance(verdict, LoudStop)
-    ]
-    explained = {stop.message for stop in stops if stop.kind is StopKind.RAISED}
-    reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
-    return bool(stops) and all(stop.kind is StopKind.RAISED for stop in stops) and reported <= explained
-
-
-def find_lost_ends(assignments: Mapping[Place, Assignment], logs: Mapping[int, LogRange]) -> list[int]:
-    """Returns the partitions whose log ends below an applied offset: another record will get this
-    offset. Pure.
-    """
-    return [
-        number
-        for (_, number), one in sorted(assignments.items())
-        if max([(one.watermark or 0) - 1, *one.applied.values()]) >= logs[number].end
-    ]
-
-
-def find_reasons(
-    topic: str,
-    topic_id: str,
-    assignments: Mapping[Place, Assignment],
-    logs: Mapping[int, LogRange],
-    reads: Iterable[PartitionRead],
-    share: PartitionShare = WHOLE,
-) -> Iterator[str]:
-    """Yields the reasons why bridges cannot safely continue: by the rules of a bridge, and as
-    bridges reported. Pure.
-    """
-    reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
-    for (_, number), assignment in sorted(assignments.items()):
-        if (log := logs.get(number)) is None:
-            yield f"{topic}[{number}] does not exist any more: the topic has fewer partitions than before"
-            continue
-        verdict = judge_assignment(topic, number, assignment, topic_id=topic_id, log=log, share=share)
-        if isinstance(verdict, LoudStop) and verdict.message not in reported:
-            yield verdict.message
-    yield from sorted(reported)
 
 
 def read_topic(access: KafkaAccess, share: PartitionShare, topic: str) -> tuple[str, dict[int, LogRange]]:
@@ -263,34 +230,51 @@ def accept_topic(
     wanted: TopicRouting,
     logs: Mapping[int, LogRange],
     decision: Decision,
+    given: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Acceptance, int]:
     """Stores the topic's id, and lets bridges read its logs from the start. Also returns the new epoch.
 
-    Lanes of the entity type's other topics continue at their offsets. Raises OperationRefused if the
-    topic was changed meanwhile, or a batch holds a queue for too long.
+    Lanes of the entity type's other topics continue at their offsets. So do the lanes of a topic with
+    dedup="position", except in the partitions of `given`: these are read from the given offsets on. Raises
+    OperationRefused if the topic was changed meanwhile, or a batch holds a queue for too long.
     """
     with refused_if_queues_are_held(before.entity), session.transaction():
         shards = lock_routing(session, before.entity)
         if shards is None or read_topic_routing(session, topic) != before:
             raise OperationRefused(f"topic {topic} was changed meanwhile; run the command again")
         # Computed again under the locks, because a bridge may have continued with other partitions.
+        continues = may_continue(session, topic, before, wanted.topic_id, given)
         found = judge_acceptance(
             topic,
             before.entity,
             topic_ids=(before.topic_id, wanted.topic_id),
             watermarks=read_watermarks_of(session, topic),
             logs=logs,
+            starts=given if continues else None,
         )
         lost_ends = find_lost_ends(read_assignments(session, [(topic, number) for number in logs]), logs)
         epoch = raise_epoch(session, before.entity, shards)
-        carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
-        restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
+        kept = logs.keys() - given.keys() if continues else ()
+        carry_lanes(session, before.entity, accepted=topic, epoch=epoch, partitions=kept)
+        watermarks = found.watermarks()
+        modes_from = given if continues else None
+        restart_topic(
+            session, topic, wanted.topic_id, epoch=epoch, watermarks=watermarks, modes_from=modes_from
+        )
+        if given:
+            clear_letters(session, topic, wanted.topic_id, given)
         lower_log_ends(session, wanted.topic_id, {number: log.end for number, log in logs.items()})
         # The offsets of generations belong to the old log, and have no meaning in the new log.
         ended = detach_generations(
-            session, f"topic {topic} was accepted: it is read from its log's beginning"
+            session, f"topic {topic} was accepted: its offsets may belong to other records"
         )
         clear_stops(session, topic)
-        details = {"epoch": epoch, "ended_generations": ended, "lost_ends": lost_ends, **found.document()}
+        details = {
+            "epoch": epoch,
+            "ended_generations": ended,
+            "lost_ends": lost_ends,
+            "from": dict(given),
+            **found.document(),
+        }
         insert_audits(session, decision, [(topic, as_json(details))])
     return found, epoch

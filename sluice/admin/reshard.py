@@ -20,8 +20,10 @@ from sluice.db.admin.rerouting import (
     read_unsettled,
 )
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import read_modes
 from sluice.db.delivery.progress import read_routing
 from sluice.db.projections.generations import read_projection_snapshot
+from sluice.db.records import DedupMode
 from sluice.runtime.terminal_text import counted, plural
 from sluice.tasks.events.routing import queue_name, shard_of
 
@@ -132,7 +134,9 @@ class NotSettled(NotYet):
     """Records or outgoing events of the entity type are not settled yet."""
 
     def __init__(self, found: Unsettled) -> None:
-        super().__init__(unsettled_text(found), f"{advice(found)}. Or pass --force")
+        super().__init__(
+            unsettled_text(found), f'{advice(found)}. Or pass --force, except with dedup="position"'
+        )
 
 
 def reshard(
@@ -152,6 +156,9 @@ def reshard(
     Passes to `waiting` what is not settled. Passes to `warn` which topics stay paused if resuming fails.
     Raises OperationRefused after `patience_seconds`; then nothing was changed.
     """
+
+    if force:
+        refuse_force(session, entity)
 
     def attempt() -> Resharded:
         # The locks of all queues are taken only if the entity type seems settled.
@@ -179,6 +186,20 @@ def refuse_synced(session: Session) -> None:
         )
 
 
+def refuse_force(session: Session, entity: str) -> None:
+    """Raises OperationRefused if records of the entity type would be applied again with --force."""
+    found = read_modes(session, entity)
+    modes = found.modes if found else {}
+    topics = sorted(topic for topic, mode in modes.items() if mode == DedupMode.POSITION)
+    if topics:
+        raise OperationRefused(
+            f"--force is refused for entity type {entity}, because records in flight of"
+            f' {plural(len(topics), "topic", "topics")} {", ".join(topics)} (dedup="position") would be'
+            " applied a second time; run the command without --force: it waits until these records have"
+            " outcomes"
+        )
+
+
 def reshard_entity(
     session: Session, entity: str, shards: int, decision: Decision, *, force: bool
 ) -> Resharded | Unsettled:
@@ -190,6 +211,8 @@ def reshard_entity(
     with refused_if_queues_are_held(entity), session.transaction():
         before = require_other_shards(entity, lock_routing(session, entity), shards)
         refuse_synced(session)
+        if force:
+            refuse_force(session, entity)
         # Checked again under the locks, because a batch may have been committed after the wait.
         unsettled = read_unsettled(session, entity)
         if not force and not is_settled(unsettled):

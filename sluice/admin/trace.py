@@ -25,7 +25,7 @@ from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.topic_modes import effective_mode, topic_at
-from sluice.tasks.events.decode import Decoded, decode, former_identity
+from sluice.tasks.events.decode import WITHOUT_IDENTITIES, Decoded, decode, former_identity
 from sluice.tasks.events.identity import event_identity, record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.decision import derived_id, effect_key
@@ -51,7 +51,7 @@ class Trace:
     outcome: str | None
     """The outcome of the record that was applied under the identity; None if not known.
 
-    For a topic with dedup="natural", only the outcome of a record that was not applied is known.
+    For a topic without identities, only the outcome of a record that was not applied is known.
     """
     processed_at: str | None
     repeats: str | None
@@ -93,9 +93,10 @@ def find_place(
     if the identity is not known.
     """
     topic = _declared(registry, name)
-    if effective_mode(topic.dedup, read_all_modes(session).get(name)) == "natural":
+    mode = effective_mode(topic.dedup, read_all_modes(session).get(name))
+    if mode in WITHOUT_IDENTITIES:
         raise OperationRefused(
-            f'topic {name} has dedup="natural", so Postgres has no outcomes of its events by their ids: pass'
+            f'topic {name} has dedup="{mode}", so Postgres has no outcomes of its events by their ids: pass'
             " the record as TOPIC:PARTITION:OFFSET"
         )
     known = tracing.read_traced(session, event_identity(name, source, key.encode(), event_id))
@@ -159,7 +160,7 @@ def trace(
     topic = topic_at(topic, read_starts(session, topic_id, partition), record.offset)
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
-    known = None if decoded.is_natural else _read_known(session, decoded)
+    known = _read_known(session, decoded) if decoded.stores_identity else None
     if _is_erased(session, topic, decoded, known):
         return _erased(topic, decoded, known)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
@@ -181,7 +182,7 @@ def trace(
         None if error is None else str(error),
     )
     found.letter = tracing.read_traced_letter(session, topic_id, partition, record.offset)
-    if decoded.is_natural and found.letter is not None and found.letter.state != LetterState.DONE:
+    if not decoded.stores_identity and found.letter is not None and found.letter.state != LetterState.DONE:
         found.outcome = found.letter.outcome
     if error is None:
         _follow(session, planned, found)
@@ -221,9 +222,13 @@ def _follow(session: Session, planned: Planned, found: Trace) -> None:
     emits = list(_emits(planned))
     assert found.queue is not None
     waiting = tracing.read_waiting_emits(session, found.queue, [event_id for event_id, _ in emits])
-    applied = found.outcome == Outcome.APPLIED
+    sent = "not written"
+    if found.outcome == Outcome.APPLIED:
+        sent = "sent"
+    elif found.outcome is None and not planned.decoded.stores_identity:
+        sent = "sent, if the event was applied"
     for event_id, emit in emits:
-        state = "waits in the outbox" if event_id in waiting else "sent" if applied else "not written"
+        state = "waits in the outbox" if event_id in waiting else sent
         found.emitted.append({"event_id": event_id, "topic": emit.topic, "type": emit.type, "state": state})
     keys = [effect_key(run, planned.decoded, n, call) for run, n, call in called_effects(planned)]
     found.calls = tracing.read_traced_calls(session, text_array(keys)) if keys else []

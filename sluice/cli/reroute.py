@@ -1,5 +1,6 @@
 """`sluice accept` and `sluice reshard`: change where records of an entity type are read and queued."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from sluice.admin.accept import (
     plan_accept,
 )
 from sluice.admin.connection import connected
-from sluice.admin.decisions import decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.reshard import Resharded, is_settled, read_reshard_plan, unsettled_text
 from sluice.admin.reshard import reshard as reshard_when_settled
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
@@ -33,6 +34,10 @@ def accept(
     force: Annotated[
         bool, typer.Option("--force", help="Read the topic again even if there is nothing to accept.")
     ] = False,
+    starts: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="PARTITION:OFFSET", help="First new record; for dedup=position."),
+    ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
@@ -46,12 +51,18 @@ def accept(
     from their beginning. For any other topic the command changes nothing without
     --force.
 
+    A topic with dedup="position" that was not re-created continues where reading
+    stopped, because only its offsets show what was applied. If its log lost
+    records that were applied, pass --from PARTITION:OFFSET: the offset of the
+    first record that was written after the loss.
+
     --dry-run prints the effect per partition.
     """
     settings = read_settings()
     access = read_addresses(settings).kafka_access
     with connected("sluice reroute") as session:
-        plan = plan_accept(session, access, settings.share, topic)
+        given = parse_starts(starts or ())
+        plan = plan_accept(session, access, settings.share, topic, given)
         found = plan.acceptance
         if not as_json_:
             say(*acceptance_lines(found))
@@ -65,9 +76,10 @@ def accept(
             require_confirmation(f"The new partitions of topic {topic} will be read.", yes=yes)
             accept_partitions(session, topic, plan.before, found, decide("accept partitions", reason))
         elif changes:
-            require_confirmation(f"Topic {topic} will be read from its log's beginning.", yes=yes)
+            where = "where reading stopped" if found.continues else "its log's beginning"
+            require_confirmation(f"Topic {topic} will be read from {where}.", yes=yes)
             decision = decide("accept", reason)
-            found, epoch = accept_topic(session, topic, plan.before, plan.wanted, plan.logs, decision)
+            found, epoch = accept_topic(session, topic, plan.before, plan.wanted, plan.logs, decision, given)
     if as_json_:
         document = {"dry_run": dry_run, "accepted": changes, "epoch": epoch, "reasons": plan.reasons}
         say_document({**document, **found.document()})
@@ -80,6 +92,19 @@ def accept(
 
 
 NOTHING_TO_ACCEPT = "there is nothing to accept: bridges can continue to read the log where they are"
+
+
+def parse_starts(texts: Iterable[str]) -> dict[int, int]:
+    """Returns partition → offset, from texts of the form PARTITION:OFFSET. Raises OperationRefused."""
+    found: dict[int, int] = {}
+    for text in texts:
+        partition, colon, offset = text.partition(":")
+        if not (colon and partition.isdecimal() and offset.isdecimal()) or int(partition) in found:
+            raise OperationRefused(
+                f"--from {text!r:.80} is refused: pass PARTITION:OFFSET, one time per partition"
+            )
+        found[int(partition)] = int(offset)
+    return found
 
 
 def acceptance_lines(found: Acceptance) -> list[str]:
@@ -133,7 +158,8 @@ def reshard(
     outgoing events of the queues are sent. Then the topics continue in the new
     queues.
 
-    With --force the command does not wait: records in flight are read again.
+    With --force the command does not wait: records in flight are read again. It
+    is refused if a topic of the entity type has dedup="position".
     Deduplication keeps the rows right, but duplicates may be counted twice, and
     outgoing events of one key may overtake each other.
     """

@@ -19,7 +19,7 @@ from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldState
 from sluice.tasks.fold.handler_faults import place_of
-from sluice.tasks.fold.plan import HandlerRun, plan_event
+from sluice.tasks.fold.plan import HandlerRun, Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
 
@@ -71,6 +71,8 @@ class FoldedLog:
     numbered: int = 0
     """The number of letters ever created."""
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
+    applied: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Topic id and partition → the offset of the last record, as the lanes of Postgres store it."""
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
     """A line for each handler that ended at a write without effect."""
@@ -90,6 +92,7 @@ class FoldedLog:
             letters=list(self.letters),
             ends=list(self.ends),
             identities=dict(self.identities),
+            applied=dict(self.applied),
             effect_keys=dict(self.effect_keys),
             parked=defaultdict(set, {entity: set(keys) for entity, keys in self.parked.items()}),
             held=defaultdict(dict, {entity: _copied(held) for entity, held in self.held.items()}),
@@ -99,6 +102,10 @@ class FoldedLog:
         """Settles one record. A repeat of a record from the same position changes nothing."""
         declared = self.registry.topics[topic]
         decoded = decode(declared, topic_id, partition, record)
+        applied = self.applied.get((topic_id, partition), -1)
+        if record.offset <= applied and decoded.dedup == "position":
+            return EventResult(Planned(decoded), None)
+        self.applied[topic_id, partition] = max(applied, record.offset)
         entity = declared.entity.name
         memory = self.memory_of(entity, parked=self.parked[entity])
         result = self.fold_one(decoded, memory)

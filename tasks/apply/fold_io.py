@@ -89,7 +89,7 @@ class FoldIO:
         memory = FoldState(
             self._rows.load_row, self._load_effect, left=self._snapshot.left, faults=self._faults
         )
-        new = {planned.decoded.identity for planned in events if not planned.decoded.is_natural}
+        new = {planned.decoded.identity for planned in events if planned.decoded.stores_identity}
         wanted = list(new - self._noted.keys())
         own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
         for identity, *where, is_old in identities.load_identities(self._session, wanted) if wanted else ():

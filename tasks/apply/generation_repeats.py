@@ -90,7 +90,7 @@ def lagging_places(
         if one.first is not None
         and one.outcome is not Outcome.CONFLICT
         # The rebuild judges such a record by its letter.
-        and not one.planned.decoded.is_natural
+        and one.planned.decoded.stores_identity
         and not _is_of_this_batch(one, applied)
     ]
     if not doubtful:

@@ -14,20 +14,30 @@ from sluice.tasks.fold.registry import Registry
 
 log = structlog.get_logger("sluice.dedup")
 
+FORMER_POSITION = "position with identities"
+"""The mode of a topic with dedup="position" that an earlier version registered.
+
+The identities of its records are stored and looked up, until `sluice dedup` stores the mode.
+"""
+
 
 def effective_mode(declared: str, stored: str | None) -> str:
     """Returns the mode that is used. Pure.
 
-    `stored` is None for a topic without a stored mode. The events of such a topic have identities, so it is
-    not natural.
+    `stored` is None for a topic without a stored mode. The events of such a topic have identities.
     """
     if stored is None:
-        return "id" if declared == "natural" else declared
+        return {"natural": "id", "position": FORMER_POSITION}.get(declared, declared)
     return stored
 
 
 def difference(topic: str, declared: str, counts: str) -> str:
     """Returns a sentence on a declared mode that is not used, with the remedy. Pure."""
+    if counts == FORMER_POSITION:
+        return (
+            f"topic {topic} was registered by an earlier version, so identities of its records are stored;"
+            f' after all processes were upgraded, run `sluice dedup {topic} position --reason "…"`'
+        )
     return (
         f'topic {topic} declares dedup="{declared}", Postgres has dedup="{counts}"; the mode in Postgres is'
         f' used; declare dedup="{counts}", or run `sluice dedup {topic} {declared} --reason "…"`'
@@ -43,12 +53,11 @@ def differences(topics: Iterable[Topic], stored: Mapping[str, str | None]) -> li
 def topic_at(topic: Topic, starts: Sequence[DedupStart], offset: int) -> Topic:
     """Returns the topic with the mode of the record at an offset. Pure.
 
-    The modes "id" and "position" differ only in the identity, and a reader looks up both.
+    `topic` is the declared topic. A record below the first start may have an identity of either form, and a
+    reader looks up both.
     """
-    is_natural = mode_at(starts, offset) == "natural"
-    if is_natural == (topic.dedup == "natural"):
-        return topic
-    return replace(topic, dedup="natural" if is_natural else "id")
+    mode = effective_mode(topic.dedup, mode_at(starts, offset))
+    return topic if mode == topic.dedup else replace(topic, dedup=cast(Any, mode))
 
 
 class TopicModes:

@@ -28,6 +28,9 @@ __all__ = ["DecodeError", "Decoded", "convert_data", "decode"]
 
 Attributes: TypeAlias = Mapping[str, bytes | None]
 
+WITHOUT_IDENTITIES = ("natural", "position")
+"""The modes of topics whose events have no stored identities."""
+
 _SPECVERSION = "1.0"
 _CLOUD_PREFIX = "ce_"
 _CONTENT_TYPE = "content-type"
@@ -58,8 +61,18 @@ class Decoded(msgspec.Struct, frozen=True):
     event_id: str | None
     type: str | None
     source: str | None
-    is_natural: bool = False
-    """True if the topic has dedup="natural": no identity is stored, and `identity` is that of the place."""
+    dedup: str = "id"
+    """The mode of the topic. With one of WITHOUT_IDENTITIES, `identity` is that of the place."""
+
+    @property
+    def stores_identity(self) -> bool:
+        """Returns True if a stored identity shows that the event was applied."""
+        return self.dedup not in WITHOUT_IDENTITIES
+
+    @property
+    def is_natural(self) -> bool:
+        """Returns True if the event may be applied again, because its versions make this harmless."""
+        return self.dedup == "natural"
 
     @property
     def lacks_id(self) -> bool:
@@ -97,7 +110,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
         id_,
         type_,
         source,
-        topic.dedup == "natural",
+        topic.dedup,
     )
 
 
@@ -249,7 +262,7 @@ def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, er
         readable_text(id_),
         readable_text(type_),
         readable_text(source, MAX_SOURCE_CHARACTERS),
-        topic.dedup == "natural",
+        topic.dedup,
     )
 
 

@@ -130,7 +130,7 @@ def _fold(events: Sequence[Planned], leaving: Set[int], folded: AssumedFold) -> 
         if number in leaving:
             continue
         decoded = planned.decoded
-        first = number if decoded.is_natural else seen.setdefault(decoded.identity, number)
+        first = seen.setdefault(decoded.identity, number) if decoded.stores_identity else number
         if first != number:
             before = events[first].decoded
             if before.data_hash != decoded.data_hash:

@@ -59,7 +59,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
         return EventResult(planned, None, first=known)
     if memory.erased and here[1:] in memory.erased:
         # Checked before any step that would store the record, such as a conflict or a letter.
-        if not decoded.is_natural:
+        if decoded.stores_identity:
             memory.identities.setdefault(decoded.identity, here)
         return EventResult(planned, Outcome.ERASED, first=known)
     if known is not None and known.data_hash == here.data_hash:
@@ -67,7 +67,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     if known is not None:
         text = f"event id seen before at {known.partition}:{known.offset} with another type, version or data"
         return EventResult(planned, Outcome.CONFLICT, EventFault.of(Conflict(text)), first=known)
-    if not decoded.is_natural:
+    if decoded.stores_identity:
         memory.identities[decoded.identity] = here
     if planned.ignored:
         return EventResult(planned, Outcome.IGNORED)

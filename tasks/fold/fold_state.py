@@ -88,13 +88,13 @@ class EventResult:
 
     @property
     def known(self) -> bool:
-        """Returns True if the event's identity, or for a natural topic its place, is already stored."""
+        """Returns True if the event's identity, or for a natural topic its letter, is already stored."""
         return self.first is not None
 
     @property
     def gets_identity(self) -> bool:
-        """Returns True if the event's identity is new and is stored. A natural topic has no identities."""
-        return self.first is None and not self.planned.decoded.is_natural
+        """Returns True if the event's identity is new and is stored."""
+        return self.first is None and self.planned.decoded.stores_identity
 
 
 @dataclass(slots=True)

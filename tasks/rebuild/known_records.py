@@ -23,7 +23,7 @@ def load_known(
     """Returns each record with its stored identity.
 
     If the identity is stored only in the form of the other `dedup`, the record is returned with that
-    identity. A record of a natural topic has no stored identity; its letter, if any, shows its outcome.
+    identity. A record without an identity is judged by its letter, if it has one.
     """
 
     def load(identities: Sequence[UUID]) -> dict[UUID, Known]:
@@ -31,12 +31,12 @@ def load_known(
             session, generation.projection, generation.generation, identities
         )
 
-    outcomes = load([one.identity for one in decoded if not one.is_natural])
-    outcomes |= _judge_places(session, [one for one in decoded if one.is_natural])
+    outcomes = load([one.identity for one in decoded if one.stores_identity])
+    outcomes |= _judge_places(session, [one for one in decoded if not one.stores_identity])
     former = {
         one.record.offset: identity
         for one in decoded
-        if not one.is_natural
+        if one.stores_identity
         and not is_own(one, outcomes.get(one.identity))
         and (identity := former_identity(one)) is not None
     }
@@ -44,10 +44,10 @@ def load_known(
     return [_under_own_identity(one, former.get(one.record.offset), outcomes) for one in decoded]
 
 
-def _judge_places(session: Session, natural: Sequence[Decoded]) -> dict[UUID, Known]:
-    """Returns the outcomes of a natural topic's records. An open or dropped letter: not applied."""
-    letters = dead_letters.load_letter_places(session, {place_of(one) for one in natural})
-    return {one.identity: _judge_place(one, letters.get(place_of(one))) for one in natural}
+def _judge_places(session: Session, unidentified: Sequence[Decoded]) -> dict[UUID, Known]:
+    """Returns the outcomes of records without identities. An open or dropped letter: not applied."""
+    letters = dead_letters.load_letter_places(session, {place_of(one) for one in unidentified})
+    return {one.identity: _judge_place(one, letters.get(place_of(one))) for one in unidentified}
 
 
 def _judge_place(one: Decoded, letter: LetterPlace | None) -> Known:

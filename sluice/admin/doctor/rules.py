@@ -26,7 +26,7 @@ from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
 from sluice.db.records import Declaration
 from sluice.runtime.terminal_text import counted
-from sluice.tasks.apply.topic_modes import effective_mode
+from sluice.tasks.apply.topic_modes import FORMER_POSITION, effective_mode
 from sluice.tasks.events.routing import queue_name
 
 OLDEST_POSTGRES = 14  # the first with idle_session_timeout, by which a stopped worker loses its queues
@@ -200,7 +200,13 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
             )
     for topic, mode in sorted(declared.dedup.items()):
         counts = effective_mode(mode, registered.dedup.get(topic))
-        if topic in registered.topic_ids and counts != mode:
+        if counts == FORMER_POSITION and topic in registered.topic_ids:
+            yield warning(
+                f'Topic {topic} with dedup="position" was registered by an earlier version, so identities of'
+                " its records are stored.",
+                f'After all processes were upgraded, run `sluice dedup {topic} position --reason "…"`.',
+            )
+        elif topic in registered.topic_ids and counts != mode:
             yield warning(
                 f'Topic {topic} has dedup="{mode}" in code and "{counts}" in Postgres; the mode in Postgres'
                 " is used.",

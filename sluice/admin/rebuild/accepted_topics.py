@@ -11,6 +11,7 @@ from sluice.db.admin.audit import AuditRow, read_audits
 from sluice.db.admin.rerouting import read_topic_routing, read_watermarks_of
 from sluice.db.apply.identities import has_placed_events
 from sluice.db.connection import Session
+from sluice.db.delivery.dedup_modes import read_all_modes
 from sluice.db.projections.comparison import PATIENCE
 from sluice.kafka_io.partition_reader import (
     LogIncomplete,
@@ -21,6 +22,7 @@ from sluice.kafka_io.partition_reader import (
 from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.place import Place
 from sluice.tasks.api import Topic
+from sluice.tasks.apply.topic_modes import FORMER_POSITION, effective_mode
 
 MOST_ACCEPTS = 1_000  # maximum number read per topic
 READ_SECONDS = 1.0
@@ -55,12 +57,17 @@ def _is_another(accept: AuditRow) -> bool:
 
 
 def _displaces(accept: AuditRow) -> bool:
-    return _is_another(accept) or bool((accept.details or {}).get("lost_ends"))
+    details = accept.details or {}
+    return _is_another(accept) or bool(details.get("lost_ends") or details.get("from"))
 
 
 def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
-    """Yields (partition, watermark, end) if the watermark is below the end at the time of `accept`. Pure."""
-    for one in (found.accepts[0].details or {}).get("partitions", ()):
+    """Yields (partition, watermark, end) if the watermark is below the end at the time of `accept`. Pure.
+
+    Yields nothing if the topic continued where reading had stopped.
+    """
+    details = found.accepts[0].details or {}
+    for one in () if details.get("continues") else details.get("partitions", ()):
         watermark, end = found.watermarks.get(one["partition"]), one.get("log_end")
         if watermark is not None and end is not None and watermark < end:
             yield one["partition"], watermark, end
@@ -128,10 +135,15 @@ def displaced_refusals(
     session: Session, topics: Mapping[str, Topic], accepted: Iterable[AcceptedTopic]
 ) -> Iterator[str]:
     """Yields the reasons to refuse topics whose offsets no longer show which events were applied."""
+    modes = read_all_modes(session)
     for found in accepted:
         if found.displaced_at is None or found.topic not in topics:
             continue
-        by_position = topics[found.topic].dedup == "position"
+        mode = effective_mode(topics[found.topic].dedup, modes.get(found.topic))
+        by_position = mode in ("position", FORMER_POSITION)
+        if mode == "position":
+            yield displaced_refusal(found, by_position=True)
+            continue
         with session.transaction():
             session.command(PATIENCE)  # the query may read all applied events
             if has_placed_events(session, found.topic, found.displaced_at, by_position=by_position):

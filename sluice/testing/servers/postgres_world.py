@@ -28,6 +28,7 @@ from sluice.tasks.api import Call, Columns, Emit, Version
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.row_store import RowStore
+from sluice.tasks.events.decode import WITHOUT_IDENTITIES
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.registry import Registry
@@ -136,7 +137,7 @@ class PostgresWorld(AnyWorld):
         for place, outcome in read_outcomes(self._session, sorted(self._registry.topics)).items():
             self._outcomes[place] = outcome
         for (topic, offset), outcome in plain.outcomes.items():
-            if self._registry.topics[topic].dedup == "natural":
+            if self._registry.topics[topic].dedup in WITHOUT_IDENTITIES:
                 self._outcomes[topic, offset] = outcome
 
     def run_calls(self, provider: Providers = None) -> list[CallResult]:
@@ -161,7 +162,7 @@ class PostgresWorld(AnyWorld):
 
 
 class _NotingRedriver(Redriver):
-    """Keeps the new outcomes of letters, because Postgres has no outcomes of a natural topic's events."""
+    """Keeps the new outcomes of letters, because Postgres has no outcomes of events without identities."""
 
     def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
         super().__init__(session, registry, read_whole)

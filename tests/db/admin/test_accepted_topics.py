@@ -67,6 +67,18 @@ def test_a_topic_with_changed_offsets_is_refused_if_events_are_identified_by_off
         assert ('dedup="position"' if by_position else "tombstones without id") in found[0]
 
 
+def test_a_topic_with_positions_that_lost_its_end_is_refused(bench: Bench, session: Session) -> None:
+    bench.look("UPDATE sluice.topics SET dedup = 'position'")
+    bench.apply(slice_of([thing_set(0), thing_set(1)]))
+    accept(session, TOPIC_ID, 9)
+    assert refusals(bench, session, by_position=True) == []
+    # Lanes continue, so no record is read again.
+    assert list(left_to_read(accepted(session))) == []
+    accept(session, TOPIC_ID, 1)
+    [found] = refusals(bench, session, by_position=True)
+    assert "it lost the end" in found
+
+
 @pytest.mark.parametrize("outcome", ["dead", "waiting", "conflict", "ignored"])
 def test_events_that_wrote_no_row_cause_no_refusal(bench: Bench, session: Session, outcome: str) -> None:
     bench.apply(slice_of([thing_set(0)]))

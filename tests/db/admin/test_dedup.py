@@ -70,6 +70,9 @@ def next_records(bench: Bench, *records: Any) -> None:
         ("natural", "natural", 0),
         (None, "natural", 2),
         (None, "id", 2),
+        ("position", "id", 0),
+        ("id", "position", 2),
+        (None, "position", 2),
     ],
 )
 def test_the_stored_mode_is_used(
@@ -136,9 +139,12 @@ def test_a_change_is_refused_with_the_reason(bench: Bench, opened: Callable[[Any
         change_dedup_now(bench.session, plan, DECISION)
 
 
-@pytest.mark.parametrize("declared", ["id", "natural"])
+@pytest.mark.parametrize(
+    ("declared", "other"),
+    [("id", "natural"), ("natural", "natural"), ("id", "position"), ("position", "position")],
+)
 def test_a_rebuild_judges_each_record_by_the_mode_at_its_place(
-    bench: Bench, opened: Callable[[Any], Any], declared: str
+    bench: Bench, opened: Callable[[Any], Any], declared: str, other: str
 ) -> None:
     # By id: a repeat with the same id, an event that stays dead, and an event from before the first read.
     bench.log.append(put(0, "never", 1))
@@ -146,7 +152,7 @@ def test_a_rebuild_judges_each_record_by_the_mode_at_its_place(
         put(1, "a", 1), again(put(1, "a", 1), 2), put(3, "dead", 1, fails=True), put(4, "b", 2)
     )
     settle(bench)
-    change(bench, "natural")
+    change(bench, other)
     next_records(
         bench, put(5, "a", 3), again(put(1, "a", 1), 6), put(7, "gone", 1, fails=True), put(8, "c", 4)
     )
@@ -162,10 +168,13 @@ def test_a_rebuild_judges_each_record_by_the_mode_at_its_place(
     assert code.totals_of(generation) == {key: 10 * amount for key, amount in live.items()}
 
 
-def test_a_letter_from_before_a_change_is_redriven(bench: Bench, opened: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("other", ["natural", "position"])
+def test_a_letter_from_before_a_change_is_redriven(
+    bench: Bench, opened: Callable[[Any], Any], other: str
+) -> None:
     bench.live(put(0, "a", 1, fails=True), put(1, "b", 2))
     settle(bench)
-    change(bench, "natural")
+    change(bench, other)
     mended = opened(bench.with_code(registry(mended=True)))
     redriver = Redriver(mended.session, mended.registry, nothing_in_kafka)
     assert redriver.redrive_once("thing", "a").unparked
@@ -177,6 +186,21 @@ def test_a_letter_from_before_a_change_is_redriven(bench: Bench, opened: Callabl
     change(bench, "id")
     assert redriver.redrive_once("thing", "c").unparked
     assert len(bench.identities()) == 3, "under dedup by id, the event gets its identity"
+
+
+def test_a_topic_of_an_earlier_version_is_changed_to_its_declared_mode(
+    bench: Bench, opened: Callable[[Any], Any]
+) -> None:
+    store(bench, None)
+    deployed = opened(bench.with_code(registry(dedup="position")))
+    deployed.live(put(0, "a", 1))
+    settle(bench)
+    done = change(deployed, "position")
+    assert (done.before, done.starts) == ("position with identities", {0: 1})
+    next_records(deployed, put(1, "b", 1))
+    assert len(bench.identities()) == 1
+    with pytest.raises(OperationRefused, match='has dedup="position" already'):
+        plan_dedup(deployed.session, deployed.registry, TOPIC, DedupMode.POSITION)
 
 
 def test_an_accept_gives_all_records_the_current_mode(bench: Bench) -> None:

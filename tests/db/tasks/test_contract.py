@@ -14,7 +14,7 @@ from sluice.db.tables import shape_of
 from sluice.tasks.api import Delete, Insert, Merge, Read, Upsert
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, Apart, check, settle_exactly
-from tests.unit.tasks.newer_logs import natural_logs
+from tests.unit.tasks.newer_logs import by_position, natural_logs
 from tests.unit.tasks.scripted import event_logs, folded, scripted, splits
 from tests.unit.tasks.strategies import AWKWARD_TEXTS, EVERY_TYPE, metadata, whole
 
@@ -43,7 +43,10 @@ def test_memory_and_postgres_agree_for_batches_of_any_size(session: Session) -> 
     agree()
 
 
-def test_memory_and_postgres_agree_for_natural_topics(session: Session) -> None:
+@pytest.mark.parametrize("logs", [natural_logs(), event_logs().map(by_position)], ids=["natural", "position"])
+def test_memory_and_postgres_agree_for_topics_without_identities(
+    session: Session, logs: st.SearchStrategy[list[Planned]]
+) -> None:
     @settings(
         max_examples=60,
         deadline=None,
@@ -52,7 +55,7 @@ def test_memory_and_postgres_agree_for_natural_topics(session: Session) -> None:
     )
     @given(st.data())
     def agree(data: st.DataObject) -> None:
-        check(session, data.draw(natural_logs().flatmap(splits)))
+        check(session, data.draw(logs.flatmap(splits)))
 
     agree()
 

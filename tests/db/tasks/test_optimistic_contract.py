@@ -23,7 +23,7 @@ from sluice.tasks.apply.optimistic_writer import Deviated, OptimisticWriter, Sta
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, ENTITY, QUEUE, Apart, check, settle_exactly
-from tests.unit.tasks.newer_logs import natural_logs, newer_logs
+from tests.unit.tasks.newer_logs import by_position, natural_logs, newer_logs
 from tests.unit.tasks.scripted import scripted, splits
 from tests.unit.tasks.strategies import (
     EVERY_TYPE_KEPT,
@@ -98,8 +98,11 @@ def test_the_optimistic_path_and_memory_agree_for_batches_of_any_size(session: S
     assert batches["left"], "some batches are left to the exact fold"
 
 
-def test_the_optimistic_path_and_memory_agree_for_natural_topics(session: Session) -> None:
-    batches = settled_at_random(session, natural_logs())
+@pytest.mark.parametrize("logs", [natural_logs(), newer_logs().map(by_position)], ids=["natural", "position"])
+def test_the_optimistic_path_and_memory_agree_for_topics_without_identities(
+    session: Session, logs: st.SearchStrategy[list[Planned]]
+) -> None:
+    batches = settled_at_random(session, logs)
     assert batches["settled"], batches
 
 

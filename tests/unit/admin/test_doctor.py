@@ -18,6 +18,7 @@ from tests.unit.admin.doctor_facts import (
     MIB,
     POSTGRES,
     QUEUES,
+    REGISTERED,
     RETIRED,
     WARNING,
     leaving,
@@ -105,7 +106,11 @@ def test_the_findings_print_as_one_json_document_or_as_lines() -> None:
 @pytest.mark.parametrize("by_position", [False, True])
 def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
     facts = replace(
-        postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 1)]),
+        postgres(
+            leaving=LeavingFacts(),
+            without_id=[EventsWithoutId("orders", 9, 1)],
+            registered=replace(REGISTERED, dedup={"orders": "position"} if by_position else {}),
+        ),
         declared=replace(HEALTHY.declared, dedup={"orders": "position"} if by_position else {}),
     )
     [finding] = find_problems(facts)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sluice.admin.accept import PartitionChange, find_reasons, is_only_raised, judge_acceptance
+from sluice.admin.accept import PartitionChange, judge_acceptance
+from sluice.admin.accept_reasons import find_reasons, is_only_raised
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.reshard import (
     advice,

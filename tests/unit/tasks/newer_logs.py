@@ -1,20 +1,23 @@
 """Logs for the optimistic path: events of several entities, most of them new and newer than their rows.
 
-Also logs of topics with dedup="natural".
+Also logs of topics with other modes of `dedup`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 from sqlalchemy import Table
 
 from sluice.db.tables import shape_of
 from sluice.tasks.api import EVENT, Call, Delete, Emit, Increment, Insert, Merge, Read, Upsert
+from sluice.tasks.events.identity import record_identity
 from sluice.tasks.fold.plan import Planned
-from tests.unit.tasks.scripted import scripted
+from tests.unit.tasks.scripted import TOPIC_ID, scripted
 from tests.unit.tasks.strategies import (
     EVERY_TYPE_KEPT,
     FIRST_WINS,
@@ -133,5 +136,16 @@ def natural_logs(draw: st.DrawFn) -> list[Planned]:
                     RuntimeError("x"),
                 )
                 script.append(draw(st.sampled_from(refused)))
-        log.append(scripted(offset, *script, type=draw(_types), key=key, natural=True))
+        log.append(scripted(offset, *script, type=draw(_types), key=key, dedup="natural"))
     return log
+
+
+def by_position(log: list[Planned]) -> list[Planned]:
+    """Returns the log as one of a topic with dedup="position": no record is read again."""
+    once = {one.decoded.record.offset: one for one in log}
+    return [_at_position(once[offset]) for offset in sorted(once)]
+
+
+def _at_position(planned: Planned) -> Planned:
+    here = record_identity(TOPIC_ID, 0, planned.decoded.record.offset)
+    return replace(planned, decoded=msgspec.structs.replace(planned.decoded, dedup="position", identity=here))

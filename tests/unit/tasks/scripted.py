@@ -103,15 +103,15 @@ def scripted(
     content: int = 0,
     error: DecodeError | None = None,
     key: str = "entity",
-    natural: bool = False,
+    dedup: str = "id",
 ) -> Planned:
     """Returns an event; an equal `identity` (and `content`) makes the event a repeat of another event.
 
-    `natural`: the event is of a topic with dedup="natural".
+    `dedup` is the mode of the topic.
     """
     type = type or ("script.twice" if second else "script")
     id_ = UUID(int=1_000 + offset if identity is None else identity)
-    if natural:
+    if dedup != "id":
         id_ = record_identity(TOPIC_ID, 0, offset)
     data = {"first": script, "second": second}
     time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=offset)
@@ -129,7 +129,7 @@ def scripted(
         event_id=str(id_),
         type=type,
         source=None,
-        is_natural=natural,
+        dedup=dedup,
     )
     return plan_event(REGISTRY, REGISTRY.topics[TOPIC], decoded)
 
