@@ -1,9 +1,9 @@
 """Decides how long stored data is kept, and purges it. The first part is pure."""
 
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import structlog
@@ -26,6 +26,7 @@ DAY_SECONDS = 86_400.0
 # Some users configure "forever" as the largest integer. Postgres cannot store a time so long ago.
 FOR_EVER_SECONDS = 100 * 365 * DAY_SECONDS
 MARGIN_SECONDS = DAY_SECONDS  # for records that were read or sent and are still in flight
+PAGES = 128  # of the table of identities, per statement; they hold about 5,000 rows
 ROWS = 5_000  # per statement, which takes some milliseconds, so no other session waits long
 MOST_SECONDS = 20.0  # per run; the worker runs it again if rows are left
 ANSWER_SECONDS = 10.0
@@ -85,8 +86,15 @@ def read_topic_configs(access: KafkaAccess, topics: list[str]) -> dict[str, dict
     return found
 
 
-Kinds: TypeAlias = Mapping[str, Callable[[], int]]
-"""Kind → a step that deletes up to ROWS rows of the kind in its own transaction and returns their number."""
+class Gone(NamedTuple):
+    """The number of deleted rows. `more`: a further step may delete more."""
+
+    rows: int
+    more: bool
+
+
+Kinds: TypeAlias = Mapping[str, Callable[[], Gone]]
+"""Kind → a step that deletes some rows of the kind in its own transaction."""
 
 
 class Purged(NamedTuple):
@@ -110,29 +118,60 @@ def purge(
 
 def kinds_to_purge(session: Session, settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> Kinds:
     """Returns the kinds of rows with an age limit. Topics that keep records forever have no such kind."""
-    kinds: dict[str, Callable[[], int]] = {}
+    kinds: dict[str, Callable[[], Gone]] = {}
     effects_age = settings.keep_effects_days * DAY_SECONDS
     letters_age = settings.keep_dead_letters_days * DAY_SECONDS
-    kinds["calls"] = lambda: retention.purge_calls(session, effects_age, ROWS)
-    kinds["call arguments"] = lambda: retention.empty_calls(session, effects_age, ROWS)
-    kinds["dead letters"] = lambda: retention.purge_dead_letters(session, letters_age, ROWS)
-    kinds["letters of projections"] = lambda: retention.purge_projection_letters(session, letters_age, ROWS)
+    kinds["calls"] = lambda: _up_to_rows(retention.purge_calls(session, effects_age, ROWS))
+    kinds["call arguments"] = lambda: _up_to_rows(retention.empty_calls(session, effects_age, ROWS))
+    kinds["dead letters"] = lambda: _up_to_rows(retention.purge_dead_letters(session, letters_age, ROWS))
+    kinds["letters of projections"] = lambda: _up_to_rows(
+        retention.purge_projection_letters(session, letters_age, ROWS)
+    )
     for topic, config in sorted(configs.items()):
         topic_seconds = retention_seconds(config)
         if topic_seconds is not None:
-            kinds[f"identities of {topic}"] = partial(
-                _purge_identities, session, topic, topic_seconds, settings.keep_identities_days * DAY_SECONDS
-            )
+            wanted_seconds = settings.keep_identities_days * DAY_SECONDS
+            kinds[f"identities of {topic}"] = IdentityPass(session, topic, topic_seconds, wanted_seconds)
     return kinds
 
 
-def _purge_identities(session: Session, topic: str, topic_seconds: float, wanted_seconds: float) -> int:
-    age = identity_seconds(
-        wanted_seconds=wanted_seconds,
-        topic_retention_seconds=topic_seconds,
-        oldest_parked_seconds=retention.read_oldest_parked_seconds(session),
-    )
-    return 0 if age is None else retention.purge_identities(session, topic, age, ROWS)
+def _up_to_rows(count: int) -> Gone:
+    return Gone(count, more=count >= ROWS)
+
+
+class IdentityPass:
+    """One pass over the pages of the table of identities, for one topic.
+
+    A pass begins at a random page. If passes end early because the time is over, they still reach all pages.
+    """
+
+    def __init__(self, session: Session, topic: str, topic_seconds: float, wanted_seconds: float) -> None:
+        self._session = session
+        self._topic = topic
+        self._topic_seconds = topic_seconds
+        self._wanted_seconds = wanted_seconds
+        self._left: deque[range] | None = None
+
+    def __call__(self) -> Gone:
+        """Purges the next pages."""
+        if self._left is None:
+            self._left = page_ranges(retention.count_identity_pages(self._session), random.random())
+        age = identity_seconds(
+            wanted_seconds=self._wanted_seconds,
+            topic_retention_seconds=self._topic_seconds,
+            oldest_parked_seconds=retention.read_oldest_parked_seconds(self._session),
+        )
+        if age is None or not self._left:
+            return Gone(0, more=False)
+        rows = retention.purge_identities(self._session, self._topic, age, self._left.popleft())
+        return Gone(rows, more=bool(self._left))
+
+
+def page_ranges(pages: int, begin: float) -> deque[range]:
+    """Returns all pages of a table in ranges of PAGES. `begin` from 0 to 1 chooses the first range. Pure."""
+    found = deque(range(first, first + PAGES) for first in range(0, pages, PAGES))
+    found.rotate(-int(begin * len(found)))
+    return found
 
 
 def run_in_turns(kinds: Kinds, *, until: float, clock: Callable[[], float]) -> Purged:
@@ -152,8 +191,9 @@ def run_in_turns(kinds: Kinds, *, until: float, clock: Callable[[], float]) -> P
                 raise
             failed[kind] = error
             continue
-        if count:
-            gone[kind] = gone.get(kind, 0) + count
-        if count >= ROWS:
+        if count.rows:
+            gone[kind] = gone.get(kind, 0) + count.rows
+        if count.more:
             left.append(kind)
-    return Purged(gone, failed, more=bool(left))
+    # A further run is useful only if there was something to delete.
+    return Purged(gone, failed, more=bool(left and gone))

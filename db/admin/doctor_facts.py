@@ -20,6 +20,10 @@ class ServerSettings:
     synchronous_commit: str
     read_only: str = ""
     """The reason why the server is read-only; an empty text if the server accepts writes."""
+    max_wal_bytes: int = 0
+    """The setting max_wal_size."""
+    identity_bytes: int = 0
+    """The size of the unique index of identities; 0 if there is no such index."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ READ_SERVER = Statement(
            CASE WHEN pg_is_in_recovery() THEN 'it is a standby'
                 WHEN current_setting('transaction_read_only') = 'on'
                 THEN 'default_transaction_read_only is on'
-                ELSE '' END
+                ELSE '' END,
+           pg_size_bytes(current_setting('max_wal_size')),
+           coalesce(pg_relation_size(to_regclass('sluice.processed_events_pkey')), 0)
     """,
 )
 

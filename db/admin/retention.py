@@ -2,16 +2,16 @@
 
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
 
-# Only a bitmap scan reads a BRIN, and the index on the age of identities is a BRIN.
-PURGE_PLANS = {**QUEUE_PLANS, "enable_bitmapscan": "on"}
+PURGE_PLANS = QUEUE_PLANS
 
 PURGE_IDENTITIES = Statement(
     "purge_identities",
     """
     DELETE FROM sluice.processed_events
-    WHERE identity IN (
-        SELECT identity FROM sluice.processed_events
-        WHERE topic = $1 AND processed_at < now() - make_interval(secs => $2)
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM sluice.processed_events
+        WHERE ctid >= format('(%s,0)', $3)::tid AND ctid < format('(%s,0)', $4)::tid
+          AND topic = $1 AND processed_at < now() - make_interval(secs => $2)
           -- Events with these outcomes may still be applied.
           AND outcome NOT IN ('dead', 'waiting')
           -- A stopped generation needs newer identities to catch up. The hour is for transactions that
@@ -19,16 +19,31 @@ PURGE_IDENTITIES = Statement(
           AND processed_at < coalesce(
               (SELECT min(stopped_at) FROM sluice.generations) - interval '1 hour', 'infinity'
           )
-        LIMIT $3
-    )
+    ))
     """,
-    ("text", "float8", "int"),
+    ("text", "float8", "bigint", "bigint"),
 )
 
 
-def purge_identities(session: Session, topic: str, older_than_seconds: float, limit: int) -> int:
-    """Deletes identities of events that are too old to be repeated. Returns their number. Idempotent."""
-    return session.count(PURGE_IDENTITIES, topic, older_than_seconds, limit)
+def purge_identities(session: Session, topic: str, older_than_seconds: float, pages: range) -> int:
+    """Deletes identities of events that are too old to be repeated, in some pages of the table.
+
+    Returns their number. Idempotent. A pass over the table reads each page one time. A search by age would
+    read again the rows that were deleted before, and all newer rows in pages that are used again.
+    """
+    return session.count(PURGE_IDENTITIES, topic, older_than_seconds, pages.start, pages.stop)
+
+
+COUNT_PAGES = Statement(
+    "count_identity_pages",
+    "SELECT pg_relation_size('sluice.processed_events') / current_setting('block_size')::int",
+)
+
+
+def count_identity_pages(session: Session) -> int:
+    """Returns the number of pages of the table of identities."""
+    ((pages,),) = session.run(COUNT_PAGES)
+    return int(pages)
 
 
 # If a handler set `once` explicitly, the key of the call is kept forever. Its arguments are not.

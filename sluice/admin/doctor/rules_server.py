@@ -15,6 +15,13 @@ OLD_FACTOR = 10
 MANY_TRANSACTIONS = 1_000_000
 """A holder without a start time is old after so many transactions."""
 MOST_HORIZONS = 5
+WAL_PER_INDEX = 3
+"""max_wal_size divided by the index of identities, for at most 1.5 kB of WAL per event.
+
+After a checkpoint, the first identity in each page of the index writes the whole page. Checkpoints begin
+after about half of max_wal_size.
+"""
+MIB = 1024 * 1024
 _NO_STANDBY_COMMIT = frozenset({"off", "local"})
 _DISK_FULL = "DiskFull"
 _CLEANING = "Until you do this, tables grow and statements become slower."
@@ -24,6 +31,7 @@ def server_problems(postgres: PostgresFacts, *, patience_seconds: float) -> Iter
     """Yields problems of the server that prevent or slow down every batch."""
     yield from _read_only(postgres.server)
     yield from _disk_full(postgres)
+    yield from _checkpoints(postgres.server)
     if postgres.working is not None:
         yield from _standby(postgres.working.replication, postgres.server, patience_seconds)
         yield from _horizons(postgres.working.horizons, patience_seconds)
@@ -34,6 +42,18 @@ def _read_only(server: ServerSettings) -> Iterator[Finding]:
         yield error(
             f"Postgres can only be read: {server.read_only}.",
             "Set SLUICE_DATABASE_URL to the primary, with writes allowed.",
+        )
+
+
+def _checkpoints(server: ServerSettings) -> Iterator[Finding]:
+    wanted = WAL_PER_INDEX * server.identity_bytes
+    if server.max_wal_bytes < wanted:
+        yield warning(
+            f"The index of identities has {server.identity_bytes // MIB} MiB, and max_wal_size is"
+            f" {server.max_wal_bytes // MIB} MiB: after each checkpoint most events write a whole page of"
+            " WAL.",
+            f"Set max_wal_size to {-(-wanted // MIB)} MB or more, and checkpoint_timeout to 30min; then"
+            " reload Postgres.",
         )
 
 

@@ -91,7 +91,9 @@ def test_dropped_columns_of_user_tables_are_not_read(session: Session, database_
 def test_the_server_settings_of_this_database_are_read(session: Session, database_url: str) -> None:
     found = read_server(session)
     [(fsync,)] = session.run(Statement("show_fsync", "SELECT current_setting('fsync')"))
-    assert found == ServerSettings(session.connection.server_version // 10_000, fsync, "on")
+    version = session.connection.server_version // 10_000
+    assert found == ServerSettings(version, fsync, "on", "", found.max_wal_bytes, found.identity_bytes)
+    assert found.max_wal_bytes > found.identity_bytes > 0
     session.command(f'ALTER DATABASE "{make_url(database_url).database}" SET synchronous_commit = off')
     session.close()
     assert read_server(session).synchronous_commit == "off"

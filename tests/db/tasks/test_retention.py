@@ -1,5 +1,6 @@
 """A purge on a real Postgres deletes old rows, and keeps the rows that are still needed."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from sluice.db.admin import retention
 from sluice.db.admin.retention import PURGE_PLANS
 from sluice.runtime.settings import Settings, read_settings
+from sluice.tasks import retention as retention_module
 from sluice.tasks.api import Call, Effect, Event, handles
-from sluice.tasks.retention import MOST_SECONDS, Purged, purge
+from sluice.tasks.retention import MOST_SECONDS, Purged, page_ranges, purge
 from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, registry, slice_of, thing_set
 from tests.db.tasks.recording import RecordingSession
 
@@ -223,8 +225,8 @@ def test_a_purge_deletes_rows_of_each_kind_and_the_next_purge_continues(
     # The time for the purge is over after one step of each of the five kinds of rows.
     times = iter([0.0] + [1.0] * 5 + [MOST_SECONDS])
     purged = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
-    assert purged == Purged({"calls": 10, "dead letters": 10, IDENTITIES: 10}, {}, more=True)
-    assert run_purge(bench, settings) == {"calls": 15, "dead letters": 15, IDENTITIES: 15}
+    assert purged == Purged({"calls": 10, "dead letters": 10, IDENTITIES: 25}, {}, more=True)
+    assert run_purge(bench, settings) == {"calls": 15, "dead letters": 15}
     assert bench.look(f"SELECT count(*) FROM sluice.outbox_events WHERE queue = '{QUEUE}'") == [(25,)]
 
 
@@ -269,13 +271,39 @@ def test_a_lost_connection_ends_the_purge(bench: Bench, settings: Settings) -> N
         purge(bench.looking, settings, {TOPIC: WEEK})
 
 
-def test_identities_are_found_by_the_index_on_their_age(
-    bench: Bench, database_url: str, settings: Settings
+def test_a_pass_reads_each_page_of_identities_one_time(
+    bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retention_module, "PAGES", 2)
+    bench.look(
+        "INSERT INTO sluice.processed_events SELECT gen_random_uuid(), 'e', gen_random_uuid(), 'applied',"
+        f" '{TOPIC}', 'id', 0, n, {OLD} FROM generate_series(1, 600) n"
+    )
+    read: list[int] = []
+    purging = retention.purge_identities
+
+    def noting(session: Any, topic: str, age: float, pages: range) -> int:
+        read.extend(pages)
+        return purging(session, topic, age, pages)
+
+    monkeypatch.setattr(retention, "purge_identities", noting)
+    assert run_purge(bench, settings) == {f"identities of {TOPIC}": 600}
+    assert len(read) == len(set(read)) >= retention.count_identity_pages(bench.looking) > 2
+
+
+@pytest.mark.parametrize(("begin", "first"), [(0.0, 0), (0.5, 128), (0.99, 256)])
+def test_a_pass_begins_anywhere_and_reaches_all_pages(begin: float, first: int) -> None:
+    found = page_ranges(300, begin)
+    assert found[0].start == first
+    assert sorted(one.start for one in found) == [0, 128, 256]
+    assert page_ranges(0, begin) == deque()
+
+
+def test_identities_are_found_by_their_pages(bench: Bench, database_url: str, settings: Settings) -> None:
     bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(25)]))
     session = RecordingSession(database_url, application_name="test purge", plans=PURGE_PLANS)
     session.ran = []
     purge(session, settings, {TOPIC: WEEK})
     [(statement, values)] = [one for one in session.ran if one[0].name == "purge_identities"]
-    assert "processed_events_age_idx" in str(session.explain(statement, values))
+    assert "Tid Range Scan" in str(session.explain(statement, values))
     session.close()

@@ -186,11 +186,11 @@ def test_identities_are_kept_until_a_stopped_generation_catches_up(bench: Bench)
         UPDATE sluice.processed_events SET processed_at = now() - interval '1 day' WHERE "offset" = 1;
         UPDATE sluice.generations SET stopped_at = now() - interval '1 day' WHERE state = 'stopped'
     """)
-    assert purge_identities(bench.session, "things", 3_600, 100) == 1
+    assert purge_identities(bench.session, "things", 3_600, range(100)) == 1
     bench.look(SHOW)
     assert resume_with(bench)
     assert bench.rows() == {"a": (2, 2)}
-    assert purge_identities(bench.session, "things", 3_600, 100) == 1
+    assert purge_identities(bench.session, "things", 3_600, range(100)) == 1
 
 
 def test_a_stopped_generation_keeps_its_offset_when_another_generation_becomes_live(

@@ -46,6 +46,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "Postgres too old": (server(version=13), ERROR, "Postgres 13 is too old"),
     "Postgres old": (server(version=14), WARNING, "Postgres 14"),
     "fsync": (server(fsync="off"), ERROR, "fsync"),
+    "full pages of identities": (
+        server(max_wal_bytes=1 << 30, identity_bytes=1 << 29),
+        WARNING,
+        "The index of identities has 512 MiB, and max_wal_size is 1024 MiB",
+    ),
     "synchronous_commit": (server(synchronous_commit="off"), WARNING, "synchronous_commit"),
     "copied database": (
         postgres(refusal="this database is a copy"),
