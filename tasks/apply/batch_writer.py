@@ -22,7 +22,7 @@ from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO, LetterNotStored
 from sluice.tasks.apply.generation_stops import GenerationBroken
-from sluice.tasks.apply.halving import Halving
+from sluice.tasks.apply.halving import Halving, count_apart
 from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
 from sluice.tasks.apply.single_events import SingleEvents, may_be_set_aside
 from sluice.tasks.events.event_fault import EventFault
@@ -127,7 +127,8 @@ class BatchWriter:
                 continue
             if done.is_enough():
                 break
-            if halving is None or (count := halving.next_count(len(left))) == 1:
+            count = 1 if halving is None else count_apart(left[: halving.next_count(len(left))])
+            if halving is None or count == 1:
                 one = self._settle_one(left[0], done)
                 done.settled.append(one)
                 if halving is not None:

@@ -1,5 +1,25 @@
 """Decides how many events are tried together, to find the events that Postgres refuses. Pure."""
 
+from collections.abc import Sequence
+
+from sluice.tasks.fold.plan import Planned, touched_rows
+
+
+def count_apart(events: Sequence[Planned]) -> int:
+    """Returns how many of the first events write different rows, at least 1.
+
+    Postgres checks a row only as the last of several events leaves it. If a later event of the same savepoint
+    corrected the row of a refused event, that event would be applied, and perhaps another one refused.
+    """
+    written: set[tuple[str, str]] = set()
+    for number, event in enumerate(events):
+        rows = {(table.name, key) for table, key in touched_rows(event)}
+        reads = any(run.reads for run in event.runs)  # it may write any row
+        if reads or rows & written:
+            return max(1, number)
+        written |= rows
+    return len(events)
+
 
 class Halving:
     """The search in a batch that Postgres refused as a whole.

@@ -9,6 +9,7 @@ import pytest
 from sluice.db.connection import BATCH_PLANS
 from sluice.kafka_io.record_types import Record
 from sluice.stack import Stack
+from sluice.tasks.apply import batch_writer
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.halving import Halving
 from tests.db.tasks.applying import Bench, create_tables, slice_of, thing_set
@@ -91,33 +92,24 @@ def test_an_event_that_meets_a_lock_beside_a_refused_event_is_set_aside(open_ben
 
 
 def random_batches(rng: random.Random) -> list[list[Record]]:
-    """Returns batches with stale, repeated and refused events.
-
-    All later events of an entity with a refused event are refused, too. Otherwise a later event of the same
-    savepoint could correct the row.
-    """
-    batches, offset, bad = [], 0, set[str]()
+    """Returns batches with stale, repeated and refused events. Later events correct most refused rows."""
+    batches, offset = [], 0
     for _ in range(4):
         records: list[Record] = []
         for _ in range(rng.randrange(2, 40)):
             key, kind = f"k{rng.randrange(30)}", rng.random()
-            if rng.random() < 0.05:
-                bad.add(key)
             if kind < 0.1 and records:
                 records.append(rng.choice(records)._replace(offset=offset))
             else:
-                version = max(0, offset - 20) if kind < 0.2 and key not in bad else offset
-                amount = -1 if key in bad else rng.randrange(100)
+                version = max(0, offset - 20) if kind < 0.2 else offset
+                amount = -1 if rng.random() < 0.2 else rng.randrange(100)
                 records.append(thing_set(offset, key, amount=amount, version=version))
             offset += 1
         batches.append(records)
     return batches
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_refused_events_end_as_if_each_event_had_its_own_savepoint(
-    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def compare_with_single_savepoints(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     batches = random_batches(random.Random(seed))
     states: list[dict[str, list[tuple[Any, ...]]]] = []
     for mode in ("always", "never", "never"):
@@ -132,3 +124,18 @@ def test_refused_events_end_as_if_each_event_had_its_own_savepoint(
     assert states[0] == states[2], f"seed {seed}"
     assert states[1] == states[2], f"seed {seed}"
     assert states[2]["letters"], "the seed must make a refused event"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_refused_events_end_as_if_each_event_had_its_own_savepoint(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    compare_with_single_savepoints(open_bench, monkeypatch, seed)
+
+
+def test_a_mutant_that_tries_events_of_one_row_together_is_caught(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_writer, "count_apart", len)
+    with pytest.raises(AssertionError, match="seed 0"):
+        compare_with_single_savepoints(open_bench, monkeypatch, 0)

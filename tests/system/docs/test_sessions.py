@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -19,6 +20,7 @@ APPLIED = (
 )
 
 
+@pytest.mark.own("postgres")
 def test_the_shell_blocks_of_the_documents_run_and_their_events_are_applied(
     kafka: Stack, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
