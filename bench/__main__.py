@@ -29,7 +29,7 @@ HELP = f"""Measure Sluice and its peers. The exit code is 1 if results in Postgr
 
 Figures that miss their limit are printed, but do not change the exit code, because the machine may be busy.
 To drain a log means to process all events that it holds at the start. An identity is the stored key by which
-Sluice recognizes a repeated event.
+Sluice recognises a repeated event.
 
 \b
 {describe_parts()}

@@ -98,7 +98,7 @@ class GenerationState(StrEnum):
 
 
 class DedupMode(StrEnum):
-    """How a repeated event of a topic is recognized."""
+    """How a repeated event of a topic is recognised."""
 
     ID = "id"
     POSITION = "position"

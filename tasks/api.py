@@ -162,7 +162,7 @@ class FieldNames:
 class Topic:
     """A Kafka topic whose record keys are keys of `entity`.
 
-    `dedup` sets how a repeated event is recognized. "id": by its event id. A record with a value but no id
+    `dedup` sets how a repeated event is recognised. "id": by its event id. A record with a value but no id
     becomes a dead letter. "position": by topic, partition and offset; every record then counts. "natural":
     not at all; handlers then yield only Upsert, Merge and Delete with a version, so repeats change nothing.
     """

@@ -1,4 +1,4 @@
-"""How repeated events of a topic are recognized (`dedup`), and the offsets from which each mode applies.
+"""How repeated events of a topic are recognised (`dedup`), and the offsets from which each mode applies.
 
 The stored mode is used, not the declared one. It changes only together with the epoch of its entity type, so
 a record of a known epoch has a known mode.

@@ -1,4 +1,4 @@
-"""Changes how repeated events of a topic are recognized, for `sluice dedup`."""
+"""Changes how repeated events of a topic are recognised, for `sluice dedup`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass

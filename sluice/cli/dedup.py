@@ -1,4 +1,4 @@
-"""`sluice dedup`: changes how repeated events of a topic are recognized."""
+"""`sluice dedup`: changes how repeated events of a topic are recognised."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -18,7 +18,7 @@ def dedup(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic.")],
     mode: Annotated[
         str,
-        typer.Argument(metavar="MODE", help="How to recognize a repeat: id, position or natural."),
+        typer.Argument(metavar="MODE", help="How to recognise a repeat: id, position or natural."),
     ],
     reason: Reason,
     patience: Annotated[float, typer.Option("--patience", metavar="SECONDS", help="Maximum wait.")] = 120.0,
@@ -26,13 +26,13 @@ def dedup(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Change how repeated events of a topic are recognized.
+    """Change how repeated events of a topic are recognised.
 
     Pauses the topics of the entity type until all records that were read
     are applied. All later records are judged by the new mode.
 
     Mode id: a repeat has the event id of an earlier event. Mode position:
-    every record is a new event. Mode natural: repeats are not recognized;
+    every record is a new event. Mode natural: repeats are not recognised;
     their versions are not newer, so they change nothing. The code must
     declare the mode natural.
 

@@ -1,4 +1,4 @@
-"""Follows the stored modes of topics: how repeated events of a topic are recognized (`dedup`)."""
+"""Follows the stored modes of topics: how repeated events of a topic are recognised (`dedup`)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

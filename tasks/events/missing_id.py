@@ -1,10 +1,10 @@
-"""Refuses events without an id in topics that recognize repeated events by their ids."""
+"""Refuses events without an id in topics that recognise repeated events by their ids."""
 
 from sluice.tasks.api import Topic
 
 
 class EventIdMissing(Exception):
-    """The event has no id, and the topic recognizes repeated events by their ids."""
+    """The event has no id, and the topic recognises repeated events by their ids."""
 
 
 def missing_id_error(topic: Topic) -> EventIdMissing:

@@ -212,5 +212,5 @@ def _merge_field(
 
 
 def content_hash(fields: Mapping[str, Any]) -> UUID:
-    """Returns the hash by which an Insert recognizes its own repeats."""
+    """Returns the hash by which an Insert recognises its own repeats."""
     return UUID(bytes=blake2b(msgspec.json.encode(fields, order="sorted"), digest_size=16).digest())

@@ -1,4 +1,4 @@
-"""How repeated events of a topic are recognized, and the offsets from which each mode applies."""
+"""How repeated events of a topic are recognised, and the offsets from which each mode applies."""
 
 from alembic import op
 

@@ -43,7 +43,7 @@ class DeclaredFacts:
     tables: Sequence[Table] = ()
     """The tables that `entity_table` and `projection_table` made."""
     dedup: Mapping[str, str] = field(default_factory=dict)
-    """Topic → how its repeated events are recognized; "id" if it is missing."""
+    """Topic → how its repeated events are recognised; "id" if it is missing."""
     holding: Set[str] = frozenset()
     """Effects whose failed or uncertain calls hold back later calls of the entity."""
     unfilled: Set[str] = frozenset()

@@ -159,7 +159,7 @@ def projected(database_url: str) -> Iterator[projecting.Bench]:
     made.close()
 
 
-def test_a_rebuild_recognizes_events_from_before_a_change_of_dedup(
+def test_a_rebuild_recognises_events_from_before_a_change_of_dedup(
     projected: projecting.Bench, opened: Callable[[projecting.Bench], projecting.Bench]
 ) -> None:
     # Dedup by position: two events with the same id, and one event without an id.
