@@ -14,7 +14,7 @@ from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.tables import entity_table
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
-from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Topic, Upsert, effect, handles
+from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Read, Topic, Upsert, effect, handles
 from sluice.tasks.apply.apply import Applied, Applier
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.fold.registry import Registry, collect_modules
@@ -61,6 +61,14 @@ def set_thing(event: Event[Thing]) -> Iterator[Effect]:
     yield Call("notify", args={"amount": event.data.amount})
 
 
+@handles("thing.copied")
+def copy_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Reads the row of the event's key, and writes the amount to another row."""
+    row: Any = yield Read(things, event.key)
+    yield Upsert(things, event.data["to"], {"amount": 0 if row is None else row["amount"], "name": None})
+    yield Emit("things-out", key=event.data["to"], type="thing.seen", data={"copied": row is not None})
+
+
 @handles("part.added")
 def add_part(event: Event[dict[str, Any]]) -> Iterator[Effect]:
     """Yields a row whose foreign key Postgres checks only at COMMIT."""
@@ -85,7 +93,12 @@ def registry() -> Registry:
     """Returns the registry of the application."""
     module = ModuleType("applying")
     vars(module).update(
-        set_thing=set_thing, add_part=add_part, break_thing=break_thing, notify=notify, things=things
+        set_thing=set_thing,
+        copy_thing=copy_thing,
+        add_part=add_part,
+        break_thing=break_thing,
+        notify=notify,
+        things=things,
     )
     module.topics = (Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
     return collect_modules([module])

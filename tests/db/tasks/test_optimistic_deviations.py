@@ -9,10 +9,11 @@ import pytest
 from sluice.db.apply import assumed_rows, identities, outgoing
 from sluice.kafka_io.record_types import Record
 from sluice.stack import Stack
-from sluice.tasks.apply import settler
+from sluice.tasks.apply import optimistic_writer, settler
 from sluice.tasks.apply.optimistic_writer import OptimisticWriter
 from tests.db.tasks.applying import Bench, create_tables, made, slice_of, thing_set
 from tests.harness import stacks
+from tests.mutants import mutated
 
 STATE = {
     "identities": 'SELECT event_id, outcome, "offset" FROM sluice.processed_events ORDER BY "offset"',
@@ -115,6 +116,17 @@ SECOND: dict[str, Callable[[], list[Record]]] = {
     "of an unknown type": lambda: [*batch(20, 5), made(40, "thing.unknown", "k15"), thing_set(41, "k16")],
     "of another table": lambda: [*batch(20, 5), made(40, "part.added", "p", thing_id="k03")],
     "of a missing row": lambda: [*batch(20, 5), made(40, "part.added", "p", thing_id="nowhere")],
+    "a Read before a newer event": lambda: [
+        *batch(20, 5),
+        made(40, "thing.copied", "k15", to="k16"),
+        thing_set(41, "k16"),
+    ],
+    "a Read after an older event": lambda: [
+        thing_set(20, "k16"),
+        *batch(21, 5),
+        made(40, "thing.copied", "k15", to="k16"),
+    ],
+    "a Read beside others": lambda: [*batch(20, 5), made(40, "thing.copied", "k15", to="k17")],
     "all stale": lambda: [thing_set(40 + n, f"k{n:02}", version=0, amount=n) for n in range(1, 20)],
 }
 
@@ -127,6 +139,16 @@ def test_a_batch_with_such_an_event_ends_as_in_the_exact_fold(
         apply(bench, batch(), SECOND[what](), batch(60))
     assert state(optimistic) == state(exact)
     assert Watched.attempts == 3, "each batch is tried one time"
+
+
+def test_a_mutant_that_lets_a_read_use_the_rows_of_other_events_is_caught(
+    optimistic: Bench, exact: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant = mutated(optimistic_writer, "isdisjoint(folded.rows)", "isdisjoint(())")
+    monkeypatch.setattr(settler, "OptimisticWriter", mutant.OptimisticWriter)
+    for bench in (optimistic, exact):
+        apply(bench, batch(), SECOND["a Read before a newer event"]())
+    assert state(optimistic) != state(exact)
 
 
 def test_a_row_that_another_application_writes_between_two_statements_is_kept(

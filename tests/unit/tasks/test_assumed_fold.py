@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sluice.tasks.api import Call, Emit, Increment, Insert, Upsert
@@ -27,6 +27,8 @@ def assumed(log: Sequence[Planned]) -> AssumedFold:
 @given(newer_logs())
 def test_each_event_has_the_result_of_the_exact_fold(log: list[Planned]) -> None:
     found = assumed(log)
+    apart, _ = folded(*[planned for number, planned in enumerate(log) if number not in found.events])
+    assume(apart.rows.keys().isdisjoint(found.rows))  # else the writer leaves the batch to the exact fold
     memory, exact = folded(*log)
     first = 0
     for number, settled in enumerate(exact.settled):
