@@ -188,7 +188,7 @@ class OptimisticWriter:
         if len(settled.settled) < len(numbers):
             raise Deviated("the handlers that read rows used up their time")
         if not memory.rows.keys().isdisjoint(folded.rows):
-            # A handler names further rows after its Read, so the closure has not left the events of these rows.
+            # A handler names further rows after its Read, so the closure has not left their events.
             raise Deviated("a handler that reads rows used a row of another event")
         for one in settled.settled:
             is_stored = one.outcome is not None and one.outcome is not Outcome.ERASED
