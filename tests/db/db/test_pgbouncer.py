@@ -31,7 +31,7 @@ def test_batches_are_applied_through_pgbouncer_with_all_time_outs(database_url: 
                 bench.session.command("LOCK TABLE public.things")
 
 
-@pytest.mark.parametrize("mode", ["transaction", "statement"])
+@pytest.mark.parametrize("mode", ["transaction", pytest.param("statement", marks=pytest.mark.matrix)])
 def test_transaction_mode_is_refused(mode: str, database_url: str) -> None:
     with pgbouncer(database_url, mode) as url:
         with (

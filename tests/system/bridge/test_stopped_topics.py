@@ -30,6 +30,7 @@ def test_a_recreated_topic_stops_and_the_others_continue(make_deployment: MakeDe
     assert dict(deployment.outcomes("payments")) == {"applied": EVENTS}
 
 
+@pytest.mark.matrix
 def test_a_bridge_exits_when_its_only_topic_is_recreated(
     make_deployment: MakeDeployment,
 ) -> None:

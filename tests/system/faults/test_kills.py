@@ -15,7 +15,14 @@ from tests.system.faults.load import assert_equals_the_oracle
 EVENTS = 4_000
 
 
-@pytest.mark.parametrize("point", ["apply.begun:2", "apply.before_commit:2", "apply.committed:2"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("apply.begun:2", marks=pytest.mark.matrix),
+        pytest.param("apply.before_commit:2", marks=pytest.mark.matrix),
+        "apply.committed:2",
+    ],
+)
 def test_a_worker_killed_at_any_point_loses_nothing(make_deployment: MakeDeployment, point: str) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
@@ -28,7 +35,12 @@ def test_a_worker_killed_at_any_point_loses_nothing(make_deployment: MakeDeploym
 
 
 @pytest.mark.parametrize(
-    "point", ["bridge.half_published:2", "bridge.published:3", "bridge.before_progress:3"]
+    "point",
+    [
+        pytest.param("bridge.half_published:2", marks=pytest.mark.matrix),
+        "bridge.published:3",
+        pytest.param("bridge.before_progress:3", marks=pytest.mark.matrix),
+    ],
 )
 def test_a_bridge_killed_at_any_point_loses_nothing(make_deployment: MakeDeployment, point: str) -> None:
     deployment = make_deployment()

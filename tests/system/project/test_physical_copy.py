@@ -107,11 +107,8 @@ def look_at_claims(redis: Any) -> dict[bytes, bytes]:
 
 
 @pytest.mark.own("postgres")
-@pytest.mark.parametrize(
-    "shares_redis",
-    [True, pytest.param(False, marks=pytest.mark.matrix)],
-    ids=["one-redis", "other-redis"],
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("shares_redis", [True, False], ids=["one-redis", "other-redis"])
 def test_a_base_backup_beside_its_original_is_refused(
     make_deployment: MakeDeployment, postgres: Stack, redis: Stack, shares_redis: bool
 ) -> None:

@@ -182,6 +182,7 @@ def test_redis_can_be_restarted_empty(own_stack: Stack) -> None:
         assert client.get("kept") is None
 
 
+@pytest.mark.matrix
 def test_postgres_can_be_restored_to_an_older_copy_of_its_data(own_stack: Stack, tmp_path: Path) -> None:
     own_stack.start("postgres")
     own_stack.stop("postgres")
@@ -226,6 +227,7 @@ def test_data_of_the_former_superuser_keeps_its_owner_and_url(
     own_stack.start("postgres")
 
 
+@pytest.mark.matrix
 def test_a_server_that_cannot_start_is_reported_with_its_log(own_stack: Stack) -> None:
     own_stack.start("postgres")
     own_stack.stop("postgres")

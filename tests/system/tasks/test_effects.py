@@ -62,7 +62,14 @@ def wait_called(deployment: Deployment) -> None:
     )
 
 
-@pytest.mark.parametrize("point", ["effect.claimed:5", "effect.answered:5", "effect.stored:5"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("effect.claimed:5", marks=pytest.mark.matrix),
+        "effect.answered:5",
+        pytest.param("effect.stored:5", marks=pytest.mark.matrix),
+    ],
+)
 def test_each_payment_is_captured_one_time_if_the_worker_is_killed_at_any_point(
     deployment: Deployment, providers: Providers, point: str
 ) -> None:

@@ -29,7 +29,9 @@ def redrive(deployment: Deployment, faults: str = "") -> int:
     return deployment.run.sluice(*words, faults=faults).returncode
 
 
-@pytest.mark.parametrize("point", ["redrive.before_commit", "redrive.committed"])
+@pytest.mark.parametrize(
+    "point", [pytest.param("redrive.before_commit", marks=pytest.mark.matrix), "redrive.committed"]
+)
 def test_a_killed_redrive_keeps_the_order_of_an_entity(make_deployment: MakeDeployment, point: str) -> None:
     deployment = make_deployment("tests.system.tasks.strict_app", partitions=2)
     deployment.run.start_bridge()

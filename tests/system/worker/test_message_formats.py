@@ -26,6 +26,7 @@ def waiting_formats(deployment: Deployment) -> set[int]:
     return found
 
 
+@pytest.mark.matrix
 def test_a_newer_format_is_written_when_no_old_worker_is_left(
     make_deployment: MakeDeployment,
 ) -> None:

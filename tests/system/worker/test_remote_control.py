@@ -118,6 +118,7 @@ def publish(deployment: Deployment, raw: Any, exchange: str, data: bytes) -> Non
     raw.publish(deployment.installation.redis_prefix + topic, data)
 
 
+@pytest.mark.matrix
 def test_no_broadcast_changes_a_worker(deployment: Deployment, app: Celery) -> None:
     works(deployment, seed=1)
     with Redis.from_url(deployment.urls.redis_url) as raw:

@@ -70,9 +70,8 @@ def assert_none_halted(deployment: Deployment) -> None:
     assert not [name for name, state in read_queues(deployment.session).items() if state.halted_reason]
 
 
-@pytest.mark.parametrize(
-    "named", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["queues shared", "queues named"]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("named", [False, True], ids=["queues shared", "queues named"])
 def test_events_that_old_workers_do_not_know_wait_for_a_new_worker_without_a_halt(
     make_deployment: MakeDeployment, named: bool
 ) -> None:
