@@ -133,6 +133,7 @@ def test_sent_events_are_applied_and_counted(make_deployment: MakeDeployment) ->
     assert all(expected_partition(r.key or b"", 4) == n for (_, n), records in log.items() for r in records)
 
 
+@pytest.mark.own("postgres")
 @pytest.mark.unforked
 @pytest.mark.matrix
 def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment) -> None:
@@ -154,6 +155,8 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["skip", f"{users}:0:0", *WHY, "--dry-run"],
         ["reshard", "user", "5", *WHY, "--dry-run"],
         ["erase", "user", "user-0", "--dry-run"],
+        ["dedup", users, "id", *WHY, "--yes"],
+        ["grants", "--for", "worker"],
         *([group, "ls"] for group in groups),
         ["rebuild", "status"],
         ["stack", "status"],
@@ -161,10 +164,10 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
     # Other tests run `new`, and the commands that run until they are stopped.
     assert {words[0] for words in commands} == set(COMMANDS) - {*NAMES, "dev", "new"}
     ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
-    # `trace`, `accept` and `skip` fail because no bridge has read the topic. `stack` fails because there is
-    # no stack.
+    # `trace`, `accept`, `skip` and `dedup` fail because no bridge has read the topic. `stack` fails because
+    # there is no stack.
     refused = {name for name, done in ended.items() if done.returncode}
-    assert {name.split()[0] for name in refused} == {"trace", "accept", "skip", "stack"}, [
+    assert {name.split()[0] for name in refused} == {"trace", "accept", "skip", "dedup", "stack"}, [
         ended[name] for name in refused
     ]
     assert not [done for done in ended.values() if b"Traceback" in done.stderr]
