@@ -23,7 +23,7 @@ class ServerSettings:
     max_wal_bytes: int = 0
     """The setting max_wal_size."""
     identity_bytes: int = 0
-    """The size of the unique index of identities; 0 if there is no such index."""
+    """The size of the unique index of identities; 0 if it is missing."""
 
 
 @dataclass(frozen=True)

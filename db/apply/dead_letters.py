@@ -1,6 +1,6 @@
 """Stores records that could not be applied, with the reasons. Also stores the parked entities."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -113,32 +113,6 @@ def load_letter_places(
     rows = session.run(LOAD_LETTER_PLACES, text_array(topic_ids), bare_array(partitions), bare_array(offsets))
     found = (LetterPlace(*row) for row in rows)
     return {one[:3]: one for one in found if one[:3] in places}
-
-
-_FROM = """
-    sluice.dead_letters l USING unnest($2, $3) AS d (partition, first_offset)
-    WHERE l.topic_id = $1 AND l.partition = d.partition AND l."offset" >= d.first_offset"""
-COUNT_OPEN_FROM = Statement(
-    "count_open_letters_from",
-    f"SELECT count(*) FROM {_FROM.replace('USING', 'CROSS JOIN')} AND l.state IN ('dead', 'waiting')",
-    ("text", "int[]", "bigint[]"),
-)
-DELETE_CLOSED_FROM = Statement(
-    "delete_closed_letters_from",
-    f"DELETE FROM {_FROM} AND l.state IN ('done', 'dropped')",
-    ("text", "int[]", "bigint[]"),
-)
-
-
-def count_open_letters(session: Session, topic_id: str, starts: Mapping[int, int]) -> int:
-    """Returns the number of dead or waiting letters at or above an offset. `starts`: partition → offset."""
-    ((found,),) = session.run(COUNT_OPEN_FROM, topic_id, bare_array(starts), bare_array(starts.values()))
-    return int(found)
-
-
-def delete_closed_letters(session: Session, topic_id: str, starts: Mapping[int, int]) -> None:
-    """Deletes the closed letters at or above an offset. `starts`: partition → offset. Idempotent."""
-    session.run(DELETE_CLOSED_FROM, topic_id, bare_array(starts), bare_array(starts.values()))
 
 
 class Letter(NamedTuple):

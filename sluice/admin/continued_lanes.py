@@ -6,8 +6,8 @@ Only the applied offsets of its lanes show which records were applied. So the la
 from collections.abc import Mapping
 
 from sluice.admin.decisions import OperationRefused
+from sluice.db.admin.lost_letters import count_open_letters, delete_closed_letters
 from sluice.db.admin.rerouting import TopicRouting
-from sluice.db.apply.dead_letters import count_open_letters, delete_closed_letters
 from sluice.db.connection import Session
 from sluice.db.delivery.dedup_modes import read_all_modes
 from sluice.db.delivery.progress import Assignment

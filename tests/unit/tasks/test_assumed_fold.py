@@ -23,7 +23,7 @@ def assumed(log: Sequence[Planned]) -> AssumedFold:
     return fold_assuming(log, sharing.closure, seeds)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=60)
 @given(newer_logs())
 def test_each_event_has_the_result_of_the_exact_fold(log: list[Planned]) -> None:
     found = assumed(log)

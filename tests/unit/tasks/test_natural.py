@@ -250,7 +250,7 @@ def _effect(kind: str, name: str, key: str, values: Mapping[str, Any], number: i
 
 
 @given(events=_events, data=st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_repeats_of_applied_events_change_nothing_at_any_time(
     events: list[tuple[int, Any]], data: st.DataObject
 ) -> None:
