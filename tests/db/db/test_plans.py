@@ -68,7 +68,7 @@ def test_pages_touched_per_event_do_not_grow_with_the_batch(bench: Bench) -> Non
     last = _fill(bench)
     small = _pages(bench, _ran_by_one_batch(bench, last, SMALL)) / SMALL
     large = _pages(bench, _ran_by_one_batch(bench, last + SMALL, LARGE)) / LARGE
-    # Without bitmap scans, the exact path reads 30.3 pages per event of a large batch, and 29.8 of a small one.
+    # Without bitmap scans, the exact path reads 30.3 pages per event of a large batch, 29.8 of a small one.
     assert large <= 1.1 * small, f"{small:.1f} pages per event at {SMALL}, {large:.1f} at {LARGE}"
 
 
