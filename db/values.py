@@ -279,8 +279,8 @@ def bare_array(values: Iterable[object]) -> str:
 
 
 def uuid_array(values: Iterable[UUID]) -> str:
-    """Returns an array literal of uuids, four times faster than `bare_array`."""
-    return "{" + ",".join([value.bytes.hex() for value in values]) + "}"
+    """Returns an array literal of uuids, several times faster than `bare_array`."""
+    return "{" + ",".join([value.int.to_bytes(16, "big").hex() for value in values]) + "}"
 
 
 def text_array(values: Iterable[str | None]) -> str:

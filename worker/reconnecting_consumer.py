@@ -1,5 +1,6 @@
 """Celery's consumer, changed to continue after a loss of its broker and to run only signed messages."""
 
+import time
 import warnings
 from typing import Any
 
@@ -10,6 +11,9 @@ from celery.worker.consumer import Consumer
 from sluice.worker.task_receiver import TaskReceiver
 
 log = structlog.get_logger("sluice.worker")
+
+FLUSH_EVENTS_SECONDS = 0.2
+"""The longest time for which events for Flower wait, so that several batches share one message."""
 
 CONTROL_STEP = {"celery.worker.consumer.control:Control": "sluice.worker.remote_control:ControlStep"}
 
@@ -27,10 +31,24 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]
         # that these workers report as revoked.
         isolated = {"without_gossip": True, "without_mingle": True}
         super().__init__(*args, worker_options=(worker_options or {}) | isolated, **kwargs)
+        self.flush_at = 0.0
 
     def create_task_handler(self, *_: Any, **__: Any) -> TaskReceiver:
         """Returns the receiver of all messages. Celery's own receiver trusts the unsigned envelope."""
         return TaskReceiver(self, self.app.sluice_membership.ring, note_newer=self.app.sluice_note_newer)
+
+    def on_send_event_buffered(self) -> None:
+        """Sends the events that wait after a short time. Celery's own method sends them at once."""
+        now = time.monotonic()
+        # By time, because a lost connection may remove the timer.
+        if self.hub is not None and now >= self.flush_at:
+            self.flush_at = now + FLUSH_EVENTS_SECONDS
+            self.hub.call_later(FLUSH_EVENTS_SECONDS, self._flush_events)
+
+    def shutdown(self) -> None:
+        """Ends the consumer. Sends the events that wait."""
+        self._flush_events()
+        super().shutdown()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Closes the connection after an error.

@@ -165,12 +165,12 @@ class HandlerWatch:
 main_watch = HandlerWatch()
 """The watch of the main thread. Timer and supervisor watch only this thread."""
 _other_threads = threading.local()
-_main_thread = threading.main_thread()
+_main_thread_id = threading.main_thread().ident
 
 
 def current_watch() -> HandlerWatch:
     """Returns the watch of the calling thread."""
-    if get_ident() == _main_thread.ident:
+    if get_ident() == _main_thread_id:
         return main_watch
     if not hasattr(_other_threads, "watch"):
         _other_threads.watch = HandlerWatch()

@@ -167,11 +167,21 @@ class Channel(FanoutGuard, AddressedChannel):
 
     QoS = QoS
     unacked_key, unacked_index_key = UNACKED_KEY, UNACKED_INDEX_KEY
+    _shared_client: Any = None
 
     def _subscribe(self) -> None:
         super()._subscribe()  # type: ignore[no-untyped-call]
         if self._in_listen:
             self.subclient.subscribe(holder_channel(self.connection.holder))
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Returns a client. Commands that are answered at once share one client, which is slow to make."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
+        pool = self.pool
+        if self._shared_client is None or self._shared_client.connection_pool is not pool:
+            self._shared_client = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._shared_client
 
     def _get_client(self) -> Any:
         client = super()._get_client()  # type: ignore[no-untyped-call]
@@ -182,7 +192,7 @@ class Channel(FanoutGuard, AddressedChannel):
     @functools.cached_property
     def restore_script(self) -> Any:
         """The script that puts a message back."""
-        return self._create_client().register_script(_RESTORE)  # type: ignore[no-untyped-call]
+        return self._create_client().register_script(_RESTORE)
 
     @property
     def _script_binding_deadlines(self) -> str:

@@ -8,9 +8,10 @@ fold depends on the other.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import Table
 
 from sluice.db.records import LedgerRow, OutboxRow, Outcome
@@ -32,8 +33,7 @@ class NeedsRow(Exception):
     """The event cannot be folded without its rows."""
 
 
-@dataclass(slots=True)
-class AssumedRow:
+class AssumedRow(msgspec.Struct):
     """What the events of a batch make of one row."""
 
     fields: Mapping[str, Any] | None = None
@@ -41,14 +41,13 @@ class AssumedRow:
     older_than: int | None = None
     """The first version that was written."""
     version: int | None = None
-    sums: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, Any] = msgspec.field(default_factory=dict)
     """Counter → sum of its deltas."""
     inserted_hash: UUID | None = None
     """Set if an Insert wrote the row first."""
 
 
-@dataclass(slots=True)
-class AssumedEvent:
+class AssumedEvent(msgspec.Struct):
     """The result of one event, if the assumption is true."""
 
     result: EventResult
@@ -84,14 +83,15 @@ def stays_apart(planned: Planned, left: Set[str]) -> bool:
 
 def needs_rows(planned: Planned) -> bool:
     """Returns True for an event whose writes depend on their rows."""
+    effect: Any
     for run in planned.runs:
         for effect in run.effects:
             kind = type(effect)
             if kind is Upsert or kind is Insert:
-                if not _may_be_assumed(shape_of(cast(Any, effect).table)):
+                if not _may_be_assumed(shape_of(effect.table)):
                     return True
             elif kind is Increment:
-                if not _may_be_counted(shape_of(cast(Any, effect).table), cast(Increment, effect)):
+                if not _may_be_counted(shape_of(effect.table), effect):
                     return True
             elif kind is not Emit and kind is not Call:
                 return True
@@ -194,19 +194,19 @@ def _apply(
 ) -> None:
     """Applies the effects of one handler, up to its first write without effect (the gate rule)."""
     event = run.event
-    for ordinal, effect in enumerate(run.effects, start=1):
-        kind = type(effect)
+    write: Any
+    for ordinal, write in enumerate(run.effects, start=1):
+        kind = type(write)
         if kind is Emit:
             event_id = derived_id(decoded.identity, run.entry.name, ordinal)
             trace = carried_trace(event.headers, decoded.identity) if event.headers else {}
-            emits.append(outbox_row(cast(Emit, effect), event_id, event.time, trace))
+            emits.append(outbox_row(write, event_id, event.time, trace))
             results.add(Outcome.APPLIED)
             continue
         if kind is Call:
-            calls.append(ledger_row(run, decoded, ordinal, cast(Call, effect)))
+            calls.append(ledger_row(run, decoded, ordinal, write))
             results.add(Outcome.APPLIED)
             continue
-        write = cast(Any, effect)
         place = (write.table, write.key)
         if write.key != decoded.entity_key is not None:
             folded.other_tables.add(write.table)

@@ -68,7 +68,7 @@ def ledger_row(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> L
 def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
     """Returns an id that is the same whenever the same event is folded again."""
     hasher = _HASHER.copy()
-    hasher.update(identity.bytes + ordinal.to_bytes(4, "big") + handler.encode())
+    hasher.update(identity.int.to_bytes(16, "big") + ordinal.to_bytes(4, "big") + handler.encode())
     return uuid_of(hasher.digest())
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -57,8 +57,9 @@ def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = Fals
     return value
 
 
-def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
+def outbox_row(checked: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
     """Returns the outbox row of a checked event. `time` and `trace` come from the causing event."""
+    emit: Any = checked
     if trace or emit.headers:
         headers = dict(trace)
         if time is not None:
@@ -70,9 +71,9 @@ def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping
     version = None if emit.version is None else str(emit.version)
     return OutboxRow(
         event_id,
-        cast(str, emit.topic),
-        cast("str | None", emit.key),
-        cast(str, emit.type),
+        emit.topic,
+        emit.key,
+        emit.type,
         version,
         text,
         bytes(emit.data).decode(),

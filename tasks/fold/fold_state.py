@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import Table
 
 from sluice.db.records import LedgerRow, OutboxRow, Outcome
@@ -62,8 +63,7 @@ class ProjectionLetter(NamedTuple):
         return self.outcome is not Outcome.WAITING
 
 
-@dataclass(slots=True)
-class EventResult:
+class EventResult(msgspec.Struct):
     """One record with its outcome. The outcome is None if the same record was settled and counted before."""
 
     planned: Planned

@@ -1,9 +1,9 @@
 """Runs the handlers of one event until they need a row, to find the rows that they touch. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import msgspec
 from sqlalchemy import Table
 
 from sluice.runtime.handler_watch import HandlerWatch
@@ -20,8 +20,7 @@ E = TypeVar("E", bound=AnyEntry)
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class HandlerRun:
+class HandlerRun(msgspec.Struct):
     """The first run of one handler: its effects and its error. A run that reads a row stops at the Read.
 
     A handler without a Read does not depend on rows, so it has no further run. `event` holds the data as
@@ -40,8 +39,7 @@ class HandlerRun:
         return entry_into(self.entry)
 
 
-@dataclass(slots=True)
-class Planned:
+class Planned(msgspec.Struct):
     """A decoded record with its handlers' first runs. With an `error`, the event becomes a dead letter."""
 
     decoded: Decoded

@@ -30,8 +30,9 @@ def become_a_replica(redis: Redis, _: Path) -> Callable[[], object]:
 
 def fail_to_save(redis: Redis, data: Path) -> Callable[[], object]:
     """Makes the snapshot of Redis fail. After that, Redis refuses writes, and even PING."""
-    (data / "blocked.rdb").mkdir()
-    redis.config_set("dbfilename", "blocked.rdb")
+    snapshot = data / str(redis.config_get("dbfilename")["dbfilename"])
+    snapshot.unlink(missing_ok=True)
+    snapshot.mkdir()
     redis.config_set("save", "3600 1000000")
     redis.bgsave()
     wait_until(

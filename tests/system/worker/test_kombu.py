@@ -273,3 +273,11 @@ def test_a_lost_broker_with_held_messages_does_not_end_the_worker(loop: Loop, re
 def test_a_lost_broker_with_held_messages_ends_the_consumer_of_celery(loop: Loop, redis: Stack) -> None:
     with pytest.raises(AttributeError, match="hostname"):
         lose_broker(CeleryConsumer, loop, redis)
+
+
+def test_commands_share_one_client_and_the_blocking_reads_have_their_own(loop: Loop) -> None:
+    shared = loop.channel._create_client()
+    assert loop.channel._create_client() is shared
+    loop.channel._disconnect_pools()  # as after a lost connection
+    assert loop.channel._create_client() is not shared
+    assert len({loop.channel._create_client(), loop.channel.client, loop.channel.subclient}) == 3

@@ -4,7 +4,6 @@ Also logs of topics with other modes of `dedup`.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -148,4 +147,6 @@ def by_position(log: list[Planned]) -> list[Planned]:
 
 def _at_position(planned: Planned) -> Planned:
     here = record_identity(TOPIC_ID, 0, planned.decoded.record.offset)
-    return replace(planned, decoded=msgspec.structs.replace(planned.decoded, dedup="position", identity=here))
+    return msgspec.structs.replace(
+        planned, decoded=msgspec.structs.replace(planned.decoded, dedup="position", identity=here)
+    )

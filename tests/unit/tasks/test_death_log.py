@@ -1,10 +1,11 @@
 """The log lines about failed events of a batch, and their fields."""
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from sluice.db.records import Outcome
@@ -26,7 +27,7 @@ def failing(event: Event[Any]) -> Iterator[Any]:
 def died(monkeypatch: pytest.MonkeyPatch) -> EventResult:
     """An event whose only handler raised."""
     [entry] = REGISTRY.handlers["script"]
-    monkeypatch.setitem(REGISTRY.handlers, "script", (replace(entry, function=failing),))
+    monkeypatch.setitem(REGISTRY.handlers, "script", (dataclasses.replace(entry, function=failing),))
     _, result = folded(scripted(0))
     return result.settled[0]
 
