@@ -216,6 +216,24 @@ class Session:
         return text
 
 
+class Reconnects:
+    """Notices that a session has connected again.
+
+    The new connection may lead to a server with an older state, for example a standby that was promoted. What
+    the process remembers of Postgres may then be wrong.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._seen: psycopg2.extensions.connection | None = None
+
+    def note(self) -> bool:
+        """Returns True if the session has another connection than at the last call. Connects if needed."""
+        connection = self._session.connection
+        is_new, self._seen = connection is not self._seen, connection
+        return is_new
+
+
 def _execute(statement: Statement, values: Sequence[Any]) -> str:
     places = f"({', '.join(['%s'] * len(values))})" if values else ""
     return f'EXECUTE "{statement.name}" {places}'

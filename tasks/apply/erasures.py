@@ -9,7 +9,7 @@ from hashlib import blake2b
 from uuid import UUID
 
 from sluice.db.apply import erasures as stored
-from sluice.db.connection import Session
+from sluice.db.connection import Reconnects, Session
 from sluice.tasks.apply.entity_tables import EntityTables
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import RecordPlace
@@ -66,20 +66,21 @@ class Erasures:
     def __init__(self, session: Session) -> None:
         self.tables = EntityTables(session)
         self._session = session
+        self._reconnects = Reconnects(session)
         self._key = b""
         self._newest = 0
         self._hashes: defaultdict[str, set[bytes]] = defaultdict(set)
 
     def refresh(self, newest: int | None = None) -> None:
         """Reads new erasures. `newest` is the id of the newest erasure, if the caller has read it."""
+        if self._reconnects.note():
+            # A promoted standby may lack the newest erasures, and give their ids to other erasures.
+            self._newest = 0
+            self._hashes.clear()
         if newest is None:
             newest = stored.read_newest_erasure(self._session)
         if newest == self._newest:
             return
-        if newest < self._newest:
-            # A failover or a restore moved Postgres back.
-            self._newest = 0
-            self._hashes.clear()
         self._key = stored.read_erasure_key(self._session) or b""
         while page := stored.read_erased_hashes(self._session, self._newest):
             for number, entity, key_hash in page:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import structlog
 
-from sluice.db.connection import Session
+from sluice.db.connection import Reconnects, Session
 from sluice.db.delivery import dedup_modes
 from sluice.db.delivery.dedup_modes import DedupStart, mode_at
 from sluice.tasks.api import Topic
@@ -64,11 +64,13 @@ class TopicModes:
     """The declared topics with their stored modes, for one process.
 
     A mode changes only together with the epoch of the entity type. So a record whose epoch is still current
-    under the lock of its queue has the mode that was read for this epoch.
+    under the lock of its queue has the mode that was read for this epoch. After a reconnect the modes are
+    read again: a promoted standby may lack the newest epoch, and give its number to another mode later.
     """
 
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
+        self._reconnects = Reconnects(session)
         self._declared = registry.topics
         self.topics: dict[str, Topic] = dict(registry.topics)
         """Topic → its declaration, with the mode that is used. Follows the epochs given to `follow`."""
@@ -78,12 +80,14 @@ class TopicModes:
 
     def follow(self, topics: Iterable[tuple[str, int]]) -> None:
         """Reads the modes of topics whose epoch is new. Each topic is given with the epoch of its records."""
+        self._check_connection()
         for topic, epoch in topics:
             if self._epochs.get(topic) != epoch and topic in self._declared:
                 self.read(self._declared[topic].entity.name)
 
     def follow_entity(self, entity: str, epoch: int) -> None:
         """Reads the modes of all topics of an entity type, if its epoch is new."""
+        self._check_connection()
         names = [one.name for one in self._declared.values() if one.entity.name == entity]
         if any(self._epochs.get(name) != epoch for name in names):
             self.read(entity)
@@ -101,6 +105,10 @@ class TopicModes:
             if found is not None and name in found.modes:
                 self._epochs[name] = found.epoch
                 self._report(name, topic.dedup, counts)
+
+    def _check_connection(self) -> None:
+        if self._reconnects.note():
+            self._epochs.clear()
 
     def _report(self, topic: str, declared: str, counts: str) -> None:
         if counts != declared and (topic, counts) not in self._reported:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from sluice.db.connection import Session
+from sluice.db.connection import Reconnects, Session
 from sluice.db.records import WaitingRow
 from sluice.db.sending import relay as outbox
 from sluice.kafka_io.producer import AWAY_TEXTS, Producer
@@ -65,7 +65,7 @@ class Relay:
         self._clock = clock
         self._pace = LogPace(clock=clock)
         self._sent_through: dict[str, int] = {}
-        self._hints_of: object = None
+        self._reconnects = Reconnects(session)
         self._hints_read_at = self._hints_saved_at = float("-inf")
         self._topics: defaultdict[str, Backoff] = defaultdict(lambda: Backoff(max_seconds=MAX_AWAY_SECONDS))
 
@@ -177,15 +177,15 @@ class Relay:
 
     def _refresh_hints(self) -> None:
         """Reads the hints again if they are old, or after a reconnect: another server may be behind."""
-        connection, now = self._session.connection, self._clock()
-        if connection is not self._hints_of:
-            self._sent_through, self._hints_of = {}, None
-        elif now - self._hints_read_at < HINT_SECONDS:
+        now = self._clock()
+        if self._reconnects.note():
+            self._sent_through, self._hints_read_at = {}, float("-inf")
+        if now - self._hints_read_at < HINT_SECONDS:
             return
         for queue, saved in outbox.read_sent_through(self._session).items():
             self._sent_through[queue] = max(saved, self._sent_through.get(queue, 0))
         # Set only after the read, so that a failed read is repeated at once.
-        self._hints_of, self._hints_read_at = connection, now
+        self._hints_read_at = now
 
     def _save_hints(self, found: dict[str, int]) -> None:
         now = self._clock()
