@@ -61,6 +61,8 @@ FAULT_OF_CODE = {
 
 QUERY_CANCELED = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
+NO_RIGHT = "42501"
+GRANT_ADVICE = "give the role its rights: `sluice grants --for PURPOSE` prints the statements"
 # A statement was prepared before a migration (0A000), or on another connection behind a pooler (26000).
 STALE_PLAN = frozenset({"0A000", "26000"})
 # The server ends the session with these codes (25P03, 25P04), or is no longer a primary (25006).
@@ -113,7 +115,8 @@ def describe_refusal(error: psycopg2.Error) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ConnectFailed):
         return f"Postgres: {text}"
-    return f"Postgres refuses: {text}; run `sluice init`, or correct the cause"
+    advice = GRANT_ADVICE if sqlstate(error) == NO_RIGHT else "run `sluice init`, or correct the cause"
+    return f"Postgres refuses: {text}; {advice}"
 
 
 def _fault_without_code(error: BaseException) -> Fault:

@@ -10,7 +10,9 @@ READ, ADD, CHANGE = ("SELECT",), ("INSERT",), ("UPDATE",)
 WRITE = ("INSERT", "UPDATE", "DELETE")
 
 KEYS = frozenset({"installation_keys", "claim_key", "erasure_key"})
-"""The tables with secrets. A role that may read the first one may sign messages."""
+"""The tables with secrets. A role that may read the first one may sign messages. A role that may read the
+last one can check if a key that it guesses was erased.
+"""
 TABLES = tuple(sorted(table.name for table in metadata.tables.values()))
 VERSION = "alembic_version"
 
@@ -60,6 +62,7 @@ _WRITES: Mapping[Role, _Rights] = {
         **_OUTGOING,
         **_DEATHS,
         **_GENERATIONS,
+        "erasure_key": READ,
         **dict.fromkeys(("workers", "lane_offsets", "lane_progress", "failure_windows"), WRITE),
         **dict.fromkeys(("queue_failures", "parked_entities", "retries", "undeclared"), WRITE),
         "processed_events": WRITE,
@@ -79,6 +82,7 @@ _WRITES: Mapping[Role, _Rights] = {
         **_PROCESS,
         **_DEATHS,
         **_GENERATIONS,
+        "erasure_key": READ,
         **dict.fromkeys(("queues", "projections", "dead_letters"), CHANGE),
         **dict.fromkeys(("lane_offsets", "audit"), ADD),
     },
@@ -124,10 +128,33 @@ def grant_lines(role: Role, name: str) -> Iterator[str]:
         rights_text = ", ".join(_USERS_TABLES[role])
         yield f"GRANT USAGE ON SCHEMA {USERS_SCHEMA} TO {grantee};"
         yield f"GRANT {rights_text} ON ALL TABLES IN SCHEMA {USERS_SCHEMA} TO {grantee};"
-        yield f"ALTER DEFAULT PRIVILEGES IN SCHEMA {USERS_SCHEMA} GRANT {rights_text} ON TABLES TO {grantee};"
+        yield from _default_privileges(rights_text, name)
     if role is Role.OPERATOR:
         yield "-- A rebuild creates and drops tables, so it needs the rights of their owner:"
         yield f"-- GRANT <owner> TO {grantee};"
     if role is not Role.EMIT:
-        yield "-- A superuser runs this. Without it, reports cannot name the sessions that block Sluice."
-        yield f"GRANT pg_read_all_stats TO {grantee};"
+        yield from _statistics(grantee)
+
+
+def _default_privileges(rights_text: str, name: str) -> Iterator[str]:
+    """Yields the statement for tables that the owner creates later. A superuser may run it, too."""
+    yield "DO $sluice$ BEGIN EXECUTE format("
+    yield "    'ALTER DEFAULT PRIVILEGES FOR ROLE %I'"
+    yield f"    ' IN SCHEMA {USERS_SCHEMA} GRANT {rights_text} ON TABLES TO %I',"
+    yield "    (SELECT pg_get_userbyid(relowner) FROM pg_class"
+    yield f"     WHERE oid = '{SCHEMA}.installation'::regclass),"
+    yield f"    {_literal(name)}); END $sluice$;"
+
+
+def _statistics(grantee: str) -> Iterator[str]:
+    """Yields the statement for a right that only a superuser, or a role with ADMIN OPTION, may grant."""
+    yield "-- Without this right, reports cannot name the sessions that block Sluice."
+    yield "DO $sluice$ BEGIN"
+    yield f"    GRANT pg_read_all_stats TO {grantee};"
+    yield "EXCEPTION WHEN insufficient_privilege THEN"
+    yield "    RAISE WARNING 'pg_read_all_stats is not granted: a superuser must grant it';"
+    yield "END $sluice$;"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -110,6 +110,8 @@ def _one_line(error: Exception) -> str:
     from redis import OutOfMemoryError
     from sqlalchemy.exc import DBAPIError
 
+    from sluice.db.errors import GRANT_ADVICE, NO_RIGHT, sqlstate
+
     # SQLAlchemy's own text also contains the statement and its parameters.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if getattr(cause, "pgcode", None) in _NO_TABLES:
@@ -117,4 +119,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(cause, OutOfMemoryError):
         return "it is full (maxmemory); free memory or raise the limit, then repeat the command"
     lines = [line.strip().rstrip(".") for line in str(cause).splitlines() if line.strip()]
+    if sqlstate(cause) == NO_RIGHT:
+        lines.append(GRANT_ADVICE)
     return "; ".join(lines) or type(cause).__name__

@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +19,7 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import LocalRun
 from sluice.testing.servers.processes import Start, start_new
 from tests.harness import stacks
+from tests.harness.granted_roles import GrantedRoles, GrantedStart, owned_database, refused_rights
 from tests.harness.processes import Zygote
 from tests.harness.providers import Providers
 
@@ -47,12 +48,46 @@ def zygote() -> Iterator[Zygote]:
     made.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Adds to each test marked `least_rights` a second case, in the matrix."""
+    if metafunc.definition.get_closest_marker("least_rights"):
+        cases = [
+            pytest.param(False, id="all rights"),
+            pytest.param(True, id="least rights", marks=pytest.mark.matrix),
+        ]
+        metafunc.parametrize("has_least_rights", cases, indirect=True)
+
+
 @pytest.fixture
-def start(request: pytest.FixtureRequest) -> Start:
-    """Returns a function that starts a process: a fork, or a new interpreter for tests marked `unforked`."""
-    if request.node.get_closest_marker("unforked"):
-        return start_new
-    return cast("Zygote", request.getfixturevalue("zygote")).start
+def has_least_rights(request: pytest.FixtureRequest) -> bool:
+    """True if each process has a role of least rights, and the owner of the tables is no superuser."""
+    return getattr(request, "param", False)
+
+
+@pytest.fixture
+def database_url(postgres: Stack, has_least_rights: bool) -> Iterator[str]:
+    """Yields the URL of a database that only this test uses."""
+    made = owned_database(postgres.database_url()) if has_least_rights else stacks.database(postgres)
+    with made as url:
+        yield url
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, tmp_path: Path, has_least_rights: bool) -> Iterator[Start]:
+    """Yields a function that starts a process: a fork, or a new interpreter for tests marked `unforked`.
+
+    With least rights, each process has its own role. If Postgres refused a right, the test fails.
+    """
+    is_forked = request.node.get_closest_marker("unforked") is None
+    start = cast("Zygote", request.getfixturevalue("zygote")).start if is_forked else start_new
+    if not has_least_rights:
+        yield start
+        return
+    request.getfixturevalue("database_url")  # it must exist until the roles are dropped
+    with closing(GrantedRoles()) as roles:
+        yield GrantedStart(start, roles)
+        refused = refused_rights(tmp_path)
+    assert not refused, "\n".join(refused[:20])
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks.rebuilding import PROJECTION, deploy_fix, deploy_wrong, payments, sluice, sluice_fails
 
+pytestmark = pytest.mark.least_rights
+
 LINES = 40
 WHY = ("--reason", "the tax was wrong")
 
@@ -85,7 +87,8 @@ def test_every_rebuild_command_works_from_plan_to_drop(deployment: Deployment) -
     assert "the differences are approved" in said(deployment, "approve", PROJECTION, *WHY, "--yes")
     assert "would see generation 3" in said(deployment, "swap", PROJECTION, *WHY, "--dry-run")
     code, text = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes", "--patience", "0")
-    named = f"pid {report_of_others.info.backend_pid} (role app, application 'report'"
+    other = report_of_others.info
+    named = f"pid {other.backend_pid} (role {other.user}, application 'report'"
     assert (code, named in text) == (2, True)
     assert "nothing was changed" in text
     report_of_others.close()
