@@ -27,6 +27,9 @@ auth_file = {users}
 pool_mode = {mode}
 default_pool_size = {pool_size}
 max_client_conn = 500
+tcp_keepidle = 6
+tcp_keepintvl = 2
+tcp_keepcnt = 3
 """
 
 

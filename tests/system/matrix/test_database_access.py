@@ -1,75 +1,65 @@
-"""The whole system through PgBouncer, and with a role of least rights for each process."""
+"""The demo through PgBouncer, and with a role of least rights for each process."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from examples.shop.generate import generate
-from sluice.admin.grants import Role
+from sluice.admin.init import initialise
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
+from sluice.tasks.fold.registry import collect_handlers
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import LocalRun
-from tests.db.admin.test_grants import granted_roles
+from sluice.testing.servers.processes import Start
+from tests.demo.__main__ import HANDLERS, PARTITIONS
+from tests.demo.playing import SCENARIOS, ProgressLog, play_all
+from tests.demo.report import Played
+from tests.demo.stage import FAST_SIZES, Stage
+from tests.harness.granted_roles import GrantedRoles, GrantedStart, owned_database, refused_rights
 from tests.harness.pgbouncer import pgbouncer
 from tests.harness.providers import Providers
-from tests.system.conftest import MakeDeployment
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.matrix, pytest.mark.own("kafka", "postgres", "redis")]
 
-RunAs = Callable[[Role], LocalRun]
+
+def play_demo(urls: StackUrls, stack: Stack, start: Start, folder: Path) -> None:
+    """Plays all scenarios of the demo with fewer events. Asserts that each check of each scenario holds."""
+    played: list[Played] = []
+    with Providers(folder / "providers", start=start) as providers, ProgressLog() as progress:
+        run = LocalRun(urls, folder, handlers=HANDLERS, environment=providers.environ(), start=start)
+        registry = collect_handlers(HANDLERS)
+        with run, closing(Deployment(urls, registry, run)) as deployment:
+            initialise(urls, registry, partitions=PARTITIONS)
+            play_all(SCENARIOS, partial(Stage, deployment, providers, stack, FAST_SIZES), progress, played)
+    failed = [
+        (one.number, one.reason, [check for check in one.checks if not check.ok])
+        for one in played
+        if not one.ok
+    ]
+    assert failed == []
+    assert len(played) == len(SCENARIOS)
 
 
 @pytest.fixture
-def deployment(make_deployment: MakeDeployment, providers: Providers) -> Deployment:
-    """Returns a deployment of the shop, with a payment provider and a mail server."""
-    return make_deployment(**providers.environ())
+def urls(kafka: Stack, postgres: Stack, redis: Stack) -> StackUrls:
+    """Returns the addresses of the servers of this test."""
+    access = kafka.kafka_access()
+    return StackUrls(postgres.database_url(), redis.redis_url(), access.bootstrap_servers, access.security)
 
 
-@pytest.fixture(params=["least rights", "PgBouncer"])
-def run_as(request: pytest.FixtureRequest, deployment: Deployment) -> Iterator[RunAs]:
-    """Yields a function that returns the processes of a role. Ends all of them afterwards."""
-    url = deployment.urls.database_url
-    runs: list[LocalRun] = []
-
-    def run_with(database_url: str) -> LocalRun:
-        urls = replace(deployment.urls, database_url=database_url)
-        runs.append(replace(deployment.run, urls=urls, processes=[]))
-        return runs[-1]
-
-    if request.param == "PgBouncer":
-        with pgbouncer(url) as pooled, _stopping(runs):
-            yield lambda _: run_with(pooled)
-    else:
-        with granted_roles(url) as as_role, _stopping(runs):
-            yield lambda role: run_with(as_role(role))
+def test_the_demo_passes_through_pgbouncer(
+    urls: StackUrls, own_stack: Stack, start: Start, tmp_path: Path
+) -> None:
+    with pgbouncer(urls.database_url) as pooled:
+        play_demo(replace(urls, database_url=pooled), own_stack, start, tmp_path)
 
 
-@contextmanager
-def _stopping(runs: list[LocalRun]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for run in runs:
-            run.stop_all()
-
-
-def test_the_whole_system_runs(run_as: RunAs, deployment: Deployment) -> None:
-    run_as(Role.BRIDGE).start_bridge()
-    run_as(Role.WORKER).start_worker()
-    run_as(Role.RELAY).start_relay()
-    run_as(Role.EFFECTS).start_effects()
-    run_as(Role.BEAT).start_beat()
-    for topic in ("payments", "orders", "captures"):
-        deployment.produce(generate(topic, count=50, seed=1))
-    deployment.wait_settled(timeout_seconds=120)
-    deployment.wait_sent(timeout_seconds=120)
-    deployment.wait_called(timeout_seconds=120)
-    assert deployment.complaints(deployment.tables()) == []
-    reader = run_as(Role.READER)
-    for command in ("status", "dlq ls", "effects ls", "outbox ls", "workers"):
-        reader.run_sluice(*command.split())
-    operator = run_as(Role.OPERATOR)
-    operator.run_sluice("pause", "--topic", sorted(deployment.registry.topics)[0], "--reason", "test")
-    operator.run_sluice("resume", "--topic", sorted(deployment.registry.topics)[0], "--reason", "test")
-    operator.run_sluice("verify")
+def test_the_demo_passes_with_least_rights(
+    urls: StackUrls, own_stack: Stack, start: Start, tmp_path: Path
+) -> None:
+    with owned_database(urls.database_url) as owned, closing(GrantedRoles()) as roles:
+        play_demo(replace(urls, database_url=owned), own_stack, GrantedStart(start, roles), tmp_path)
+    assert refused_rights(tmp_path) == []
