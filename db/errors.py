@@ -62,7 +62,7 @@ FAULT_OF_CODE = {
 QUERY_CANCELED = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
 NO_RIGHT = "42501"
-GRANT_ADVICE = "give the role its rights: `sluice grants --for PURPOSE` prints the statements"
+GRANT_ADVICE = "give the role the rights of its purpose (`sluice grants --help`)"
 # A statement was prepared before a migration (0A000), or on another connection behind a pooler (26000).
 STALE_PLAN = frozenset({"0A000", "26000"})
 # The server ends the session with these codes (25P03, 25P04), or is no longer a primary (25006).

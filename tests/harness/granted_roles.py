@@ -16,8 +16,8 @@ from sluice.stack.postgres_server import SUPERUSER
 from sluice.testing.servers.processes import Child, Start
 
 READING = (
-    *("status", "workers", "doctor", "trace", "rebuild plan", "rebuild status", "dlq show", "dlq export"),
-    *("outbox ls", "effects ls", "effects show", "dlq ls", "queue ls", "redis ls", "audit ls"),
+    *("status", "workers", "doctor", "rebuild status", "dlq ls", "dlq show", "dlq export", "outbox ls"),
+    *("effects ls", "effects show", "queue ls", "redis ls", "audit ls"),
 )
 """Commands that only read. They run as the role `reader`, other commands as `operator`."""
 OWNERS = ("init",)

@@ -25,6 +25,7 @@ from sluice.db.projections.comparison import ONE_SNAPSHOT
 from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_lanes import FOLDED
 from sluice.db.projections.generations import ProjectionSnapshot, SyncedGeneration
+from sluice.db.projections.table_traits import copy_traits
 from sluice.db.records import GenerationState, LetterState
 from sluice.db.tables import generation_name
 from sluice.runtime.terminal_text import counted
@@ -129,6 +130,8 @@ def make_checkpoint(session: Session, projection: str, checkpoint: str, decision
             ) from error
         table, source = checkpoint_table(projection, checkpoint), generation_name(projection, number)
         generation_tables.make_like(session, table, source)
+        # The owner and the grants, so that the table does not belong to the role of the operator.
+        copy_traits(session, source, table)
         generation_tables.fill_from(session, table, source)
         generation_tables.copy_tombstones(session, source, table)
         details = {"checkpoint": checkpoint, "generation": number}

@@ -134,7 +134,7 @@ def test_a_command_without_a_right_names_the_remedy(as_role: As) -> None:
     done = CliRunner().invoke(app, ["effects", "pause", "--reason", "test"], env=environ)
     assert done.exit_code == 2
     assert "permission denied for table" in done.output
-    assert "`sluice grants --for PURPOSE`" in done.output
+    assert "`sluice grants --help`" in done.output
 
 
 def test_a_worker_applies_batches_with_its_rights(as_role: As) -> None:

@@ -7,6 +7,8 @@ import pytest
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.checkpoints import drop_checkpoint
 from sluice.admin.rebuild.generation_locks import require_lockstep
+from sluice.db.projections.generation_tables import read_table
+from sluice.db.projections.table_traits import read_traits
 from sluice.kafka_io.bounded_record import bounded
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
@@ -43,6 +45,17 @@ def test_rows_of_the_checkpoint_stay_and_later_events_are_computed_again(bench: 
     assert bench.rows() == {"a": (1, 1), "b": (3, 2), "c": (4, 1)}
     fixed.live(thing_set(4, "a", 5))
     assert bench.rows(number)["a"] == (50, 2)
+
+
+def test_the_table_of_a_checkpoint_belongs_to_the_owner_of_the_projection(bench: Bench) -> None:
+    """Not to the operator's role. The rights on the projection are also those on the checkpoint."""
+    live = "totals_g1"
+    bench.looking.command(f"GRANT SELECT ON public.{live} TO PUBLIC")
+    bench.looking.command(f"ALTER TABLE public.{live} OWNER TO pg_monitor")
+    kept = bench.checkpoint("monday")
+    facts = [read_table(bench.looking, name) for name in (live, kept.table)]
+    assert [one.owner for one in facts] == ["pg_monitor", "pg_monitor"]
+    assert read_traits(bench.looking, kept.table) == read_traits(bench.looking, live)
 
 
 def test_a_rebuild_is_refused_if_a_late_event_is_not_stored_whole(bench: Bench) -> None:
