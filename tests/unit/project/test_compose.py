@@ -212,6 +212,14 @@ def test_the_image_has_no_servers_and_no_tools_and_the_versions_of_the_tests() -
     assert {re.split(r"[\[>]", one)[0] for one in needed} <= image.keys()
 
 
+def test_the_lock_pins_the_packages_of_all_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    together = extras.pop("all")
+    assert together == [f"sluice-kafka[{','.join(sorted(extras))}]"]
+    needed = {re.split(r"[\[>=<; ]", one)[0] for packages in extras.values() for one in packages}
+    assert {"aws-msk-iam-sasl-signer-python", "flower"} <= needed <= pins(ROOT / "requirements.lock").keys()
+
+
 def pins(file: Path) -> dict[str, str]:
     """Returns the version of each package in a lock."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE))

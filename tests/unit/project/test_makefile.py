@@ -87,6 +87,31 @@ def test_a_shell_has_the_settings_the_addresses_and_the_command(project: Path) -
     assert "Entering directory" not in done.stdout
 
 
+def test_containers_start_with_passwords_that_are_drawn_one_time(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binaries, log = tmp_path / "bin", tmp_path / "log"
+    binaries.mkdir()
+    docker = binaries / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$2 $POSTGRES_PASSWORD $REDIS_PASSWORD $FLOWER_PASSWORD" >> {log}\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
+    assert make(project, "help").returncode == 0
+    file = project / ".passwords.env"
+    assert not file.exists()
+    for target in ("up", "down", "up"):
+        done = make(project, target)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not [password for password in log.read_text().split() if password in done.stdout]
+    commands = [line.split() for line in log.read_text().splitlines()]
+    assert [command for command, *_ in commands] == ["up", "down", "up"]
+    [passwords] = {tuple(passwords) for _, *passwords in commands}
+    assert len(set(passwords)) == 3
+    assert {len(password) for password in passwords} == {48}
+    assert file.stat().st_mode & 0o077 == 0
+    assert ".passwords.env" in (project / ".gitignore").read_text().splitlines()
+
+
 @pytest.mark.parametrize("whose", ["project", "clone"])
 def test_a_python_without_venv_is_reported_with_the_package_to_install(
     project: Path, tmp_path: Path, whose: str

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import keyword
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from sluice.project.new_project import (
 )
 from sluice.project.wheel import build_wheel, pack_wheel
 from sluice.runtime.settings import PREFIX, Settings
-from tests.compose.project import CANDIDATES
+from tests.compose.project import CANDIDATES, PASSWORD_NAMES
 from tests.unit.project.test_compose import assert_sluice_knows, with_defaults
 
 WHEEL = "sluice_kafka-9.9-py3-none-any.whl"
@@ -167,7 +168,22 @@ def test_the_compose_file_follows_the_specification_and_names_existing_commands(
     for name, service in own.items():
         assert service["command"][:2] == ["sluice", "init" if name == "migrate" else name]
         assert_sluice_knows(service["command"][1:])
-        assert set(service["environment"]) <= known
+        assert set(service["environment"]) <= known | {"FLOWER_BASIC_AUTH"}
+
+
+def test_each_server_and_flower_require_a_password_that_no_command_contains(project: Path) -> None:
+    text = (project / "docker-compose.yml").read_text()
+    services = compose_of(project)["services"]
+    commands = str([one.get("command") for one in services.values()])
+    for name in PASSWORD_NAMES:
+        assert set(re.findall(rf"(?<!\$)\$\{{{name}(.{{2}})", text)) == {":?"}
+        # The shell of the container replaces $$NAME.
+        assert name not in commands.replace(f"$${name}", "")
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == "POSTGRES_PASSWORD"
+    assert services["worker"]["environment"]["SLUICE_DATABASE_PASSWORD"] == "POSTGRES_PASSWORD"
+    assert services["worker"]["environment"]["SLUICE_REDIS_PASSWORD"] == "REDIS_PASSWORD"
+    assert "requirepass" in str(services["redis"]["command"])
+    assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "admin:FLOWER_PASSWORD"
 
 
 def test_the_image_copies_existing_files_and_installs_only_pinned_packages(project: Path) -> None:
@@ -199,11 +215,17 @@ def test_compose_accepts_the_file(project: Path) -> None:
     if not found:
         pytest.skip("neither `docker compose`, `docker-compose` nor `podman compose` is installed")
     done = subprocess.run(
-        [*found[0], "config", "--format", "json"], cwd=project, capture_output=True, text=True, check=False
+        [*found[0], "config", "--format", "json"],
+        cwd=project,
+        env=os.environ | dict.fromkeys(PASSWORD_NAMES, "p@ss word"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     environment = json.loads(done.stdout)["services"]["worker"]["environment"]
     assert environment["SLUICE_HANDLERS"] == "my_shop.handlers"
+    assert environment["SLUICE_REDIS_PASSWORD"] == "p@ss word"
 
 
 def test_the_lock_file_of_projects_agrees_with_the_lock_file_of_sluice() -> None:
