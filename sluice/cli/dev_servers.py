@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from sluice.cli.dev_processes import SIGNALS
 from sluice.cli.hints import joined, stop_hint
-from sluice.cli.stack import ROOT
+from sluice.cli.stack import ROOT, installation_name
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.stack.external_urls import UNSET_HINT, external_urls
@@ -20,7 +20,7 @@ class DevServers:
     def __init__(self, environ: Mapping[str, str], report: Callable[[str], None]) -> None:
         """Raises StackError if the environment names only some servers."""
         self._report = report
-        self._stack = Stack(ROOT, report=report)
+        self._stack = Stack(ROOT, report=report, name=installation_name(environ))
         self._external = external_urls(environ, self._stack.environ())
         self._before = [one.name for one in self._stack.status() if one.state == "running"]
 

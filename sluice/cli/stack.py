@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,6 +15,7 @@ from sluice.cli.printing import AsJson
 from sluice.runtime.service_urls import DATABASE_URL, StackUrls
 from sluice.stack import ServiceStatus, Stack, StackError
 from sluice.stack.external_urls import UNSET_HINT, external_urls
+from sluice.stack.local import DEFAULT_NAME
 from sluice.stack.postgres_files import find_psql
 
 ROOT = Path(".sluice/stack")
@@ -29,14 +31,14 @@ def up(
         bool,
         typer.Option(
             "--secure",
-            help="Give Kafka TLS with an authority of its own, a login and an authorizer.",
+            help="Start servers with TLS, a login and least rights, with an authority of their own.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start the services that do not run, repair services that were killed, and print the addresses."""
     try:
-        stack = Stack(ROOT, report=_say, secure=secure)
+        stack = Stack(ROOT, report=_say, secure=secure, name=installation_name(os.environ))
         urls = external_urls(os.environ, stack.environ())
         if urls is None:
             urls = stack.up()
@@ -115,8 +117,14 @@ def psql(context: typer.Context) -> None:
         _fail(error)
     # The password is not an argument: every user of the machine can read those.
     environ = os.environ | ({"PGPASSWORD": str(url.password)} if url.password else {})
-    plain = url.set(drivername="postgresql", password=None).render_as_string()
+    # `URL.set` keeps a password that is replaced by None.
+    plain = url._replace(drivername="postgresql", password=None).render_as_string()
     os.execve(program, [program, f"--dbname={plain}", *context.args], environ)
+
+
+def installation_name(environ: Mapping[str, str]) -> str:
+    """Returns the name of the installation, which the rights of a secure stack contain."""
+    return environ.get("SLUICE_NAME") or DEFAULT_NAME
 
 
 def _grant_rights(stack: Stack) -> None:

@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -65,7 +67,7 @@ class RedisServer:
     def launch(self, place: Place) -> Launch:
         settings = {
             "bind": LOOPBACK,
-            "port": place.ports["redis"],
+            **self._access(place),
             "dir": place.data,
             "databases": DATABASES,
             "maxmemory-policy": "noeviction",
@@ -76,6 +78,14 @@ class RedisServer:
         options = (text for name, value in settings.items() for text in (f"--{name}", str(value)))
         return Launch((str(find_redis_server()), *options), os.environ)
 
+    def _access(self, place: Place) -> Mapping[str, object]:
+        """Returns the options of the server for its port and the login."""
+        return {"port": place.ports["redis"]}
+
+    def _login(self) -> Mapping[str, Any]:
+        """Returns the options of redis-py with which the stack's commands log in."""
+        return {}
+
     def answers(self, place: Place) -> bool:
         if not is_listening(place.ports["redis"]):
             return False
@@ -85,6 +95,7 @@ class RedisServer:
             socket_timeout=ANSWER_TIMEOUT_SECONDS,
             # No retries: by default the client would retry ten times, with growing pauses.
             retry=Retry(NoBackoff(), 0),
+            **self._login(),
         )
         try:
             return bool(client.ping())

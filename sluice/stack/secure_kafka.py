@@ -1,25 +1,23 @@
 """A Kafka broker with TLS, a login and an authorizer, and the settings that reach it."""
 
-import secrets
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
 from sluice.runtime.kafka_access import KafkaSecurity
-from sluice.stack.atomic_folders import made_whole
-from sluice.stack.certificates import issue, make_authority
 from sluice.stack.kafka_broker import ANSWER_TIMEOUT_SECONDS, KafkaBroker, server_properties
 from sluice.stack.kafka_metadata import lists_itself
 from sluice.stack.ports import LOOPBACK
-from sluice.stack.service import Place, Report, StackError
+from sluice.stack.secure_files import ADMINISTRATOR, authority_file, read_password
+from sluice.stack.service import Place, Report
 
 USER = "sluice"
 """The user of Sluice's processes. It has only the rights that an administrator gives it."""
 MECHANISM = "SCRAM-SHA-512"
-HOSTS = (f"IP:{LOOPBACK}", "DNS:localhost")
+KEY_STORE = "broker-store.pem"
 
 
-def secure_properties(*, ports: Mapping[str, int], tls: Path, data: Path) -> str:
+def secure_properties(*, ports: Mapping[str, int], key_store: Path, trust_store: Path, data: Path) -> str:
     """Returns the configuration of a broker whose clients log in.
 
     Listener SASL_SSL is for users with a password, SSL for the broker itself and for administrators with a
@@ -38,9 +36,9 @@ def secure_properties(*, ports: Mapping[str, int], tls: Path, data: Path) -> str
         "listener.security.protocol.map": "SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:SSL",
         "inter.broker.listener.name": "SSL",
         "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": tls / "broker-store.pem",
+        "ssl.keystore.location": key_store,
         "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": tls / "ca.pem",
+        "ssl.truststore.location": trust_store,
         "listener.name.ssl.ssl.client.auth": "required",
         "listener.name.controller.ssl.client.auth": "required",
         "sasl.enabled.mechanisms": MECHANISM,
@@ -48,65 +46,47 @@ def secure_properties(*, ports: Mapping[str, int], tls: Path, data: Path) -> str
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:CN=broker;User:CN=admin",
+        "super.users": f"User:CN=broker;User:CN={ADMINISTRATOR}",
     }
     kept = [line for line in base.splitlines() if line.partition("=")[0] not in settings]
     return "\n".join([*kept, *(f"{name}={value}" for name, value in settings.items())]) + "\n"
 
 
 class SecureKafkaBroker(KafkaBroker):
-    """One broker with TLS, SCRAM and an authorizer. Its certificates and password are beside its data."""
+    """One broker with TLS, SCRAM and an authorizer. `tls` is the folder of the stack's secure files."""
 
     port_names: tuple[str, ...] = ("broker", "controller", "certificates")
 
+    def __init__(self, cache: Path, tls: Path) -> None:
+        super().__init__(cache)
+        self._tls = tls
+
     def prepare(self, place: Place, report: Report) -> None:
-        if place.data.is_dir() and not tls_folder(place.home).is_dir():
-            raise StackError("this stack was started without --secure; use another folder, or wipe it first")
-        if not tls_folder(place.home).is_dir():
-            report("making the certificates of Kafka")
-            with made_whole(tls_folder(place.home)) as part:
-                make_certificates(part)
+        store = place.home / KEY_STORE
+        store.touch(mode=0o600)
+        store.write_text((self._tls / "broker.key").read_text() + (self._tls / "broker.pem").read_text())
         super().prepare(place, report)
 
     def answers(self, place: Place) -> bool:
-        tls = tls_folder(place.home)
         try:
-            context = ssl.create_default_context(cafile=tls / "ca.pem")
-            context.load_cert_chain(tls / "admin.pem", tls / "admin.key")
+            context = ssl.create_default_context(cafile=authority_file(self._tls))
+            context.load_cert_chain(self._tls / f"{ADMINISTRATOR}.pem", self._tls / f"{ADMINISTRATOR}.key")
         except OSError:
             return False
         port = place.ports["certificates"]
         return lists_itself(LOOPBACK, port, timeout_seconds=ANSWER_TIMEOUT_SECONDS, tls=context)
 
     def _properties(self, place: Place, data: Path) -> str:
-        return secure_properties(ports=place.ports, tls=tls_folder(place.home), data=data)
+        return secure_properties(
+            ports=place.ports,
+            key_store=place.home / KEY_STORE,
+            trust_store=authority_file(self._tls),
+            data=data,
+        )
 
-    def _format_options(self, place: Place) -> tuple[str, ...]:
-        password = read_password(tls_folder(place.home))
+    def _format_options(self, _: Place) -> tuple[str, ...]:
+        password = read_password(self._tls, "kafka")
         return ("--add-scram", f"{MECHANISM}=[name={USER},password={password}]")
-
-
-def make_certificates(folder: Path) -> None:
-    """Makes an authority, the certificates of the broker and an administrator, and a user's password."""
-    make_authority(folder)
-    issue(folder, "broker", HOSTS)
-    issue(folder, "admin")
-    store = folder / "broker-store.pem"
-    store.touch(mode=0o600)
-    store.write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
-    password = folder / "password"
-    password.touch(mode=0o600)
-    password.write_text(secrets.token_urlsafe(24))
-
-
-def tls_folder(home: Path) -> Path:
-    """Returns the folder of the certificates and the password."""
-    return home / "tls"
-
-
-def read_password(tls: Path) -> str:
-    """Returns the password of the user."""
-    return (tls / "password").read_text()
 
 
 def user_security(tls: Path) -> KafkaSecurity:
@@ -116,8 +96,8 @@ def user_security(tls: Path) -> KafkaSecurity:
             "kafka_security_protocol": "SASL_SSL",
             "kafka_sasl_mechanism": MECHANISM,
             "kafka_username": USER,
-            "kafka_password": read_password(tls),
-            "kafka_ca_file": str(tls / "ca.pem"),
+            "kafka_password": read_password(tls, "kafka"),
+            "kafka_ca_file": str(authority_file(tls)),
         }
     )
 
@@ -127,8 +107,8 @@ def admin_security(tls: Path) -> KafkaSecurity:
     return KafkaSecurity.model_validate(
         {
             "kafka_security_protocol": "SSL",
-            "kafka_ca_file": str(tls / "ca.pem"),
-            "kafka_certificate_file": str(tls / "admin.pem"),
-            "kafka_key_file": str(tls / "admin.key"),
+            "kafka_ca_file": str(authority_file(tls)),
+            "kafka_certificate_file": str(tls / f"{ADMINISTRATOR}.pem"),
+            "kafka_key_file": str(tls / f"{ADMINISTRATOR}.key"),
         }
     )

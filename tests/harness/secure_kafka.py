@@ -14,8 +14,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     ResourcePatternType,
     ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
 )
 
 from sluice.admin.kafka_rights import Resource, Right, grant_rights
@@ -24,26 +30,38 @@ from sluice.runtime.kafka_access import KafkaAccess, setting
 from sluice.runtime.settings import read_kafka_security
 from sluice.stack import Stack
 from sluice.stack.certificates import issue
+from sluice.stack.kafka_broker import NODE_ID
 from sluice.stack.kafka_jars import cache_folder
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.runner import Runner
-from sluice.stack.secure_kafka import USER, SecureKafkaBroker, read_password, tls_folder
-from sluice.stack.service import Place
+from sluice.stack.secure_files import HOSTS, read_password, secure_folder
+from sluice.stack.secure_kafka import KEY_STORE, USER, SecureKafkaBroker
+from sluice.stack.service import Place, ServiceName
 
 CLIENT = "client"
 """The name in the certificate of a client, whose user is CN=client."""
+SCRAM_ITERATIONS = 4_096
+ANSWER_SECONDS = 30
 _MODULES = "org.apache.kafka.common.security"
 
 
 class ManyListenersBroker(SecureKafkaBroker):
-    """Also accepts PLAIN and OAUTHBEARER, without TLS."""
+    """Also accepts PLAIN and OAUTHBEARER, without TLS.
+
+    With `login_seconds`, each login is valid for this time, as with many managed brokers. A client must log
+    in again before, or its connection is closed.
+    """
 
     port_names = (*SecureKafkaBroker.port_names, "plain")
+
+    def __init__(self, cache: Path, tls: Path, login_seconds: float | None) -> None:
+        super().__init__(cache, tls)
+        self._login_seconds = login_seconds
 
     def _properties(self, place: Place, data: Path) -> str:
         made = dict(line.split("=", 1) for line in super()._properties(place, data).splitlines())
         listener = f",SASL_PLAINTEXT://{LOOPBACK}:{place.ports['plain']}"
-        password = read_password(tls_folder(place.home))
+        password = read_password(self._tls, "kafka")
         prefix = "listener.name.sasl_plaintext"
         added = {
             "listeners": made["listeners"] + listener,
@@ -58,21 +76,23 @@ class ManyListenersBroker(SecureKafkaBroker):
                 f'{_MODULES}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="x";'
             ),
         }
+        if self._login_seconds is not None:
+            added["connections.max.reauth.ms"] = str(int(self._login_seconds * 1_000))
         return "".join(f"{name}={value}\n" for name, value in (made | added).items())
 
 
 class SecureStack(Stack):
     """A stack whose broker has a listener per protocol."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, login_seconds: float | None = None) -> None:
         super().__init__(root, secure=True)
-        broker = ManyListenersBroker(cache_folder({}))
+        broker = ManyListenersBroker(cache_folder({}), self._tls, login_seconds)
         self._runners["kafka"] = Runner(broker, self.root / "kafka", self._state, lambda _: None)
 
     def access(self, protocol: str, token_url: str = "") -> KafkaAccess:
         """Returns how the user reaches the listener, by SSL, SCRAM, PLAIN or OAUTHBEARER."""
-        tls, ports = tls_folder(self.root / "kafka"), self._runners["kafka"].place().ports
-        login = {"username": USER, "password": read_password(tls)}
+        tls, ports = self._tls, self._runners["kafka"].place().ports
+        login = {"username": USER, "password": read_password(tls, "kafka")}
         chosen: Mapping[str, str] = {
             "SSL": {
                 "security_protocol": "SSL",
@@ -106,14 +126,56 @@ class SecureStack(Stack):
         """Gives the user a right that only tests need."""
         grant_rights(self.kafka_admin_access(), USER, [Right(Resource.TOPIC, "DELETE")])
 
+    @contextmanager
+    def password_changed(self) -> Iterator[None]:
+        """Changes the password of Sluice's user in Kafka inside the block."""
+        self._set_password("changed")
+        try:
+            yield
+        finally:
+            self._set_password(read_password(self._tls, "kafka"))
+
+    def _set_password(self, password: str) -> None:
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
+        changed = UserScramCredentialUpsertion(USER, info, password.encode())
+        admin = build_confluent_admin(self.kafka_admin_access(), {})
+        for future in admin.alter_user_scram_credentials([changed]).values():
+            future.result(ANSWER_SECONDS)
+
+    @contextmanager
+    def certificate_expired(self) -> Iterator[None]:
+        """Makes the listener for passwords show an expired certificate inside the block."""
+        issue(self._tls, "expired", HOSTS, valid_days=-1)
+        expired = self._tls / "expired-store.pem"
+        expired.write_text((self._tls / "expired.key").read_text() + (self._tls / "expired.pem").read_text())
+        self._show_certificate(expired)
+        try:
+            yield
+        finally:
+            self._show_certificate(self.root / "kafka" / KEY_STORE)
+
+    def _show_certificate(self, store: Path) -> None:
+        name = "listener.name.sasl_ssl.ssl.keystore.location"
+        set_it = AlterConfigOpType.SET
+        shown = ConfigEntry(name, str(store), incremental_operation=set_it)
+        broker = ConfigResource(ConfigResource.Type.BROKER, str(NODE_ID), incremental_configs=[shown])
+        admin = build_confluent_admin(self.kafka_admin_access(), {})
+        for future in admin.incremental_alter_configs([broker]).values():
+            future.result(ANSWER_SECONDS)
+
 
 @contextmanager
-def secure_stack(root: Path) -> Iterator[SecureStack]:
-    """Runs a secure broker whose users have the rights that Sluice needs. Ends it afterwards."""
-    stack = SecureStack(root)
+def secure_stack(
+    root: Path, *servers: ServiceName, login_seconds: float | None = None
+) -> Iterator[SecureStack]:
+    """Runs a secure broker whose users have the rights that Sluice needs, and other servers. Ends them
+    afterwards.
+    """
+    stack = SecureStack(root, login_seconds)
     try:
-        stack.start("kafka")
-        issue(tls_folder(stack.root / "kafka"), CLIENT)
+        for server in ("kafka", *servers):
+            stack.start(server)
+        issue(secure_folder(stack.root), CLIENT)
         for user in (USER, f"CN={CLIENT}"):
             grant_rights(stack.kafka_admin_access(), user)
         yield stack

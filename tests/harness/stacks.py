@@ -108,9 +108,8 @@ def install(database_url: str, name: str = "sluice") -> Installation:
 
 def empty_redis(stack: Stack) -> str:
     """Returns the URL of an empty database of a running Redis. No other test of the run gets the same URL."""
-    with Redis.from_url(stack.redis_url()) as client:
+    with Redis.from_url(stack.redis_admin_url()) as client:
         number = int(client.incr("databases of tests"))
-    url = stack.redis_url(number)
-    with Redis.from_url(url) as client:
+    with Redis.from_url(stack.redis_admin_url(number)) as client:
         client.flushdb()
-    return url
+    return stack.redis_url(number)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 
@@ -21,6 +22,7 @@ from sluice.stack.kafka_jars import cache_folder
 from sluice.stack.ports import LOOPBACK, choose_ports
 from sluice.stack.postgres_files import can_reach
 from sluice.stack.processes import ProcessId, is_alive, send_signal, start_time
+from sluice.stack.secure_files import make_secure_files, read_password, secure_folder
 from sluice.stack.service import log_tail
 from sluice.stack.stack_state import ServiceRecord, StackState
 from tests.waiting import wait_until
@@ -86,6 +88,32 @@ def test_a_stack_lists_the_addresses_of_its_last_run(tmp_path: Path) -> None:
         "SLUICE_REDIS_URL": "redis://127.0.0.1:3/0",
         "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     }
+
+
+def test_a_stack_with_data_and_without_logins_is_not_made_secure(tmp_path: Path) -> None:
+    make_stopped_stack(tmp_path)
+    (tmp_path / "postgres/data").mkdir(parents=True)
+    with pytest.raises(StackError, match="was started without --secure"):
+        Stack(tmp_path, secure=True).up()
+    assert not Stack(tmp_path).is_secure
+
+
+def test_a_secure_stack_stays_secure(tmp_path: Path) -> None:
+    make_stopped_stack(tmp_path)
+    make_secure_files(secure_folder(tmp_path))
+    make_secure_files(secure_folder(tmp_path))
+    environ = Stack(tmp_path).environ()
+    password = read_password(secure_folder(tmp_path), "postgres")
+    authority = quote_plus(str(tmp_path / "tls/ca.pem"))
+    assert environ["SLUICE_DATABASE_URL"] == (
+        f"postgresql+psycopg2://app:{password}@127.0.0.1:2/sluice?sslmode=verify-full&sslrootcert={authority}"
+    )
+    password = read_password(secure_folder(tmp_path), "redis")
+    assert environ["SLUICE_REDIS_URL"] == (
+        f"rediss://sluice:{password}@127.0.0.1:3/0?ssl_ca_certs={authority}"
+    )
+    assert environ["SLUICE_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+    assert secure_folder(tmp_path).stat().st_mode & 0o077 == 0
 
 
 def test_the_broker_listens_only_on_the_loopback_address_and_never_creates_topics_itself() -> None:
