@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from socket import gethostname
 from types import FrameType
 
@@ -14,6 +15,7 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.claim_writer import OUTRANKED, ClaimWriter
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.log_watch import LogWatch
+from sluice.bridge.login_watch import LoginWatch
 from sluice.bridge.loop import Bridge
 from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.bridge.publisher import RedisPublisher
@@ -97,6 +99,7 @@ def main() -> int:
         settings.share,
         registry.topics,
     )
+    login = LoginWatch(partial(_find_refusal, settings)) if settings.kafka_access.is_secured else None
     bridge = Bridge(
         make_consumer=_consumer_maker(settings, registry, installation, claims),
         store=store,
@@ -107,7 +110,10 @@ def main() -> int:
         watch=watch,
         reader=membership.presence.process,
         share=settings.share,
+        login=login,
     )
+    process_health.servers.states = {"Kafka": lambda: bridge.is_member and not (login and login.refusal)}
+    threads: list[ClaimWriter | LogWatch | LoginWatch] = [claims, watch, *([login] if login else [])]
     watchdog = Watchdog(turn_seconds=TURN_SECONDS, stop_seconds=STOP_SECONDS)
     touch = _toucher(settings.health_file)
 
@@ -119,8 +125,8 @@ def main() -> int:
     try:
         log.info("bridge started", topics=sorted(registry.topics))
         watchdog.start()
-        claims.start()
-        watch.start()
+        for thread in threads:
+            thread.start()
         bridge.run(should_stop=lambda: bool(stops) or claims.outranked, turned=note_turn)
     except BridgeStopped as stop:
         log.error("bridge stopped; no records were skipped", reason=str(stop))
@@ -134,8 +140,8 @@ def main() -> int:
         log.error("bridge refused", reason=describe_refusal(error))
         return REFUSED_EXIT_CODE
     finally:
-        claims.stop()
-        watch.stop()
+        for thread in threads:
+            thread.stop()
         membership.leave()
         store.close()
         publisher.close()

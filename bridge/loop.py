@@ -15,6 +15,7 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.group_member import GroupMember
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.log_watch import LogWatch
+from sluice.bridge.login_watch import LoginWatch
 from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
 from sluice.bridge.progress_step import ProgressStep
@@ -58,6 +59,7 @@ class Bridge:
         watch: LogWatch,
         reader: UUID | None = None,
         share: PartitionShare = WHOLE,
+        login: LoginWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -68,7 +70,14 @@ class Bridge:
         self.inflight = inflight
         self._metrics = metrics
         self._report = ReadReport(
-            store, inflight, metrics, topics=topics, reader=reader or uuid4(), clock=clock, share=share
+            store,
+            inflight,
+            metrics,
+            topics=topics,
+            reader=reader or uuid4(),
+            clock=clock,
+            share=share,
+            login=login,
         )
         self._stopper = TopicStopper(watch, inflight, topics, self._report.problems)
         self._starter = PartitionStarter(store, inflight, topics, self._stopper.stops)

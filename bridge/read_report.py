@@ -10,13 +10,14 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.client_errors import ClientErrors
 from sluice.bridge.inflight import Inflight
+from sluice.bridge.login_watch import LoginWatch
 from sluice.bridge.partition_problems import PartitionProblems
 from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.progress_store import ProgressStore
 from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.kafka_io.consumer import BrokersAway, Consumer, ConsumerBroken, TopicFacts
-from sluice.kafka_io.kafka_errors import AWAY_CODES
+from sluice.kafka_io.kafka_errors import AWAY_CODES, may_be_refused
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place, place_names
 from sluice.runtime.repeat_filter import AWAY
@@ -54,8 +55,10 @@ class ReadReport:
         reader: UUID,
         clock: Callable[[], float],
         share: PartitionShare = WHOLE,
+        login: LoginWatch | None = None,
     ) -> None:
-        """`reader` names this bridge in `partition_reads`."""
+        """`reader` names this bridge in `partition_reads`. `login` is None if no login can be refused."""
+        self._login = login
         self._store = store
         self._inflight = inflight
         self._metrics = metrics
@@ -85,6 +88,8 @@ class ReadReport:
         """
         self._errors.note_readable(consumer.take_readable())
         errors = consumer.take_errors()
+        if self._login is not None and any(map(may_be_refused, errors)):
+            self._login.suspect()
         if not errors and now - self._compared_at < STATE_SECONDS:
             return
         self._compared_at = now
@@ -100,11 +105,17 @@ class ReadReport:
             consumer.topic_errors(),
             consumer.assignment(),
             now,
-            away="" if consumer.brokers_answer() else NO_BROKER,
+            away="" if consumer.brokers_answer() else self._away(),
         )
         for place in self._errors.due_probes(now):
             if place in self._inflight.partitions:
                 consumer.seek(place, self._inflight.partitions[place].position)
+
+    def _away(self) -> str:
+        if self._login is None:
+            return NO_BROKER
+        self._login.suspect()
+        return self._login.refusal or NO_BROKER
 
     def log_due(self, now: float) -> None:
         """Logs each problem at once and then every minute.

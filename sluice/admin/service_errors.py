@@ -86,11 +86,13 @@ def _reason(service: ServiceTitle, error: Exception) -> str:
         setting = with_secrets(os.environ).get(SETTING_OF[service], "")
     if service == "Postgres" or not setting:
         return reason
+    from sluice.kafka_io.login_check import read_sentence
+
     address, advice = setting, None
     if service == "Redis":
         address, advice = redis_address(setting), find_advice(error)
     else:
-        refusal = _find_refusal(setting)
+        refusal = read_sentence(reason) or _find_refusal(setting)
         if refusal is not None:
             return refusal
         advice = kafka_errors.find_advice(reason)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 BOOTSTRAP_TIMEOUT_MS = 5_000  # after this time, a command reports that no broker is reachable
+FIRST_BOOTSTRAP_MS = 1_500  # after this time, a client of kafka-python checks if the brokers refuse its login
 REQUEST_TIMEOUT_MS = 10_000  # for one request of a command; then the command reports the failure
 SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default is a minute, which is too long for a lost broker
 RECONNECT_BACKOFF_MAX_MS = 1_000  # the defaults of 10 s and 30 s are longer than a broker's restart
@@ -165,6 +166,23 @@ def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
         from sluice.kafka_io.kafka_python_tokens import TokenProvider
 
         arguments["sasl_oauth_token_provider"] = TokenProvider(build_tokens(access))
+    total_ms = arguments.get("bootstrap_timeout_ms")
+    if total_ms is None or total_ms <= FIRST_BOOTSTRAP_MS:
+        return _construct(client, arguments)
+    from kafka.errors import KafkaConnectionError, KafkaError
+
+    try:
+        return _construct(client, {**arguments, "bootstrap_timeout_ms": FIRST_BOOTSTRAP_MS})
+    except KafkaError:
+        from sluice.kafka_io.login_check import find_refusal
+
+        # kafka-python repeats a refused login until the time-out, and then does not name the cause.
+        if refusal := find_refusal(access):
+            raise KafkaConnectionError(refusal) from None
+    return _construct(client, {**arguments, "bootstrap_timeout_ms": total_ms - FIRST_BOOTSTRAP_MS})
+
+
+def _construct(client: Any, arguments: Mapping[str, Any]) -> Any:
     # kafka-python 3.0.12 starts a thread, and does not end this thread if no broker answers. A process that
     # retries during an outage would accumulate such threads.
     made = client.__new__(client)

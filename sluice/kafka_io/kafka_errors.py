@@ -99,6 +99,7 @@ _REFUSALS = re.compile(
 )
 # No broker was reached, or none answered.
 AWAY_CODES = KAFKA_AWAY
+_LOGIN_CODES = frozenset({"_AUTHENTICATION", "_SSL", "SaslAuthenticationFailedError"})
 
 
 def find_advice(text: str) -> str | None:
@@ -106,6 +107,11 @@ def find_advice(text: str) -> str | None:
     if _REFUSALS.search(text) is None:
         return None
     return "set SLUICE_KAFKA_BOOTSTRAP_SERVERS to a listener that accepts this client"
+
+
+def may_be_refused(error: ClientError) -> bool:
+    """Returns True if the error concerns a connection, so that the brokers may refuse the login."""
+    return error.topic is None and error.code in AWAY_CODES | _LOGIN_CODES
 
 
 def judge_error(

@@ -38,6 +38,7 @@ from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
 from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction
 from sluice.kafka_io.kafka_python_membership import (
     finish_joining,
+    note_connect_errors,
     note_heartbeat_errors,
     raise_if_fenced,
 )
@@ -125,6 +126,7 @@ class KafkaPythonConsumer:
             self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
             self._metadata = TopicMetadata(self._consumer, self._topics, share)
             self._pace = FetchPace(self._consumer)
+            note_connect_errors(self._consumer._manager, self._errors.append)
             note_heartbeat_errors(self._consumer._coordinator, self._errors.append)
             self._offsets = LeaderOffsets(self._consumer, self._errors.append, timeout_ms=OFFSETS_TIMEOUT_MS)
 

@@ -1,4 +1,4 @@
-"""Workarounds for faults of kafka-python 3.0.12 in a consumer's membership of its group."""
+"""Workarounds for faults of kafka-python 3.0.12 in a consumer's connections and its membership of a group."""
 
 from typing import Any
 
@@ -32,6 +32,19 @@ def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
             raise
 
     coordinator._send_heartbeat_request = send_and_note
+
+
+def note_connect_errors(manager: Any, note: NoteError) -> None:
+    """Passes the errors of failed connections to `note`. kafka-python only logs them, and connects again."""
+    connect = manager._connect
+
+    async def connect_and_note(node: Any, connection: Any, **options: Any) -> None:
+        await connect(node, connection, **options)
+        outcome = connection.init_future
+        if outcome.failed():
+            note(client_error(outcome.exception))
+
+    manager._connect = connect_and_note
 
 
 def raise_if_fenced(coordinator: Any) -> None:

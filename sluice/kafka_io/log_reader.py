@@ -34,6 +34,7 @@ from sluice.runtime.place import Place
 
 CONSUME_SECONDS = 0.2
 READ_SECONDS = 1.0
+POLL_SECONDS = 0.02  # short, because the answer may arrive meanwhile
 LOOK_SECONDS = 5.0
 # Only one record per partition is needed, so the client fetches little of each.
 FETCH_BYTES = 16 * 1024
@@ -43,6 +44,7 @@ NO_LEADER = "the partition has no leader"
 
 _START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _AWAY = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
+_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT})
 
 
@@ -67,6 +69,7 @@ class LogReader:
         self._timeout_seconds = request_timeout_ms / 1_000
         self._look_seconds = look_seconds
         self._client_error = ""
+        self._is_refused = False
         self._admin = build_confluent_admin(
             access,
             {
@@ -177,6 +180,7 @@ class LogReader:
         # The client reports the reason first, and then "1/1 brokers are down", which has less information.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._client_error = error.str()
+            self._is_refused = error.code() in _LOGIN
 
     def _describe(
         self, topics: list[str], leaders: dict[Place, int | None]
@@ -191,7 +195,7 @@ class LogReader:
         # broker until its own, longer time-out.
         patience = min(self._timeout_seconds, BOOTSTRAP_TIMEOUT_MS / 1_000)
         try:
-            self._result(self._admin.describe_cluster(request_timeout=patience))
+            self._await_cluster(self._admin.describe_cluster(request_timeout=patience))
         except KafkaException as error:
             self._raise_if_away(error)
         if not topics:
@@ -211,6 +215,15 @@ class LogReader:
                 has_leader = leader is not None and leader.id >= 0
                 leaders[topic, partition.id] = leader.id if has_leader else None
         return topic_ids, refused
+
+    def _await_cluster(self, asked: "Future[Any]") -> None:
+        """Waits for the answer. Raises LogsUnavailable at once if the brokers refuse the login."""
+        self._is_refused = False
+        while not asked.done():
+            self._admin.poll(POLL_SECONDS)  # calls `error_cb`
+            if self._is_refused:
+                raise LogsUnavailable(self._client_error)
+        self._result(asked)
 
     def _raise_if_away(self, error: KafkaException) -> None:
         if error.args[0].code() in _AWAY:

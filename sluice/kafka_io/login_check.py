@@ -14,7 +14,9 @@ from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
 
 CONNECT_SECONDS = 2.0
-LOGIN_SECONDS = 4.0
+LOGIN_SECONDS = 6.0  # on a busy machine, a login with TLS and SCRAM takes seconds
+POLL_SECONDS = 0.1
+EXPIRED = "the certificate of "
 # Codes of OpenSSL (X509_V_ERR_…).
 _EXPIRED, _HOST, _ADDRESS = 10, 62, 64
 # int32 length, int16 API key (ApiVersions), int16 version, int32 correlation id, no client id.
@@ -35,19 +37,27 @@ def find_refusal(access: KafkaAccess) -> str | None:
     return None
 
 
+def read_sentence(text: str) -> str | None:
+    """Returns the sentence of `find_refusal` in an error's text; None if the text contains none."""
+    found = [text.index(start) for start in ("SLUICE_KAFKA_", EXPIRED) if start in text]
+    return text[min(found) :] if found else None
+
+
 def find_group_refusal(access: KafkaAccess, group: str) -> str | None:
-    """Returns one sentence if this user has no right to the group; None if it has, or Kafka is away."""
+    """Returns one sentence if this user lacks a right to the group; None if it has both, or Kafka is away."""
     # Imported here, because most processes use no group.
     from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
 
     try:
         with closing(GroupMetadataReader(access, group)) as reader:
             reader.read()
+            missing = "" if reader.may_read() else "Read"
     except GroupMetadataUnavailable as error:
-        if "GroupAuthorizationFailed" in str(error):
-            user = access.security.kafka_username or "the user of this process"
-            return f"Kafka refuses the consumer group {group} to {user}; grant Read and Describe on the group"
-    return None
+        missing = "Read and Describe" if "GroupAuthorizationFailed" in str(error) else ""
+    if not missing:
+        return None
+    user = access.security.kafka_username or "the user of this process"
+    return f"Kafka refuses the consumer group {group} to {user}; grant {missing} on the group"
 
 
 def _try_listener(access: KafkaAccess, plain: socket.socket, host: str, server: str) -> str | None:
@@ -90,7 +100,7 @@ def _answers(connection: socket.socket) -> bool:
 
 def _judge_certificate(error: ssl.SSLCertVerificationError, server: str) -> str:
     if error.verify_code == _EXPIRED:
-        return f"the certificate of {server} has expired; renew it at the broker"
+        return f"{EXPIRED}{server} has expired; renew it at the broker"
     if error.verify_code in (_HOST, _ADDRESS):
         return (
             f"{setting('bootstrap_servers')}: the certificate of {server} is for another host name"
@@ -113,19 +123,20 @@ def _try_login(access: KafkaAccess, server: str) -> str | None:
     deadline = time.monotonic() + LOGIN_SECONDS
     while time.monotonic() < deadline:
         with suppress(KafkaException):
-            admin.list_topics(timeout=0.5)
+            admin.list_topics(timeout=POLL_SECONDS)
             return None
         admin.poll(0)
         for error in seen:
             if error.code() == KafkaError._AUTHENTICATION:
-                return _judge_login(access, server, error.str())
+                return judge_login(access, server, error.str())
     if seen and access.security.kafka_sasl_mechanism is None:
         protocol = f"{setting('security_protocol')}: {server} closes the connections of"
         return f"{protocol} {access.security.kafka_security_protocol}; it probably expects a login (SASL)"
     return None
 
 
-def _judge_login(access: KafkaAccess, server: str, text: str) -> str:
+def judge_login(access: KafkaAccess, server: str, text: str) -> str:
+    """Returns one sentence for the text of librdkafka's error _AUTHENTICATION. Pure."""
     mechanism = access.security.kafka_sasl_mechanism
     _, found, supported = text.partition("supported mechanisms: ")
     if found:

@@ -16,6 +16,7 @@ from sluice.kafka_io.config import (
     SOCKET_TIMEOUT_MS,
     build_confluent_producer,
 )
+from sluice.kafka_io.login_check import judge_login
 from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 from sluice.runtime.kafka_access import KafkaAccess
 
@@ -40,7 +41,6 @@ _REFUSED = frozenset(
     }
 )
 
-_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 REBUILD_SECONDS = 5.0  # until a client without a token is made again, because the caller holds locks
 
 # Error texts of answers with `Delivery.AWAY` that do not concern the topic: no broker was reached, or no
@@ -98,6 +98,8 @@ class ConfluentProducer(Generic[T]):
         }
         self._refusal = ""  # why the brokers refuse the login, which the answers for records do not contain
         self._may_build_at = 0.0
+        self.brokers_answer: bool | None = None
+        """True if a broker answered for the last record, False if none did; None before the first record."""
         self._client: Client | None = None
         self._is_broken = False
         self._answers: list[Answer[T]] = []
@@ -149,17 +151,21 @@ class ConfluentProducer(Generic[T]):
             self._client = build_confluent_producer(self._access, self._settings)
         except KafkaException as problem:
             self._refusal = problem.args[0].str()
+            self.brokers_answer = False
             self._may_build_at = time.monotonic() + REBUILD_SECONDS
             return False
         return True
 
     def _note_refusal(self, error: KafkaError) -> None:
-        if error.code() in _LOGIN:
+        if error.code() == KafkaError._AUTHENTICATION:
+            self._refusal = judge_login(self._access, self._access.bootstrap_servers, error.str())
+        elif error.code() == KafkaError._SSL:
             self._refusal = error.str()
 
     def _note(
         self, answers: list[Answer[T]], row: T, error: KafkaError | None, _message: object = None
     ) -> None:
+        self.brokers_answer = error is None or error.str() not in AWAY_TEXTS
         if error is None:
             self._refusal = ""
             answers.append((row, Delivery.ACKNOWLEDGED, ""))

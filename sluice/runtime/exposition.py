@@ -21,8 +21,10 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from sluice.runtime import metrics
 from sluice.runtime.health import ProcessHealth, process_health
 from sluice.runtime.metrics import Metric
+from sluice.runtime.server_answers import ServerAnswers
 from sluice.runtime.settings import Settings, SettingsError
 
 __all__ = ["Collector", "Counter", "Gauge", "GaugeMetricFamily", "Histogram", "MetricsEndpoint"]
@@ -52,6 +54,24 @@ def gauge_family(metric: Metric) -> GaugeMetricFamily:
     return GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
 
 
+SCRAPE_SECONDS = 4.0
+"""The longest time for which a scrape waits for a server. Prometheus waits for ten seconds by default."""
+
+
+class ServersCollector(Collector):
+    """Exports which servers answer this process. Asks them at a scrape."""
+
+    def __init__(self, servers: ServerAnswers) -> None:
+        self._servers = servers
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yields the current metric. It has no value before the process has joined its installation."""
+        family = gauge_family(metrics.SERVER_UP)
+        for server, answers in self._servers.all(SCRAPE_SECONDS).items():
+            family.add_metric((server.lower(),), answers)
+        yield family
+
+
 class MetricsEndpoint:
     """An HTTP server with its own threads. Without SLUICE_METRICS_PORT there is no server."""
 
@@ -74,7 +94,7 @@ class MetricsEndpoint:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        for collector in collectors:
+        for collector in (ServersCollector(process_health.servers), *collectors):
             registry.register(collector)
         self._owner = os.getpid()
         try:

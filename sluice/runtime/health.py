@@ -5,22 +5,19 @@ A healthy process touches the file, and `python -m sluice.runtime.health` checks
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sluice.runtime.outages import Server
+from sluice.runtime.server_answers import ServerAnswers
 
 DEFAULT_HEALTH_FILE = "/tmp/sluice-alive"
 TOUCH_EVERY_SECONDS = 5.0
 # Long, because a solo worker touches no file during a batch, which may take 20 seconds.
 STALE_AFTER_SECONDS = 30.0
-ASK_EVERY_SECONDS = 5.0
-"""The answer of a server is used for this time, so that no number of requests opens more connections."""
-
-Probe = Callable[[], object]
+READY_SECONDS = 10.0
+"""The longest time for which /readyz waits for a server."""
 
 
 class ProcessHealth:
@@ -30,15 +27,12 @@ class ProcessHealth:
         self._clock = clock
         self._turned_at = clock()  # a starting process counts as live
         self._busy_since: float | None = None
-        self._lock = threading.Lock()
-        self._asked_at = float("-inf")
-        self._answer = ""
         self.busy_limit_seconds = STALE_AFTER_SECONDS
         """The time after which a batch counts as stuck."""
         self.has_joined = False
         """True if the process takes part in the work of its installation, even if nothing is left for it."""
-        self.probes: Mapping[Server, Probe] = {}
-        """The servers that the process needs. A probe raises an exception if its server does not answer."""
+        self.servers = ServerAnswers(clock)
+        """The servers that the process needs."""
 
     def note_turn(self) -> None:
         """Notes a turn of the loop."""
@@ -69,11 +63,8 @@ class ProcessHealth:
             return complaint
         if not self.has_joined:
             return "the process has not joined its installation"
-        with self._lock:
-            if self._clock() - self._asked_at >= ASK_EVERY_SECONDS:
-                self._answer = _ask(self.probes)
-                self._asked_at = self._clock()
-            return self._answer
+        away = (server for server, answers in self.servers.ask(READY_SECONDS).items() if not answers)
+        return next((f"{server} does not answer" for server in away), "")
 
 
 process_health = ProcessHealth()
@@ -89,16 +80,6 @@ def loop_complaint(
         return f"a batch has run for more than {busy_limit_seconds:.0f} s" if is_stuck else ""
     is_stale = now - turned_at >= STALE_AFTER_SECONDS
     return f"the loop has not turned for {STALE_AFTER_SECONDS:.0f} s" if is_stale else ""
-
-
-def _ask(probes: Mapping[Server, Probe]) -> str:
-    for server, probe in probes.items():
-        try:
-            probe()
-        except Exception:
-            # The error is in the log of the process, and may contain an address.
-            return f"{server} does not answer"
-    return ""
 
 
 def touch_health(health_file: str) -> None:

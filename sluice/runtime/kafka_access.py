@@ -150,6 +150,11 @@ class KafkaAccess:
         return [one for one in self.bootstrap_servers.split(",") if not _LOOPBACK.match(one)]
 
     @property
+    def is_secured(self) -> bool:
+        """True if the brokers may refuse a certificate or a login."""
+        return self.security.kafka_security_protocol != "PLAINTEXT"
+
+    @property
     def tuning(self) -> Mapping[str, Any]:
         """The properties of librdkafka that the user set."""
         return dict(json.loads(self.security.kafka_properties or "{}"))

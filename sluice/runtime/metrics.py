@@ -15,6 +15,7 @@ BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 class Exporter(Enum):
     """The process that exports a metric; the value is its name in `docs/metrics.md`."""
 
+    EVERY = "every process"
     BRIDGE = "bridge"
     WORKER = "worker"
     RELAY = "worker, relay"
@@ -42,6 +43,15 @@ def _counter(exporter: Exporter, name: str, unit: str, meaning: str, *labels: st
 def _gauge(exporter: Exporter, name: str, unit: str, meaning: str, *labels: str) -> Metric:
     return Metric(f"sluice_{name}", "gauge", unit, exporter, meaning, labels)
 
+
+SERVER_UP = _gauge(
+    Exporter.EVERY,
+    "server_up",
+    "",
+    "1 if the server accepts a login of this process and answers; 0 if not, by server: postgres, redis, and"
+    " for a bridge and a relay kafka",
+    "server",
+)
 
 BRIDGE_READ_RECORDS = _counter(
     Exporter.BRIDGE, "bridge_read_records", "records", "records read from Kafka", "topic"

@@ -56,13 +56,13 @@ def join_once(
     Waits while Redis does not answer, and up to half a minute to detect another active copy of the database.
     `registry` is None for a process that needs no handlers. `queues`: the queues of a worker with `--queues`.
     """
+    process_health.servers.probes = server_probes(settings)
     installation = open_installation(settings).installation
     refuse_if_claimed(settings, installation)
     presence = Presence(settings, registry, kind=kind, node=node, queues=queues)
     presence.announce()
     ring = open_keyring(settings, installation)
     presence.start(ring)
-    process_health.probes = server_probes(settings)
     return Membership(installation, ring, presence)
 
 

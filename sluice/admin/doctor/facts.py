@@ -225,6 +225,8 @@ class KafkaFacts:
     """Topics that do not exist and for which outgoing events wait."""
     missing_rights: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Topic → the operations that this user may not use, as Kafka names them."""
+    group_refusal: str = ""
+    """The right to the consumer group that this user lacks, as a sentence; "" if it lacks none."""
 
 
 @dataclass(frozen=True)

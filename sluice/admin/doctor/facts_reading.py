@@ -39,6 +39,7 @@ from sluice.db.delivery.unread_partitions import read_unread
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.stopped_generations import read_stopped_places
 from sluice.db.tables import is_projection
+from sluice.kafka_io.login_check import find_group_refusal
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.installation import Installation
 from sluice.runtime.service_urls import StackUrls
@@ -167,7 +168,9 @@ def _kafka(
 ) -> KafkaFacts:
     facts = read_kafka(urls.kafka_access, topics, outgoing_topics(postgres))
     missing = read_missing_rights(urls.kafka_access, registry.topics, registry.outgoing_topics)
-    return replace(facts, missing_rights=missing)
+    installation = _own(postgres)
+    refusal = find_group_refusal(urls.kafka_access, installation.group) if installation else None
+    return replace(facts, missing_rights=missing, group_refusal=refusal or "")
 
 
 def outgoing_topics(postgres: PostgresFacts | None) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from sluice.admin.doctor.facts import DeclaredFacts, KafkaFacts, PostgresFacts
-from sluice.admin.doctor.findings import Finding, graded, warning
+from sluice.admin.doctor.findings import Finding, error, graded, warning
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition, describe_unread, group_unread
 
 _ADVICE = {
@@ -46,6 +46,8 @@ def kafka_problems(
             f"The user of this command has no right to {' and '.join(operations)} on topic {topic}.",
             "Grant the right, if the processes use the same user.",
         )
+    if kafka.group_refusal:
+        yield error(f"{kafka.group_refusal}.", "Grant the right, if the bridges use the same user.")
     unknown = sorted(
         name
         for name, topic in kafka.topics.items()

@@ -72,6 +72,10 @@ def test_the_counters_add_up_to_the_produced_events(
     for process in (bridge, worker, relay, beat):
         assert ask_health(process.metrics_port, "/healthz") == (200, "ok\n")
         assert ask_health(process.metrics_port, "/readyz") == (200, "ok\n")
+        found = shown(process).items()
+        servers = {labels: value for (name, labels), value in found if name == "sluice_server_up"}
+        kafka = [("kafka",)] if process in (bridge, relay) else []
+        assert servers == dict.fromkeys([("postgres",), ("redis",), *kafka], 1)
 
     applied = shown(worker)
     assert applied["sluice_worker_records_total", ("applied",)] == ORDERS
@@ -117,7 +121,7 @@ def test_the_leading_beat_and_then_its_successor_show_the_lag(
     assert found["sluice_oldest_unapplied_seconds", (topic,)] > age
 
     second = deployment.run.start_beat(name="second")
-    assert ours(shown(second)) == {"sluice_beat_leads"}
+    assert ours(shown(second)) == {"sluice_beat_leads", "sluice_server_up"}
     assert shown(second)["sluice_beat_leads", ()] == 0
     first.kill()
     found = wait_for(second, lambda s: s["sluice_beat_leads", ()] == 1, "leads", seconds=10)
@@ -137,7 +141,9 @@ def test_the_beat_shows_an_unreachable_server(make_deployment: MakeDeployment, o
     deployment.close()
     own_stack.stop("postgres", signal="immediate")
     found = wait_for(beat, lambda s: s.get(("sluice_postgres_up", ())) == 0, "Postgres is down")
-    assert ours(found) == {"sluice_beat_leads", "sluice_postgres_up"}
+    assert ours(found) == {"sluice_beat_leads", "sluice_postgres_up", "sluice_server_up"}
+    assert found["sluice_server_up", ("redis",)] == 1
+    wait_for(beat, lambda s: s["sluice_server_up", ("postgres",)] == 0, "Postgres refuses logins")
     own_stack.start("postgres")
     own_stack.start("kafka")
     wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all servers are up again")
@@ -151,7 +157,8 @@ def test_a_prefork_worker_shows_only_its_own_metrics_and_its_children_close_the_
     rebuild = deployment.run.start_rebuilds()
     for process in (effects, rebuild):
         samples = shown(process)
-        assert ours(samples) == set()
+        assert ours(samples) == {"sluice_server_up"}
+        assert samples["sluice_server_up", ("postgres",)] == samples["sluice_server_up", ("redis",)] == 1
         assert samples["process_resident_memory_bytes", ()] > 0
     wait_until(
         lambda: "ready." in effects.log.read_text(), timeout_seconds=UP_SECONDS, what="effects is ready"

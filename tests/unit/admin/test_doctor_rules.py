@@ -110,6 +110,13 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         ERROR,
         "no right to READ on topic orders",
     ),
+    "no right to the group": (
+        replace(
+            HEALTHY, kafka=KafkaFacts({"orders": TOPIC}, group_refusal="Kafka refuses the group; grant Read")
+        ),
+        ERROR,
+        "refuses the group; grant Read.",
+    ),
     "no topic": (replace(HEALTHY, kafka=KafkaFacts({})), ERROR, "no topic orders"),
     "a refused topic": (
         replace(HEALTHY, kafka=KafkaFacts({}, {"orders": "TopicAuthorizationFailedError"})),

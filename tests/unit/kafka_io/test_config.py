@@ -8,12 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import kafka
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
-from sluice.kafka_io.config import kafka_python_arguments, librdkafka_properties
-from sluice.runtime.kafka_access import KafkaAccess
+from sluice.kafka_io import login_check
+from sluice.kafka_io.config import (
+    FIRST_BOOTSTRAP_MS,
+    build_kafka_python_admin,
+    kafka_python_arguments,
+    librdkafka_properties,
+)
+from sluice.runtime.kafka_access import KafkaAccess, setting
 
 PROJECT = Path(__file__).resolve().parents[3]
 CONFIG = PROJECT / "sluice" / "kafka_io" / "config.py"
@@ -155,3 +163,58 @@ def test_a_process_loads_only_the_library_that_it_uses(statement: str, loaded: l
     printed = f"import sys; {statement}; print(sorted({set(LIBRARIES)} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(loaded)
+
+
+class Searching:
+    """A client that searches brokers for the given time, and finds them at the second search or never."""
+
+    searches: list[int]
+    finds = True
+
+    def __init__(self, *, bootstrap_timeout_ms: int, **_: object) -> None:
+        self.searches.append(bootstrap_timeout_ms)
+        if len(self.searches) == 1 or not self.finds:
+            raise KafkaTimeoutError("Unable to bootstrap")
+
+
+@pytest.fixture
+def searching(monkeypatch: pytest.MonkeyPatch) -> type[Searching]:
+    monkeypatch.setattr(Searching, "searches", [], raising=False)
+    monkeypatch.setattr(kafka, "KafkaAdminClient", Searching)
+    return Searching
+
+
+def test_a_refused_login_ends_the_search_for_a_broker(
+    searching: type[Searching], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = f"{setting('username')}: broker:1 refuses this user"
+    monkeypatch.setattr(login_check, "find_refusal", lambda _: refusal)
+    with pytest.raises(KafkaConnectionError) as raised:
+        build_kafka_python_admin(KafkaAccess("broker:1"), bootstrap_timeout_ms=5_000)
+    assert login_check.read_sentence(str(raised.value)) == refusal
+    assert searching.searches == [FIRST_BOOTSTRAP_MS]
+
+
+def test_a_broker_that_is_away_is_searched_for_the_whole_time(
+    searching: type[Searching], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_check, "find_refusal", lambda _: None)
+    build_kafka_python_admin(KafkaAccess("broker:1"), bootstrap_timeout_ms=5_000)
+    assert sum(searching.searches) == 5_000
+    searching.searches.clear()
+    monkeypatch.setattr(Searching, "finds", False)
+    with pytest.raises(KafkaTimeoutError):
+        build_kafka_python_admin(KafkaAccess("broker:1"), bootstrap_timeout_ms=5_000)
+    assert sum(searching.searches) == 5_000
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("KafkaConnectionError: SLUICE_KAFKA_CA_FILE: none", "SLUICE_KAFKA_CA_FILE: none"),
+        ("x: the certificate of a:1 has expired; renew it", "the certificate of a:1 has expired; renew it"),
+        ("KafkaTimeoutError: Unable to bootstrap", None),
+    ],
+)
+def test_the_sentence_of_a_refusal_is_read_from_an_error(text: str, sentence: str | None) -> None:
+    assert login_check.read_sentence(text) == sentence

@@ -13,6 +13,7 @@ from sluice.kafka_io.kafka_errors import (
     ErrorAction,
     find_advice,
     judge_error,
+    may_be_refused,
 )
 
 PLACE = ("t", 3)
@@ -87,3 +88,22 @@ def test_every_named_error_code_exists_in_one_of_the_libraries() -> None:
 )
 def test_advice_is_given_only_for_errors_that_retries_cannot_solve(text: str, is_refused: bool) -> None:
     assert (find_advice(text) is not None) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("code", "topic", "suspicious"),
+    [
+        ("_AUTHENTICATION", None, True),
+        ("_SSL", None, True),
+        ("SaslAuthenticationFailedError", None, True),
+        ("KafkaConnectionError", None, True),
+        ("_TRANSPORT", None, True),
+        ("TOPIC_AUTHORIZATION_FAILED", "orders", False),
+        ("GROUP_AUTHORIZATION_FAILED", None, False),
+        ("_MAX_POLL_EXCEEDED", None, False),
+    ],
+)
+def test_a_failed_connection_makes_a_refused_login_possible(
+    code: str, topic: str | None, suspicious: bool
+) -> None:
+    assert may_be_refused(judge_error(code, "", topic=topic)) is suspicious

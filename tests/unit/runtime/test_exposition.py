@@ -95,11 +95,25 @@ def test_the_endpoint_answers_with_the_health_of_the_process(
     assert ask_health(port, "/healthz") == (200, "ok\n")
     assert ask_health(port, "/readyz") == (503, "the process has not joined its installation\n")
     monkeypatch.setattr(process_health, "has_joined", True)
-    monkeypatch.setattr(process_health, "probes", {})
+    monkeypatch.setattr(process_health.servers, "probes", {})
     assert ask_health(port, "/readyz") == (200, "ok\n")
     endpoint.open([counter(metrics.RELAY_RUNS)])
     assert "sluice_relay_runs_total" in ours(scrape(port) or {}), "a second call replaces the metrics"
     assert ask_health(port, "/readyz") == (200, "ok\n")
+
+
+def test_a_scrape_shows_which_servers_accept_a_login(
+    endpoint: MetricsEndpoint, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ConnectionError("password authentication failed")
+
+    monkeypatch.setattr(process_health.servers, "probes", {"Postgres": refuse, "Redis": lambda: None})
+    monkeypatch.setattr(process_health.servers, "states", {"Kafka": lambda: True})
+    endpoint.open([])
+    samples = scrape(port) or {}
+    found = {labels: value for (name, labels), value in samples.items() if name == metrics.SERVER_UP.name}
+    assert found == {("postgres",): 0, ("redis",): 1, ("kafka",): 1}
 
 
 def test_without_a_port_no_endpoint_is_opened() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from sluice.runtime.health import (
-    ASK_EVERY_SECONDS,
     STALE_AFTER_SECONDS,
     ProcessHealth,
     is_healthy,
     loop_complaint,
     touch_health,
 )
+from sluice.runtime.server_answers import ASK_EVERY_SECONDS
 
 NOW = 1_000_000.0
 
@@ -75,7 +75,7 @@ def test_a_process_is_ready_if_it_has_joined_and_its_servers_answer() -> None:
         if server in away:
             raise ConnectionError("refused")
 
-    health.probes = {"Postgres": partial(probe, "Postgres"), "Redis": partial(probe, "Redis")}
+    health.servers.probes = {"Postgres": partial(probe, "Postgres"), "Redis": partial(probe, "Redis")}
     assert health.ready_complaint() == "the process has not joined its installation"
     assert not asked, "a process that has not joined asks no server"
     health.has_joined = True
