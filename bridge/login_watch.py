@@ -13,6 +13,7 @@ from sluice.runtime.log_pace import LogPace
 log = structlog.get_logger("sluice.bridge")
 
 CHECK_SECONDS = 5.0  # the shortest time between two logins
+CONFIRM_SECONDS = 1.0  # a broker that stops closes connections, which looks like a refusal
 STOP_SECONDS = 5.0  # the longest wait for the thread, which may be logging in
 
 
@@ -20,7 +21,7 @@ class LoginWatch:
     """A thread that tries the login after `suspect`, and again until the brokers accept it.
 
     `find_refusal` returns one sentence on why the brokers refuse the login; None if they accept it or are
-    away. Call `start` only once.
+    away. Only a refusal that is found twice counts. Call `start` only once.
     """
 
     def __init__(
@@ -63,7 +64,11 @@ class LoginWatch:
             self._stopping.wait(self._pause_seconds)
 
     def _check(self) -> None:
-        before, self.refusal = self.refusal, self._find_refusal() or ""
+        before, found = self.refusal, self._find_refusal()
+        if found and not before:
+            self._stopping.wait(min(CONFIRM_SECONDS, self._pause_seconds))
+            found = self._find_refusal()
+        self.refusal = found or ""
         if self.refusal and self._pace.allows(self.refusal):
             log.error("Kafka refuses this bridge; the bridge retries", reason=self.refusal)
         elif before and not self.refusal:

@@ -44,7 +44,6 @@ NO_LEADER = "the partition has no leader"
 
 _START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _AWAY = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
-_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT})
 
 
@@ -180,7 +179,7 @@ class LogReader:
         # The client reports the reason first, and then "1/1 brokers are down", which has less information.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._client_error = error.str()
-            self._is_refused = error.code() in _LOGIN
+            self._is_refused = error.code() == KafkaError._AUTHENTICATION
 
     def _describe(
         self, topics: list[str], leaders: dict[Place, int | None]

@@ -69,6 +69,17 @@ def test_a_refused_login_is_tried_until_the_brokers_accept_it_and_logged_one_tim
     ]
 
 
+def test_a_refusal_that_is_found_only_one_time_is_not_reported() -> None:
+    answers: list[str | None] = [REFUSAL, None]
+    with capture_logs() as lines:
+        watch = LoginWatch(lambda: answers.pop(0), pause_seconds=0.01)
+        watch.start()
+        watch.suspect()
+        wait_until(lambda: not answers, timeout_seconds=60, what="the login is tried twice")
+        watch.stop()
+    assert (watch.refusal, lines) == ("", [])
+
+
 def test_the_thread_continues_after_an_error(watch: LoginWatch, brokers: Brokers) -> None:
     brokers.answer = OSError("no file descriptors")
     watch.suspect()
