@@ -1,6 +1,7 @@
 """A Redis with TLS, a user of least rights, and an administrator."""
 
 import hashlib
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,12 @@ from urllib.parse import urlencode
 
 from redis import Redis
 
+from sluice.runtime.installation import NAME_PATTERN
 from sluice.stack.atomic_folders import write_whole
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.redis_server import RedisServer, find_redis_server
 from sluice.stack.secure_files import ADMINISTRATOR, authority_file, read_password
-from sluice.stack.service import ComponentMissing, Place, Report
+from sluice.stack.service import ComponentMissing, Place, Report, StackError
 
 USER = "sluice"
 """The user of Sluice's processes."""
@@ -26,10 +28,13 @@ class SecureRedisServer(RedisServer):
     """One Redis that accepts TLS only, and no client without a login.
 
     `tls` is the folder of the stack's secure files. `name` is the name of the installation whose keys the
-    user may use.
+    user may use. Raises StackError for a wrong name.
     """
 
     def __init__(self, tls: Path, name: str) -> None:
+        # The name becomes a part of a rule, in which a space would begin another right.
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise StackError(f"SLUICE_NAME: {name!r} does not match {NAME_PATTERN}")
         self._tls, self._name = tls, name
 
     def prepare(self, place: Place, report: Report) -> None:

@@ -98,6 +98,11 @@ def test_a_stack_with_data_and_without_logins_is_not_made_secure(tmp_path: Path)
     assert not Stack(tmp_path).is_secure
 
 
+def test_a_name_that_would_give_another_right_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="SLUICE_NAME: 'shop ~\\*'"):
+        Stack(tmp_path, secure=True, name="shop ~*")
+
+
 def test_a_secure_stack_stays_secure(tmp_path: Path) -> None:
     make_stopped_stack(tmp_path)
     make_secure_files(secure_folder(tmp_path))
