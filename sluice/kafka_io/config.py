@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 BOOTSTRAP_TIMEOUT_MS = 5_000  # after this time, a command reports that no broker is reachable
+DEFAULT_BOOTSTRAP_MS = 30_000  # kafka-python's default
 FIRST_BOOTSTRAP_MS = 1_500  # after this time, a client of kafka-python checks if the brokers refuse its login
 REQUEST_TIMEOUT_MS = 10_000  # for one request of a command; then the command reports the failure
 SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default is a minute, which is too long for a lost broker
@@ -166,8 +167,8 @@ def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
         from sluice.kafka_io.kafka_python_tokens import TokenProvider
 
         arguments["sasl_oauth_token_provider"] = TokenProvider(build_tokens(access))
-    total_ms = arguments.get("bootstrap_timeout_ms")
-    if total_ms is None or total_ms <= FIRST_BOOTSTRAP_MS:
+    total_ms = arguments.get("bootstrap_timeout_ms", DEFAULT_BOOTSTRAP_MS)
+    if total_ms <= FIRST_BOOTSTRAP_MS:
         return _construct(client, arguments)
     from kafka.errors import KafkaConnectionError, KafkaError
 

@@ -68,13 +68,17 @@ class Looks:
 def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: Looks = Looks()) -> Facts:
     """Reads all facts. Takes longer if a queue has messages and commits nothing."""
     unreachable: dict[ServiceTitle, str] = {}
+    failed_services: set[ServiceTitle] = set()
 
     def tried(service: ServiceTitle, read: Callable[[], T]) -> T | None:
+        if service in failed_services:
+            return None  # each further attempt would wait for its time-out
         try:
             with reaching_services():
                 return read()
         except ServiceFailed as failed:
             unreachable[failed.service] = failed.reason
+            failed_services.add(failed.service)
         except Exception as error:
             # Any error of a client becomes a line of the output, and the other facts are shown.
             unreachable[service] = f"{type(error).__name__}: {error}"
