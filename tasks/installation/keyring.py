@@ -13,6 +13,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import Key, read_keys
 from sluice.db.delivery.living_processes import read_oldest_format
 from sluice.runtime.installation import Installation
+from sluice.runtime.log_pace import LogPace
 from sluice.runtime.message_frame import Frame, open_frame, seal
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation import formats
@@ -51,6 +52,7 @@ class KeyRing:
         self._installation = installation
         self._read = read
         self._clock = clock
+        self._pace = LogPace(clock=clock)
         self._unlock()
         # Otherwise a child that is forked while its parent holds the lock would wait forever.
         os.register_at_fork(after_in_child=self._unlock)
@@ -97,7 +99,8 @@ class KeyRing:
             try:
                 self._signing = self._read()
             except Exception as error:
-                log.warning("signing keys not read", error=error)
+                if self._pace.allows(type(error)):
+                    log.warning("signing keys not read", error=error)
                 return False
             return True
 

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_installation, read_keys
@@ -75,6 +76,18 @@ def test_a_ring_that_does_not_read_the_keys_again_refuses_a_new_key(session: Ses
     add_key(session)
     message = Ring(session).ring.seal(1, b"content")
     assert before.ring.open(message) is None, "the clock has not advanced"
+
+
+def test_keys_that_cannot_be_read_are_logged_once_a_minute(session: Session) -> None:
+    ring = Ring(session)
+    session.command("ALTER TABLE sluice.installation_keys RENAME TO taken_away")
+    with capture_logs() as lines:
+        for _ in range(12):
+            ring.now += FRESH_SECONDS
+            assert not ring.ring.refresh()
+    assert [line["event"] for line in lines] == ["signing keys not read"] * 2
+    session.command("ALTER TABLE sluice.taken_away RENAME TO installation_keys")
+    assert ring.ring.refresh()
 
 
 def test_forged_messages_cause_at_most_one_read_of_the_keys_per_second(session: Session) -> None:
