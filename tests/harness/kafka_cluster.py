@@ -38,11 +38,13 @@ WITH_AUTHORIZER = {
 class KafkaCluster:
     """A cluster of nodes (brokers) with the numbers 1, 2, …. A restarted node keeps its ports and data."""
 
+    port_kinds: tuple[str, ...] = ("broker", "controller")
+
     def __init__(self, folder: Path, nodes: int, settings: Mapping[str, str]) -> None:
         self._folder = folder
         self._java, self._jars = find_java(), fetch_jars(cache_folder({}), lambda _: None)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        names = [f"{kind}{node}" for node in range(1, nodes + 1) for kind in ("broker", "controller")]
+        names = [f"{kind}{node}" for node in range(1, nodes + 1) for kind in self.port_kinds]
         self._ports = choose_ports(tuple(names), {}, set())
         self.nodes = range(1, nodes + 1)
         cluster_id = new_cluster_id()
@@ -53,7 +55,7 @@ class KafkaCluster:
             (home / "server.properties").write_text(self._properties(node, home, settings))
             tool = [self._java, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool", "format"]
             subprocess.run(
-                [*tool, "-t", cluster_id, "-c", str(home / "server.properties")],
+                [*tool, "-t", cluster_id, "-c", str(home / "server.properties"), *self._format_options()],
                 check=True,
                 capture_output=True,
                 timeout=patient(FORMAT_SECONDS),
@@ -82,9 +84,8 @@ class KafkaCluster:
                     stderr=log,
                 )
         for node in chosen:
-            port = self._ports[f"broker{node}"]
             wait_until(
-                lambda port=port: lists_itself(LOOPBACK, port, timeout_seconds=2),  # type: ignore[misc]
+                lambda node=node: self._answers(node),  # type: ignore[misc]
                 timeout_seconds=START_SECONDS,
                 what=f"broker {node} answers",
                 poll_seconds=0.3,
@@ -115,13 +116,22 @@ class KafkaCluster:
             "group.initial.rebalance.delay.ms": "0",
             **settings,
         }
-        base = server_properties(
-            broker_port=self._ports[f"broker{node}"],
-            controller_port=self._ports[f"controller{node}"],
-            data=home / "data",
-        )
+        base = self._base(node, home / "data")
         kept = [line for line in base.splitlines() if not line.startswith("controller.quorum.bootstrap")]
         return "\n".join([*kept, *(f"{name}={value}" for name, value in own.items())]) + "\n"
+
+    def _base(self, node: int, data: Path) -> str:
+        ports = self._ports_of(node)
+        return server_properties(broker_port=ports["broker"], controller_port=ports["controller"], data=data)
+
+    def _ports_of(self, node: int) -> dict[str, int]:
+        return {kind: self._ports[f"{kind}{node}"] for kind in self.port_kinds}
+
+    def _format_options(self) -> tuple[str, ...]:
+        return ()
+
+    def _answers(self, node: int) -> bool:
+        return lists_itself(LOOPBACK, self._ports_of(node)["broker"], timeout_seconds=2)
 
 
 @contextmanager

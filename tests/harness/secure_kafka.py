@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -145,9 +146,14 @@ class SecureStack(Stack):
     @contextmanager
     def certificate_expired(self) -> Iterator[None]:
         """Makes the listener for passwords show an expired certificate inside the block."""
-        issue(self._tls, "expired", HOSTS, valid_days=-1)
-        expired = self._tls / "expired-store.pem"
-        expired.write_text((self._tls / "expired.key").read_text() + (self._tls / "expired.pem").read_text())
+        # A broker accepts only a certificate with the same name as before.
+        folder = self._tls / "expired"
+        folder.mkdir(exist_ok=True)
+        for name in ("ca.pem", "ca.key"):
+            shutil.copy(self._tls / name, folder)
+        issue(folder, "broker", HOSTS, valid_days=-1)
+        expired = folder / KEY_STORE
+        expired.write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
         self._show_certificate(expired)
         try:
             yield

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka.admin import AclOperation, ResourceType  # type: ignore[attr-defined]
 
+from sluice.testing.servers.deployment import Deployment
 from tests.harness import stacks
 from tests.harness.secure_kafka import SecureStack, denied, secure_stack
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.faults.load import assert_equals_the_oracle
+from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 
 pytestmark = [pytest.mark.matrix, pytest.mark.unforked]
 
 CLIENTS = ("confluent", "kafka-python")
 EVENTS = 1_000
+RATE = 60
+SETTLE_SECONDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -66,39 +69,33 @@ def test_a_right_taken_away_stops_its_topic_alone_until_it_is_given_back(
     deployment.run.start_worker()
     deployment.produce(mixed_events(EVENTS, seed=1))
     deployment.wait_settled()
-    before = deployment.outcomes("users").total()
     name = f"payments{deployment.topic_suffix}"
-    with denied(kafka.kafka_admin_access(), ResourceType.TOPIC, name, AclOperation.READ):
-        deployment.wait_until(
-            lambda: "grant the bridge's user Read and Describe" in bridge.log.read_text(),
-            timeout_seconds=120,
-            what="the missing right is logged",
-        )
-        deployment.run.sluice(
-            "send",
-            "-",
-            given=json.dumps(
-                {
-                    "key": "bob",
-                    "topic": f"users{deployment.topic_suffix}",
-                    "value": {
-                        "event_id": "u-2",
-                        "type": "user.changed",
-                        "version": 1_000_000,
-                        "data": {"name": "Bob"},
-                    },
-                }
-            ).encode(),
-        )
-        deployment.wait_until(
-            lambda: deployment.outcomes("users").total() == before + 1,
-            timeout_seconds=60,
-            what="another topic is read",
-        )
-    deployment.produce(mixed_events(EVENTS, seed=2))
-    deployment.wait_settled(timeout_seconds=120)
+    before = deployment.outcomes("payments").total()
+    with SteadyLoad(deployment, lambda count, first: mixed_events(count, seed=first + 2), rate=RATE) as load:
+        load.wait_more(SETTLE_SECONDS)
+        with denied(kafka.kafka_admin_access(), ResourceType.TOPIC, name, AclOperation.READ):
+            deployment.wait_until(
+                lambda: "grant the bridge's user Read and Describe" in bridge.log.read_text(),
+                timeout_seconds=120,
+                what="the missing right is logged",
+            )
+            for topic in sorted(deployment.registry.topics):
+                if topic != name:
+                    plain = topic.removesuffix(deployment.topic_suffix)
+                    wait_more_outcomes(deployment, plain)
+        load.wait_more(SETTLE_SECONDS)
+    deployment.wait_settled(timeout_seconds=180)
+    assert deployment.outcomes("payments").total() > before
     assert_equals_the_oracle(deployment)
     assert bridge.exit_code is None
+
+
+def wait_more_outcomes(deployment: Deployment, topic: str) -> None:
+    """Waits until further events of the topic have an outcome."""
+    before = deployment.outcomes(topic).total()
+    deployment.wait_until(
+        lambda: deployment.outcomes(topic).total() > before, timeout_seconds=120, what=f"{topic} is read"
+    )
 
 
 def test_a_bridge_with_a_wrong_password_is_refused(make_deployment: MakeDeployment) -> None:

@@ -19,7 +19,7 @@ from sluice.testing.servers.local_run import RunningProcess
 from tests.harness import stacks
 from tests.harness.secure_kafka import SecureStack, secure_stack, token_endpoint
 from tests.harness.storm import mixed_events
-from tests.scraping import scrape
+from tests.scraping import ask_health, scrape
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 
@@ -133,6 +133,13 @@ def test_the_metric_is_0_while_postgres_or_redis_refuses_the_login(
     deployment = make_deployment()
     deployment.run.with_metrics = True
     processes = [deployment.run.start_bridge(), deployment.run.start_worker(), deployment.run.start_beat()]
+    for process in processes:
+        # A process that starts would be refused, instead of continuing with its connections.
+        deployment.wait_until(
+            lambda process=process: ask_health(process.metrics_port, "/readyz") == (200, "ok\n"),  # type: ignore[misc]
+            timeout_seconds=120,
+            what=f"{process.name} is ready",
+        )
     url = make_url(secure.database_url())
 
     def set_postgres(password: str) -> None:
