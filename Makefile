@@ -67,8 +67,8 @@ soak: install broker-tools ## inject random faults, then check the data: SEED=â€
 compose-test: install ## test docker-compose.yml in a container engine: start, scale, kill a worker, stop
 	$(BIN)/python -m pytest -q -s -m compose tests/compose
 
-demo: install broker-tools ## run scenarios with faults on real servers; FAST=1 runs four of them, JSON=1 prints JSON
-	$(BIN)/python -m tests.demo $(if $(FAST),--fast) $(if $(JSON),--json)
+demo: install broker-tools ## run scenarios with faults on real servers; FAST=1: four of them; SECURE=1: with logins; JSON=1: prints JSON
+	$(BIN)/python -m tests.demo $(if $(FAST),--fast) $(if $(SECURE),--secure) $(if $(JSON),--json)
 
 bench: install broker-tools ## measure throughput and latency, compared with baselines; FAST=1 runs a short version
 	$(BIN)/python -u -m bench $(if $(FAST),--fast)

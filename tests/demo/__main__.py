@@ -14,7 +14,9 @@ from typing import NoReturn
 from rich.console import Console
 
 from sluice.admin.init import initialise
+from sluice.admin.kafka_rights import grant_rights
 from sluice.stack import Stack, StackError
+from sluice.stack.secure_kafka import USER
 from sluice.tasks.fold.registry import collect_handlers
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import LocalRun
@@ -40,7 +42,7 @@ def main() -> int:
     code = 0
     with ProgressLog() as progress:
         try:
-            _play(options.fast, progress, played)
+            _play(options.fast, options.secure, progress, played)
         except StackError as error:
             progress.console.print(str(error), style="red")
             return NO_SERVERS_EXIT_CODE
@@ -55,20 +57,27 @@ def main() -> int:
     return code or (0 if all(one.ok for one in played) else FAILED_EXIT_CODE)
 
 
-def _play(is_fast: bool, progress: ProgressLog, played: list[Played]) -> None:
+def _play(is_fast: bool, is_secure: bool, progress: ProgressLog, played: list[Played]) -> None:
     # Deletes the stack of an earlier demo, because a killed demo leaves one. No other stack is affected.
-    stack = Stack(ROOT / "stack", report=progress.say)
-    stack.down(wipe=True)
+    Stack(ROOT / "stack", report=progress.say).down(wipe=True)
+    stack = Stack(ROOT / "stack", report=progress.say, secure=is_secure)
     shutil.rmtree(ROOT / "run", ignore_errors=True)
     progress.begin("starting the servers")
     try:
         with closing(Zygote()) as zygote, Providers(ROOT / "run", start=zygote.start) as providers:
             urls = stack.up()
+            if is_secure:
+                grant_rights(stack.kafka_admin_access(), USER)
             registry = collect_handlers(HANDLERS)
             run = LocalRun(
                 urls, ROOT / "run", handlers=HANDLERS, environment=providers.environ(), start=zygote.start
             )
-            with run, closing(Deployment(urls, registry, run)) as deployment:
+            with (
+                run,
+                closing(
+                    Deployment(urls, registry, run, redis_admin_url=stack.redis_admin_url())
+                ) as deployment,
+            ):
                 initialise(urls, registry, partitions=PARTITIONS)
                 sizes = FAST_SIZES if is_fast else Sizes()
                 scenarios = [one for one in SCENARIOS if one.in_fast or not is_fast]
@@ -86,6 +95,7 @@ def _options() -> argparse.Namespace:
         epilog=f"After a run, the logs of the processes are in {ROOT.relative_to(Path.cwd())}/run.",
     )
     parser.add_argument("--fast", action="store_true", help="run four of the scenarios, with fewer events")
+    parser.add_argument("--secure", action="store_true", help="use servers with TLS, logins and least rights")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the report")
     return parser.parse_args()
 

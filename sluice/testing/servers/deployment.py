@@ -79,6 +79,8 @@ class Deployment:
     topic_suffix: str = ""
     """The suffix that tests append to topic names, so that they can share a broker."""
     share: PartitionShare = WHOLE
+    redis_admin_url: str = ""
+    """The URL of the same Redis for a user who may delete all keys; by default that of the processes."""
 
     @cached_property
     def session(self) -> Session:
@@ -99,7 +101,7 @@ class Deployment:
 
     def wipe_redis(self) -> None:
         """Deletes all keys of the Redis database, also those of other installations."""
-        with open_client(self.urls.redis_url) as client:
+        with open_client(self.redis_admin_url or self.urls.redis_url) as client:
             client.flushdb()
 
     @cached_property

@@ -29,8 +29,9 @@ def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
         )
 
 
-def test_the_fast_demo_passes_and_reports_json(tmp_path: Path) -> None:
-    demo = start(tmp_path, "--json")
+@pytest.mark.parametrize("options", [(), ("--secure",)], ids=["plain", "secure"])
+def test_the_fast_demo_passes_and_reports_json(tmp_path: Path, options: tuple[str, ...]) -> None:
+    demo = start(tmp_path, "--json", *options)
     code = demo.wait()
     progress = (tmp_path / "progress").read_text()
     assert code == 0, progress
