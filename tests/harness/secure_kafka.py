@@ -155,6 +155,9 @@ class SecureStack(Stack):
         expired = folder / KEY_STORE
         expired.write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
         self._show_certificate(expired)
+        # The clients log in again on their connections, so only a new connection reads the certificate.
+        self.stop("kafka")
+        self.start("kafka")
         try:
             yield
         finally:
