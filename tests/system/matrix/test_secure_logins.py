@@ -96,7 +96,7 @@ def refused_by_certificate(secure: SecureStack) -> tuple[AbstractContextManager[
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("refuse", [refused_by_password, refused_by_certificate])
-def test_a_password_that_changes_under_load_is_reported_and_nothing_is_lost(
+def test_a_login_refused_under_load_is_reported_and_nothing_is_lost(
     make_deployment: MakeDeployment,
     secure: SecureStack,
     client: str,
