@@ -99,7 +99,7 @@ class KeyRing:
             try:
                 self._signing = self._read()
             except Exception as error:
-                if self._pace.allows(type(error)):
+                if self._pace.allows(type(error).__name__):
                     log.warning("signing keys not read", error=error)
                 return False
             return True
