@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from sluice.db.schema import SCHEMA, metadata
+from sluice.db.schema import SCHEMA, VERSION_TABLE, metadata
 from sluice.db.tables import INSERTED_HASH, VERSION, is_projection
+from sluice.runtime.settings import read_schema
 
 # Matches the names of the tables of generations and checkpoints.
 _COPY = re.compile(r".+_(g[0-9]+|at_.+)", re.DOTALL)
@@ -22,7 +23,8 @@ def include_object(
     """Returns False for objects that `sluice init` and `sluice rebuild` manage. For `env.py` of Alembic.
 
     These are Sluice's own tables, projections (which are views), and the tables of their generations and
-    checkpoints. Alembic then also omits the columns, indexes and constraints of these tables.
+    checkpoints. Alembic then also omits the columns, indexes and constraints of these tables. Reads
+    SLUICE_SCHEMA. Raises SettingsError.
     """
     if type_ != "table":
         return True
@@ -31,11 +33,14 @@ def include_object(
 
 
 def _is_made_by_sluice(table: Table) -> bool:
-    if table.schema == SCHEMA:
+    if table.schema == read_schema():
         return True
     columns = set(table.columns.keys())
-    # If schema `sluice` is the default schema, as for a role of this name, reflection returns no schema.
+    # If Sluice's schema is the default schema, as for a role of its name, reflection returns no schema. The
+    # database may also have another installation in another schema.
     own = metadata.tables.get(f"{SCHEMA}.{table.name}")
-    if table.schema is None and own is not None and columns == set(own.columns.keys()):
+    if own is not None and columns == set(own.columns.keys()):
+        return True
+    if table.schema is not None and table.name == VERSION_TABLE and columns == {"version_num"}:
         return True
     return _COPY.fullmatch(table.name) is not None and columns >= {VERSION, INSERTED_HASH}

@@ -13,6 +13,8 @@ from sqlalchemy.engine import URL, make_url
 
 from sluice.db.connecting import open_connection
 from sluice.db.errors import needs_new_connection
+from sluice.db.schema_text import in_schema
+from sluice.runtime.schema_name import schema_of
 
 SESSION_SETTINGS = {
     "statement_timeout": "5s",
@@ -55,7 +57,8 @@ QUEUE_PLANS = {
 class Statement:
     """A statement, which is prepared once per connection.
 
-    `text` has parameters `$1`…, of the types in `types`.
+    `text` has parameters `$1`…, of the types in `types`. It is written for the schema `sluice`; a session
+    prepares it for its own schema.
     """
 
     name: str
@@ -79,9 +82,10 @@ class Session:
 
         `plans` is BATCH_PLANS or QUEUE_PLANS if the planner's own choice is unreliable. `settings` are
         further settings of the session. With `may_be_read_only`, a standby or a server that refuses writes is
-        accepted if there is no primary.
+        accepted if there is no primary. The URL names the schema of the installation. Raises SchemaRefused.
         """
         self._url = make_url(database_url)
+        self.schema = schema_of(self._url)
         self._application_name = application_name
         self._may_be_read_only = may_be_read_only
         self._settings = {**SESSION_SETTINGS, **plans, **settings}
@@ -130,13 +134,17 @@ class Session:
             return int(cursor.rowcount)
 
     def command(self, text: str) -> None:
-        """Runs a command without parameters."""
+        """Runs a command without parameters. Its text is written for the schema `sluice`."""
+        self.users_command(in_schema(text, self.schema))
+
+    def users_command(self, text: str) -> None:
+        """Runs a command of a user unchanged: the schema `sluice` in its text means this very schema."""
         with self.connection.cursor() as cursor:
             cursor.execute(self._with_deferred(text.encode()))
 
     def defer(self, text: str) -> None:
         """Adds a command that runs before the next statement, in its round trip."""
-        self._deferred.append(text.encode())
+        self._deferred.append(in_schema(text, self.schema).encode())
 
     def defer_statement(self, statement: Statement, *values: Any) -> None:
         """Adds a prepared statement whose result is not needed. It runs as a command of `defer` does."""
@@ -204,7 +212,7 @@ class Session:
         if statement.name not in self._prepared:
             types = f"({', '.join(statement.types)})" if statement.types else ""
             # ROLLBACK does not undo PREPARE: a prepared statement belongs to the session.
-            text = f'PREPARE "{statement.name}" {types} AS {statement.text}'
+            text = f'PREPARE "{statement.name}" {types} AS {in_schema(statement.text, self.schema)}'
             cursor.execute(self._with_deferred(text.encode()))
             self._prepared.add(statement.name)
 

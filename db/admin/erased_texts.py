@@ -21,8 +21,8 @@ READ_PAGES = Statement(
 
 
 def page_ranges(session: Session, table: str) -> Iterator[tuple[str, str]]:
-    """Yields ranges of row ids, as (first, end), that together cover all current rows of a table."""
-    ((pages,),) = session.run(READ_PAGES, table)
+    """Yields ranges of row ids, as (first, end), that cover all current rows of a table of Sluice."""
+    ((pages,),) = session.run(READ_PAGES, f"{session.schema}.{table}")
     for page in range(0, pages + 1, PAGES):
         yield f"({page},0)", f"({page + PAGES},0)"
 

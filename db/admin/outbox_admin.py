@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
 
 # Long, because to read a long outbox may take longer than the limit of a worker's statement.
@@ -242,7 +243,7 @@ def read_refused_page(
 
 LOCK_RELAY = Statement(
     "lock_relay",
-    "SELECT pg_advisory_xact_lock(hashtext('sluice relay'), hashtext($1))",
+    f"SELECT pg_advisory_xact_lock(hashtext({lock_text(LockPurpose.RELAY)}), hashtext($1))",
     ("text",),
 )
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
 
 MOST_HORIZONS = 20
@@ -100,13 +101,13 @@ def read_replication(session: Session) -> Replication:
 # Finds the session of the active beat by the beat's lock. `try_lead` runs every second in this session.
 READ_BEAT = Statement(
     "read_beat",
-    """
+    f"""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8
     FROM pg_locks l
     JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
     JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid = 0
-      AND l.classid::bigint = hashtext('sluice beat')::bigint & 4294967295
+      AND l.classid::bigint = hashtext({lock_text(LockPurpose.BEAT)})::bigint & 4294967295
     """,
 )
 

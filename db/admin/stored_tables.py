@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Table
 
 from sluice.db.connection import Session, Statement
-from sluice.db.schema import SCHEMA, metadata
+from sluice.db.schema import metadata
 from sluice.db.tables import generation_name, is_projection
 from sluice.db.values import text_array
 
@@ -115,9 +115,9 @@ READ_MISPLACED = Statement(
 
 
 def read_misplaced(session: Session, tables: Iterable[str]) -> list[str]:
-    """Returns the names of tables in schema sluice that are not Sluice's own tables."""
-    own = [table.name for table in metadata.tables.values()]
-    return [name for (name,) in session.run(READ_MISPLACED, SCHEMA, text_array(tables), text_array(own))]
+    """Returns the names of tables in Sluice's schema that are not Sluice's own tables."""
+    own = text_array(table.name for table in metadata.tables.values())
+    return [name for (name,) in session.run(READ_MISPLACED, session.schema, text_array(tables), own)]
 
 
 READ_LIVE_GENERATIONS = Statement(

@@ -10,6 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
 from sluice.db.values import text_array
 
@@ -23,12 +24,13 @@ LEASE_SETTINGS = {
 }
 
 # All members share one lock. Keys of queues have 64 bits: only one worker could serve queues of equal keys.
-_MEMBER = "hashtext('sluice worker'), 0"
-_KEY = "hashtextextended('sluice lease ' || {queue}, 0)"
+_WORKERS = f"hashtext({lock_text(LockPurpose.WORKER)})"
+_MEMBER = f"{_WORKERS}, 0"
+_KEY = f"hashtextextended({lock_text(LockPurpose.LEASE, ' ')} || {{queue}}, 0)"
 _OURS = "l.locktype = 'advisory' AND l.granted AND l.database = d.oid"
 _IS_MEMBER = f"{_OURS} AND l.objsubid = 2 AND l.objid = 0 AND l.classid::bigint = d.member"
-_HERE = """
-    SELECT oid, hashtext('sluice worker')::bigint & 4294967295 AS member
+_HERE = f"""
+    SELECT oid, {_WORKERS}::bigint & 4294967295 AS member
     FROM pg_database WHERE datname = current_database()
 """
 
@@ -290,7 +292,7 @@ def read_workers(session: Session) -> Sharing:
     return Sharing(rows[0][0], snapshot.leases, tuple(workers))
 
 
-TRY_LEAD = Statement("try_lead", "SELECT pg_try_advisory_lock(hashtext('sluice beat'), 0)")
+TRY_LEAD = Statement("try_lead", f"SELECT pg_try_advisory_lock(hashtext({lock_text(LockPurpose.BEAT)}), 0)")
 
 
 def try_lead(session: Session) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
 from sluice.db.delivery.dedup_modes import insert_first_starts
 from sluice.db.values import bare_array, text_array
@@ -283,7 +284,7 @@ def _register_entity(session: Session, entity: str, shards: int) -> int:
 # gets its old number, and with it its old membership in the Kafka group.
 TRY_INSTANCE = Statement(
     "try_instance",
-    "SELECT pg_try_advisory_lock(hashtext('sluice bridge ' || $1), $2)",
+    f"SELECT pg_try_advisory_lock(hashtext({lock_text(LockPurpose.BRIDGE, ' ')} || $1), $2)",
     ("text", "int"),
 )
 

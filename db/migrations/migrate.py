@@ -19,15 +19,19 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
+from sluice.db.advisory_locks import WRITTEN
 from sluice.db.connecting import open_connection
 from sluice.db.identifiers import qualified
+from sluice.db.migrations.neighbours import find_relation, read_taken
 from sluice.db.projections.generation_tables import first_generation, view_text
-from sluice.db.schema import SCHEMA
+from sluice.db.schema import VERSION_TABLE
+from sluice.db.schema_text import in_schema
 from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.schema_name import SCHEMA_SETTING, schema_of
 
-VERSION_TABLE = "alembic_version"
-# The key of the advisory lock: the letters "sluice" in ASCII, which other programs do not use.
+# The key of the advisory lock: the letters "sluice" in ASCII, which other programs do not use. All
+# installations of a database share it, because all create tables in schema `public`.
 LOCK = 0x736C75696365
 # While a change waits for a table in use, it blocks all workers that use the table. Therefore it fails after
 # this time, and is retried.
@@ -58,17 +62,19 @@ def upgrade(database_url: str) -> None:
 
 def _is_newest(database_url: str) -> bool:
     with connected(database_url) as connection:
-        require_usable(connection)
-        return revision_of(connection) == newest_revision()
+        schema = schema_of(make_url(database_url))
+        require_usable(connection, schema)
+        return revision_of(connection, schema) == newest_revision()
 
 
 def _upgrade_by_one(database_url: str) -> None:
+    schema = schema_of(make_url(database_url))
     with _locked(database_url, lock_timeout=SHORT_LOCK_TIMEOUT) as connection:
         # Another `sluice init` may have applied the migration while this one waited for the lock.
-        if revision_of(connection) == newest_revision():
+        if revision_of(connection, schema) == newest_revision():
             return
-        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
-        config = build_config()
+        connection.execute(CreateSchema(schema, if_not_exists=True))
+        config = build_config(schema)
         config.attributes["connection"] = connection
         command.upgrade(config, "+1")
 
@@ -76,10 +82,13 @@ def _upgrade_by_one(database_url: str) -> None:
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
     """Creates missing tables in schema `public` and returns their names. Changes no table. Idempotent.
 
-    Raises TableRefused if the collation of a key treats different keys as equal, or if Postgres refuses a
-    table.
+    Raises TableRefused if the collation of a key treats different keys as equal, if another installation of
+    the database uses a table, or if Postgres refuses a table.
     """
+    metadatas = list(metadatas)
     with _locked(database_url) as connection, _refusing():
+        taken = read_taken(connection, schema_of(make_url(database_url)))
+        _refuse_taken(taken, (table for metadata in metadatas for table in metadata.tables))
         before = tables_of(connection)
         for metadata in by_reference(metadatas):
             _require_distinct_keys(connection, metadata)
@@ -115,6 +124,14 @@ def _refusing() -> Iterator[None]:
         raise TableRefused(f"Postgres refused `{statement.rstrip(' (')}`: {reason}") from error
 
 
+def _refuse_taken(taken: Mapping[str, str], tables: Iterable[str]) -> None:
+    for table in sorted(set(tables) & taken.keys()):
+        raise TableRefused(
+            f"table {table} belongs to the installation in schema {taken[table]} of this database; choose"
+            " another name"
+        )
+
+
 def _require_distinct_keys(connection: Connection, metadata: MetaData) -> None:
     query = text("SELECT 1 FROM pg_collation WHERE collname = :name AND NOT collisdeterministic")
     for table in filter(has_shape, metadata.tables.values()):
@@ -127,17 +144,27 @@ def _require_distinct_keys(connection: Connection, metadata: MetaData) -> None:
             )
 
 
+_ADD_PROJECTION = "INSERT INTO sluice.projections VALUES (:projection, :generation, :generation)"
+_ADD_GENERATION = """
+    INSERT INTO sluice.generations (projection, generation, state, revision, has_been_live, live_at)
+    VALUES (:projection, :generation, 'live', :revision, true, now())
+"""
+
+
 def create_projections(
     database_url: str, tables: Mapping[str, Table], revisions: Mapping[str, int]
 ) -> list[str]:
     """Creates missing live generations and their views. Returns the new projections.
 
     Idempotent. A view that already shows a generation is kept. Raises TableRefused if another object has the
-    view's name.
+    view's name, and if the projection belongs to another installation of the database.
     """
     made = []
+    schema = schema_of(make_url(database_url))
     with _locked(database_url) as connection, _refusing():
-        known = set(connection.scalars(text("SELECT projection FROM sluice.projections")))
+        projections_here = in_schema("SELECT projection FROM sluice.projections", schema)
+        known = set(connection.scalars(text(projections_here)))
+        _refuse_taken(read_taken(connection, schema), tables.keys() - known)
         for name, projection in sorted(tables.items()):
             if name in known:
                 continue
@@ -148,17 +175,8 @@ def create_projections(
                 columns = [column.name for column in projection.columns]
                 connection.execute(text(view_text(name, columns, live)))
             values = {"projection": name, "generation": live, "revision": revisions[name]}
-            connection.execute(
-                text("INSERT INTO sluice.projections VALUES (:projection, :generation, :generation)"), values
-            )
-            connection.execute(
-                text(
-                    "INSERT INTO sluice.generations"
-                    " (projection, generation, state, revision, has_been_live, live_at)"
-                    " VALUES (:projection, :generation, 'live', :revision, true, now())"
-                ),
-                values,
-            )
+            connection.execute(text(in_schema(_ADD_PROJECTION, schema)), values)
+            connection.execute(text(in_schema(_ADD_GENERATION, schema)), values)
             made.append(name)
     return made
 
@@ -166,7 +184,7 @@ def create_projections(
 def generation_shown(connection: Connection, projection: str) -> int | None:
     """Returns the generation that a view of this name shows; None if no object has this name.
 
-    If schema `sluice` was lost, the view exists, but the projection has no row. Raises TableRefused if the
+    If Sluice's schema was lost, the view exists, but the projection has no row. Raises TableRefused if the
     object is not the view of a generation.
     """
     if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
@@ -196,17 +214,20 @@ def newest_revision() -> str | None:
 def current_revision(database_url: str) -> str | None:
     """Returns the revision of the database, even of a standby; None before the first migration."""
     with connected(database_url, may_be_read_only=True) as connection:
-        return revision_of(connection)
+        return revision_of(connection, schema_of(make_url(database_url)))
 
 
-def revision_of(connection: Connection) -> str | None:
-    """Returns the revision of the database; None before the first migration."""
-    options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
+def revision_of(connection: Connection, schema: str) -> str | None:
+    """Returns the revision of the tables in this schema; None before the first migration."""
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
-def require_usable(connection: Connection) -> None:
-    """Raises InstallationRefused if the database is newer than this code, or its encoding is not UTF8."""
+def require_usable(connection: Connection, schema: str) -> None:
+    """Raises InstallationRefused if the schema is newer than this code or belongs to another program.
+
+    Also raises it if the encoding is not UTF8.
+    """
     encoding = connection.scalar(text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise InstallationRefused(
@@ -214,7 +235,11 @@ def require_usable(connection: Connection) -> None:
             " create a database with ENCODING 'UTF8' TEMPLATE template0"
         )
     scripts = ScriptDirectory.from_config(build_config())
-    revision = revision_of(connection)
+    revision = revision_of(connection, schema)
+    if revision is None and schema != WRITTEN and (other := find_relation(connection, schema)) is not None:
+        raise InstallationRefused(
+            f"schema {schema} has {other} of another program; set {SCHEMA_SETTING} to a schema of its own"
+        )
     if revision is not None and revision not in {one.revision for one in scripts.walk_revisions()}:
         raise InstallationRefused(
             f"the database is at migration {revision}, and this version of Sluice has none above"
@@ -248,10 +273,11 @@ def connected(database_url: str, *, may_be_read_only: bool = False) -> Iterator[
         yield connection
 
 
-def build_config(output_buffer: TextIO | None = None) -> Config:
+def build_config(schema: str = WRITTEN, output_buffer: TextIO | None = None) -> Config:
     """Returns the configuration of Alembic. With a buffer, Alembic writes SQL into it."""
     config = Config(output_buffer=output_buffer)
     config.set_main_option("script_location", "sluice.db:migrations")
+    config.attributes["schema"] = schema
     return config
 
 

@@ -9,12 +9,14 @@ from alembic import command
 from sqlalchemy import Connection, MetaData, Table, create_mock_engine, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.named_types import CreateEnumType
+from sqlalchemy.engine import make_url
 
 from sluice.db.migrations import migrate
 from sluice.db.projections.generation_tables import first_generation, view_text
-from sluice.db.schema import SCHEMA
+from sluice.db.schema_text import in_schema
 from sluice.db.session_settings import MEANINGS
 from sluice.db.tables import is_projection
+from sluice.runtime.schema_name import schema_of
 
 HEAD = f"""\
 -- Run it with: psql -v ON_ERROR_STOP=1. If it fails, print it again: it then has only the rest.
@@ -30,20 +32,21 @@ def missing_ddl(database_url: str, metadatas: Iterable[MetaData], projections: M
 
     Raises InstallationRefused if the encoding is not UTF8 or the database is newer than this code.
     """
+    schema = schema_of(make_url(database_url))
     with migrate.connected(database_url, may_be_read_only=True) as connection:
-        migrate.require_usable(connection)
-        revision = migrate.revision_of(connection)
-        parts = [_migrations(revision)] if revision != migrate.newest_revision() else []
+        migrate.require_usable(connection, schema)
+        revision = migrate.revision_of(connection, schema)
+        parts = [_migrations(revision, schema)] if revision != migrate.newest_revision() else []
         parts += _user_tables(connection, metadatas)
         parts += _projections(connection, projections)
     return "\n".join([HEAD, *parts]) if parts else ""
 
 
-def _migrations(revision: str | None) -> str:
+def _migrations(revision: str | None, schema: str) -> str:
     buffer = StringIO()
-    config = migrate.build_config(output_buffer=buffer)
+    config = migrate.build_config(schema, output_buffer=buffer)
     command.upgrade(config, f"{revision or 'base'}:head", sql=True)
-    return f"CREATE SCHEMA IF NOT EXISTS {SCHEMA};\n{buffer.getvalue()}"
+    return f"CREATE SCHEMA IF NOT EXISTS {schema};\n{in_schema(buffer.getvalue(), schema)}"
 
 
 def _user_tables(connection: Connection, metadatas: Iterable[MetaData]) -> list[str]:

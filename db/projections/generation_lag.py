@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
 from sluice.db.projections.generations import SyncedGeneration
 
@@ -193,12 +194,9 @@ def read_partition(
     return PartitionSnapshot._make([synced, *first[4:11], lanes])
 
 
-TRY_REBUILD = Statement(
-    "try_rebuild", "SELECT pg_try_advisory_lock(hashtext('sluice rebuild ' || $1), $2)", ("text", "int")
-)
-END_REBUILD = Statement(
-    "end_rebuild", "SELECT pg_advisory_unlock(hashtext('sluice rebuild ' || $1), $2)", ("text", "int")
-)
+_REBUILD = f"hashtext({lock_text(LockPurpose.REBUILD, ' ')} || $1), $2"
+TRY_REBUILD = Statement("try_rebuild", f"SELECT pg_try_advisory_lock({_REBUILD})", ("text", "int"))
+END_REBUILD = Statement("end_rebuild", f"SELECT pg_advisory_unlock({_REBUILD})", ("text", "int"))
 
 
 def try_rebuild(session: Session, what: str, partition: int) -> bool:

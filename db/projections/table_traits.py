@@ -199,4 +199,4 @@ def copy_traits(session: Session, model: str, table: str) -> None:
     """
     commands = session.run(WRITE_TRAITS, USERS_SCHEMA, model, table)
     if commands:
-        session.command("; ".join(command for (command,) in commands))
+        session.users_command("; ".join(command for (command,) in commands))

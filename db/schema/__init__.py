@@ -1,4 +1,7 @@
-"""Declares the tables of Sluice in schema `sluice`. The migrations together produce the same tables."""
+"""Declares the tables of Sluice in schema `sluice`. The migrations together produce the same tables.
+
+An installation in another schema has the same tables there; `db/schema_text.py` translates.
+"""
 
 from sluice.db.schema import (
     admin,
@@ -10,11 +13,12 @@ from sluice.db.schema import (
     projection_letters,
     projections,
 )
-from sluice.db.schema.declarations import OUTCOMES, SCHEMA, metadata
+from sluice.db.schema.declarations import OUTCOMES, SCHEMA, VERSION_TABLE, metadata
 
 __all__ = [
     "OUTCOMES",
     "SCHEMA",
+    "VERSION_TABLE",
     "admin",
     "dead_letters",
     "erasures",

@@ -13,9 +13,11 @@ from sqlalchemy import (
     text,
 )
 
+from sluice.db.advisory_locks import WRITTEN
 from sluice.db.records import Outcome
 
-SCHEMA = "sluice"
+SCHEMA = WRITTEN
+VERSION_TABLE = "alembic_version"
 
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
 """The columns of `lane_offsets` that count records."""

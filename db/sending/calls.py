@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
 from sluice.db.records import CallState
 from sluice.db.values import text_array
@@ -160,7 +161,7 @@ def lock_call(session: Session, effect_key: str) -> CallRow | None:
 # A separate statement takes the lock, because the snapshot of the locking statement is older than the lock.
 LOCK_ORDER = Statement(
     "lock_order",
-    "SELECT pg_advisory_xact_lock(hashtext('sluice call'), hashtext($1))",
+    f"SELECT pg_advisory_xact_lock(hashtext({lock_text(LockPurpose.CALL)}), hashtext($1))",
     ("text",),
 )
 IS_CALL_HELD = Statement(

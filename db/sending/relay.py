@@ -7,6 +7,7 @@ only increases: all rows of the queue up to this id are sent.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
 from sluice.db.records import WaitingRow
 from sluice.db.values import bare_array, text_array
@@ -34,7 +35,7 @@ def read_sent_through(session: Session) -> dict[str, int]:
 
 LOCK_WAITING = Statement(
     "lock_waiting",
-    """
+    f"""
     -- Materialized: whatever the plan is, the lock is tried only for these queues.
     WITH waiting AS MATERIALIZED (
         SELECT d.queue
@@ -46,7 +47,7 @@ LOCK_WAITING = Statement(
         ) w
     )
     SELECT w.queue FROM waiting w
-    WHERE pg_try_advisory_xact_lock(hashtext('sluice relay'), hashtext(w.queue))
+    WHERE pg_try_advisory_xact_lock(hashtext({lock_text(LockPurpose.RELAY)}), hashtext(w.queue))
     """,
     ("text[]", "bigint[]"),
 )

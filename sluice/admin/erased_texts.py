@@ -94,7 +94,7 @@ def erase_settled_calls(
     killed anywhere and repeated.
     """
     erased = 0
-    for between in erased_texts.page_ranges(session, "sluice.executed_side_effects"):
+    for between in erased_texts.page_ranges(session, "executed_side_effects"):
         with session.transaction():
             calls = erased_texts.read_settled_calls(session, between, entity, key, until)
             gone = [effect_key for effect_key, stays in calls if not stays]
@@ -113,5 +113,5 @@ def clear_event_ids(session: Session, entity: str, key: str, *, dry_run: bool) -
     if not key:
         return 0
     treat = erased_texts.count_event_ids if dry_run else erased_texts.clear_event_ids
-    ranges = erased_texts.page_ranges(session, "sluice.processed_events")
+    ranges = erased_texts.page_ranges(session, "processed_events")
     return sum(treat(session, between, entity, key) for between in ranges)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 
 from sluice.db.identifiers import USERS_SCHEMA, quoted
-from sluice.db.schema import SCHEMA, metadata
+from sluice.db.schema import VERSION_TABLE, metadata
 
 READ, ADD, CHANGE = ("SELECT",), ("INSERT",), ("UPDATE",)
 WRITE = ("INSERT", "UPDATE", "DELETE")
@@ -14,7 +14,6 @@ KEYS = frozenset({"installation_keys", "claim_key", "erasure_key"})
 last one can check if a key that it guesses was erased.
 """
 TABLES = tuple(sorted(table.name for table in metadata.tables.values()))
-VERSION = "alembic_version"
 
 
 class Role(Enum):
@@ -105,30 +104,33 @@ _USERS_TABLES: Mapping[Role, tuple[str, ...]] = {
 
 def rights_of(role: Role) -> dict[str, tuple[str, ...]]:
     """Returns each table of Sluice on which the role has rights, with the rights in a fixed order."""
-    reads = () if role is Role.EMIT else (name for name in (*TABLES, VERSION) if name not in KEYS)
+    reads = () if role is Role.EMIT else (name for name in (*TABLES, VERSION_TABLE) if name not in KEYS)
     rights = {name: {"SELECT"} for name in reads}
     for name, given in _WRITES[role].items():
         rights.setdefault(name, set()).update(given)
     return {name: tuple(one for one in (*READ, *WRITE) if one in given) for name, given in rights.items()}
 
 
-def grant_lines(role: Role, name: str) -> Iterator[str]:
-    """Yields statements that give the rights to the role `name`. The owner of the tables runs them."""
+def grant_lines(role: Role, name: str, schema: str) -> Iterator[str]:
+    """Yields statements that give the rights to the role `name`. The owner of the tables runs them.
+
+    `schema` is that of the installation.
+    """
     grantee = quoted(name)
     yield "-- The owner of the tables runs this, after each `sluice init` of a new version."
-    yield f"GRANT USAGE ON SCHEMA {SCHEMA} TO {grantee};"
+    yield f"GRANT USAGE ON SCHEMA {schema} TO {grantee};"
     by_rights: dict[tuple[str, ...], list[str]] = {}
     for table, rights in sorted(rights_of(role).items()):
-        by_rights.setdefault(rights, []).append(f"{SCHEMA}.{table}")
+        by_rights.setdefault(rights, []).append(f"{schema}.{table}")
     for rights, tables in sorted(by_rights.items()):
         yield f"GRANT {', '.join(rights)} ON {', '.join(tables)} TO {grantee};"
     for sequence in _SEQUENCES.get(role, ()):
-        yield f"GRANT USAGE ON SEQUENCE {SCHEMA}.{sequence} TO {grantee};"
+        yield f"GRANT USAGE ON SEQUENCE {schema}.{sequence} TO {grantee};"
     if role in _USERS_TABLES:
         rights_text = ", ".join(_USERS_TABLES[role])
         yield f"GRANT USAGE ON SCHEMA {USERS_SCHEMA} TO {grantee};"
         yield f"GRANT {rights_text} ON ALL TABLES IN SCHEMA {USERS_SCHEMA} TO {grantee};"
-        yield from _default_privileges(rights_text, name)
+        yield from _default_privileges(rights_text, name, schema)
     if role is Role.OPERATOR:
         yield "-- A rebuild creates and drops tables, so it needs the rights of their owner:"
         yield f"-- GRANT <owner> TO {grantee};"
@@ -136,13 +138,13 @@ def grant_lines(role: Role, name: str) -> Iterator[str]:
         yield from _statistics(grantee)
 
 
-def _default_privileges(rights_text: str, name: str) -> Iterator[str]:
+def _default_privileges(rights_text: str, name: str, schema: str) -> Iterator[str]:
     """Yields the statement for tables that the owner creates later. A superuser may run it, too."""
     yield "DO $sluice$ BEGIN EXECUTE format("
     yield "    'ALTER DEFAULT PRIVILEGES FOR ROLE %I'"
     yield f"    ' IN SCHEMA {USERS_SCHEMA} GRANT {rights_text} ON TABLES TO %I',"
     yield "    (SELECT pg_get_userbyid(relowner) FROM pg_class"
-    yield f"     WHERE oid = '{SCHEMA}.installation'::regclass),"
+    yield f"     WHERE oid = '{schema}.installation'::regclass),"
     yield f"    {_literal(name)}); END $sluice$;"
 
 

@@ -14,7 +14,7 @@ from sluice.db.admin.stored_tables import read_misplaced, read_stored_tables
 from sluice.db.admin.totals import read_positions
 from sluice.db.connection import Session
 from sluice.db.delivery.dedup_modes import read_all_modes
-from sluice.db.delivery.installation import create_installation, read_database, read_installation
+from sluice.db.delivery.installation import create_installation
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
 from sluice.db.migrations.script import missing_ddl
@@ -26,7 +26,7 @@ from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.apply.topic_modes import differences
 from sluice.tasks.fold.registry import FIRST_REVISION, Registry
-from sluice.tasks.installation.opening import require_installation
+from sluice.tasks.installation.opening import check_installation
 
 DEFAULT_PARTITIONS = 12  # of a new topic: enough for 12 bridges; cannot be lowered later
 NO_DDL = (
@@ -88,9 +88,7 @@ def initialise(
         create_installation(session, name, share)
         if change is not None:
             made.changed = change(session, name)
-        stored = require_installation(
-            read_installation(session), read_database(session), name=name, share=share
-        )
+        stored = check_installation(session, name=name, share=share)
         made.installation = stored.installation.group
         _refuse_misplaced(session, registry)
     made.tables, made.projections = create_tables(urls.database_url, registry)
@@ -126,7 +124,7 @@ def _refuse_misplaced(session: Session, registry: Registry) -> None:
     names = {table.name for metadata in registry.metadatas for table in metadata.tables.values()}
     missing = [name for name in read_misplaced(session, names) if name not in read_user_columns(session)]
     if missing:
-        found = [misplaced_finding(name, is_missing=True) for name in missing]
+        found = [misplaced_finding(name, session.schema, is_missing=True) for name in missing]
         raise TableRefused(" ".join(f"{one.problem} {one.advice}" for one in found))
 
 
@@ -151,7 +149,8 @@ def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
     unfilled = {table.name for table in tables if is_projection(table)} - registry.revisions.keys()
     misplaced = read_misplaced(session, columns)
     stored = read_stored_tables(session, tables)
-    missing = missing_findings(columns, read_user_columns(session), misplaced, unfilled, tables, stored)
+    found = read_user_columns(session)
+    missing = missing_findings(columns, found, misplaced, unfilled, tables, stored, session.schema)
     drift = drift_findings(tables, stored, unfilled)
     return worst_first([*missing, *drift])
 

@@ -117,7 +117,7 @@ def _one_line(error: Exception) -> str:
     # SQLAlchemy's own text also contains the statement and its parameters.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if getattr(cause, "pgcode", None) in _NO_TABLES:
-        return "it answers, but has no tables of Sluice; run `sluice init`"
+        return "it answers, but has no tables of Sluice; run `sluice init`, or correct SLUICE_SCHEMA"
     if isinstance(cause, OutOfMemoryError):
         return "it is full (maxmemory); free memory or raise the limit, then repeat the command"
     lines = [line.strip().rstrip(".") for line in str(cause).splitlines() if line.strip()]

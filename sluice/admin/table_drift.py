@@ -17,9 +17,9 @@ from sluice.admin.doctor.findings import Finding, error, graded, note, warning
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
 from sluice.db.projections.generation_tables import view_text
-from sluice.db.schema import SCHEMA
 from sluice.db.table_rules import DIALECT
 from sluice.db.tables import BOOKKEEPING, is_projection, shape_of
+from sluice.runtime.schema_name import DEFAULT_SCHEMA
 
 _AFTER_A_NEW_VIEW = " and give the view its grants, options, comments and triggers again"
 
@@ -31,15 +31,16 @@ def missing_findings(
     unfilled: Set[str] = frozenset(),
     tables: Iterable[Table] = (),
     stored_tables: Mapping[str, StoredTable] = MappingProxyType({}),
+    schema: str = DEFAULT_SCHEMA,
 ) -> Iterator[Finding]:
     """Yields declared tables and columns that Postgres lacks.
 
     `declared` and `stored` are table → its columns. A table of the same name as one in `misplaced` is in
-    Sluice's own schema. For a table in `tables` the finding has the statement that adds the columns.
+    Sluice's own `schema`. For a table in `tables` the finding has the statement that adds the columns.
     """
     known = {table.name: table for table in tables}
     for table in sorted(misplaced):
-        yield misplaced_finding(table, is_missing=table not in stored)
+        yield misplaced_finding(table, schema, is_missing=table not in stored)
     for table, columns in sorted(declared.items()):
         if table not in stored and table in misplaced:
             continue
@@ -95,24 +96,24 @@ def _definition(column: Column[Any]) -> str:
     return f"{made} DEFAULT {text}"
 
 
-def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
+def misplaced_finding(table: str, schema: str, *, is_missing: bool) -> Finding:
     """Returns the finding about a users' table that is in Sluice's own schema: only there, or also
     in the users' schema.
     """
-    here = f"{SCHEMA}.{quoted(table)}"
+    here = f"{schema}.{quoted(table)}"
     path = (
-        f" A role with the name {SCHEMA} creates its tables in that schema: if your role has this name,"
+        f" A role with the name {schema} creates its tables in that schema: if your role has this name,"
         " also run"
-        f" `ALTER ROLE {SCHEMA} SET search_path = {USERS_SCHEMA};`."
+        f" `ALTER ROLE {schema} SET search_path = {USERS_SCHEMA};`."
     )
     if not is_missing:
         return warning(
-            f"Table {table} is in schema {USERS_SCHEMA} and also in schema {SCHEMA}, which is Sluice's own:"
+            f"Table {table} is in schema {USERS_SCHEMA} and also in schema {schema}, which is Sluice's own:"
             f" no handler uses {here}.",
             f"Copy the rows that you need to {qualified(table)}, and run `DROP TABLE {here};`.{path}",
         )
     return error(
-        f"Table {table} is in schema {SCHEMA}, which is Sluice's own: no handler can use it.",
+        f"Table {table} is in schema {schema}, which is Sluice's own: no handler can use it.",
         f"Run `ALTER TABLE {here} SET SCHEMA {USERS_SCHEMA};`.{path}",
     )
 

@@ -6,6 +6,7 @@ import typer
 
 from sluice.admin.grants import Role, grant_lines
 from sluice.cli.output import say
+from sluice.runtime.settings import read_schema
 
 
 def grants(
@@ -16,11 +17,11 @@ def grants(
 ) -> None:
     """Print SQL that grants a role in Postgres the least rights it needs.
 
-    Changes nothing and needs no server. The owner of the tables, which runs
+    Changes nothing and needs no server; reads only SLUICE_SCHEMA. The owner of the tables, which runs
     `sluice init`, runs the output. A web application that calls `emit`
     uses `--for emit`; dashboards and reports use `--for reader`.
     Neither may read the key that signs messages.
 
     Example: sluice grants --for worker --role shop_worker
     """
-    say(*grant_lines(purpose, role or f"sluice_{purpose.value}"))
+    say(*grant_lines(purpose, role or f"sluice_{purpose.value}", read_schema()))

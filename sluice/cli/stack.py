@@ -106,6 +106,7 @@ def psql(context: typer.Context) -> None:
     # Imported here: `make clean` runs this file, perhaps without these packages.
     from sqlalchemy.engine import make_url
 
+    from sluice.runtime.database_url import without_own_options
     from sluice.runtime.secret_files import current_url
     from sluice.runtime.settings import with_secrets
 
@@ -117,8 +118,8 @@ def psql(context: typer.Context) -> None:
         _fail(error)
     # The password is not an argument: every user of the machine can read those.
     environ = os.environ | ({"PGPASSWORD": str(url.password)} if url.password else {})
-    # `URL.set` keeps a password that is replaced by None.
-    plain = url._replace(drivername="postgresql", password=None).render_as_string()
+    # `URL.set` keeps a password that is replaced by None, and psql prefers the password of the URL.
+    plain = without_own_options(url)._replace(drivername="postgresql", password=None).render_as_string()
     os.execve(program, [program, f"--dbname={plain}", *context.args], environ)
 
 

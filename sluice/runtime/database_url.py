@@ -48,6 +48,11 @@ def libpq_options(url: URL) -> dict[str, str]:
     return options | parts
 
 
+def without_own_options(url: URL) -> URL:
+    """Returns the URL without Sluice's own options, for other programs."""
+    return url.difference_update_query([name for name in url.query if _is_own(name)])
+
+
 def _is_own(name: str) -> bool:
     return name.startswith(OWN_PREFIX)
 

@@ -10,6 +10,7 @@ from sluice.runtime.database_url import UrlRefused, libpq_options
 from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, KafkaSecurity
 from sluice.runtime.outages import Server
 from sluice.runtime.redis_failures import redis_address
+from sluice.runtime.schema_name import SCHEMA_SETTING, named_schema
 from sluice.runtime.settings import Settings, SettingsError
 
 DATABASE_URL = "SLUICE_DATABASE_URL"
@@ -33,10 +34,12 @@ class StackUrls:
 
     def environ(self) -> dict[str, str]:
         """Returns the environment variables that make a process of Sluice use this stack."""
+        schema = named_schema(self.database_url)
         return {
             DATABASE_URL: self.database_url,
             REDIS_URL: self.redis_url,
             KAFKA_BOOTSTRAP_SERVERS: self.kafka_bootstrap_servers,
+            **({} if schema is None else {SCHEMA_SETTING: schema}),
             **self.kafka_security.environ(),
         }
 

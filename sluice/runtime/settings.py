@@ -20,6 +20,13 @@ from sluice.runtime.kafka_access import KafkaAccess, KafkaSecurity
 from sluice.runtime.partition_share import PartitionShare, parse_share
 from sluice.runtime.password_provider import PROVIDER_PATTERN
 from sluice.runtime.redis_address import parse_redis_url
+from sluice.runtime.schema_name import (
+    DEFAULT_SCHEMA,
+    SCHEMA_SETTING,
+    SchemaRefused,
+    merge_schema,
+    parse_schema,
+)
 from sluice.runtime.secret_files import FILE_SUFFIX, SecretRefused, merge_secrets
 from sluice.runtime.service_links import without_service_links
 
@@ -72,6 +79,10 @@ class Settings(KafkaSecurity, FaultSettings):
         "",
         pattern=f"^({PROVIDER_PATTERN})?$",
         description="module:function that returns the password for Postgres; asked at each connect",
+    )
+    # Ends with _ because pydantic has an attribute without it.
+    schema_: str = Field(
+        DEFAULT_SCHEMA, description="schema of Postgres that holds the tables of this installation"
     )
     redis_url: SecretStr = Field(description="redis://host:port/0")
     redis_password: SecretStr = Field(
@@ -153,6 +164,11 @@ class Settings(KafkaSecurity, FaultSettings):
         """`partition_share`, parsed."""
         return parse_share(self.partition_share)
 
+    @field_validator("schema_")
+    @classmethod
+    def _schema_is_valid(cls, schema: str) -> str:
+        return parse_schema(schema)
+
     @field_validator("partition_share")
     @classmethod
     def _share_is_valid(cls, share: str) -> str:
@@ -178,6 +194,11 @@ class Settings(KafkaSecurity, FaultSettings):
         return url
 
 
+def variable(field: str) -> str:
+    """Returns the environment variable of a setting."""
+    return PREFIX + field.rstrip("_").upper()
+
+
 SECRETS = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
 """The settings that may be in a file: SLUICE_X_FILE names the file of SLUICE_X."""
 
@@ -186,18 +207,25 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Returns the settings. Raises SettingsError with a sentence per wrong, missing or unknown name.
 
     Ignores the variables that Kubernetes adds for Services. The URLs contain the passwords that have settings
-    of their own, or the names of their files.
+    of their own, or the names of their files, and the database's URL names the schema.
     """
     environ = without_service_links(os.environ if environ is None else environ)
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    files = {f"{PREFIX}{name.upper()}{FILE_SUFFIX}" for name in SECRETS}
+    known = set(map(variable, Settings.model_fields))
+    files = {variable(name) + FILE_SUFFIX for name in SECRETS}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known | files)
     if unknown:
         raise SettingsError(
             f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))},"
-            f" and with {FILE_SUFFIX} at its end each of {', '.join(PREFIX + one.upper() for one in SECRETS)}"
+            f" and with {FILE_SUFFIX} at its end each of {', '.join(map(variable, SECRETS))}"
         )
-    return _validate(Settings, with_secrets(environ))
+    return _validate(Settings, _with_schema(with_secrets(environ)))
+
+
+def _with_schema(environ: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return merge_schema(environ)
+    except SchemaRefused as error:
+        raise SettingsError(f"{SCHEMA_SETTING}: {error}") from None
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
@@ -206,7 +234,7 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     Raises SettingsError.
     """
     try:
-        return merge_secrets(environ, [PREFIX + name.upper() for name in SECRETS])
+        return merge_secrets(environ, [variable(name) for name in SECRETS])
     except SecretRefused as error:
         raise SettingsError(str(error)) from None
 
@@ -222,7 +250,7 @@ def read_faults(environ: Mapping[str, str]) -> str:
 
 
 def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
-    names = {PREFIX + name.upper(): name for name in kind.model_fields}
+    names = {variable(name): name for name in kind.model_fields}
     given = {field: environ[name] for name, field in names.items() if name in environ}
     try:
         return kind.model_validate(given)
@@ -237,6 +265,18 @@ def read_optimistic(environ: Mapping[str, str] | None = None) -> Literal["auto",
     """Returns SLUICE_OPTIMISTIC. Any other value counts as "auto"; `read_settings` refuses it."""
     value = (os.environ if environ is None else environ).get(f"{PREFIX}OPTIMISTIC", "auto")
     return "always" if value == "always" else "never" if value == "never" else "auto"
+
+
+def read_schema(environ: Mapping[str, str] | None = None) -> str:
+    """Returns SLUICE_SCHEMA, also if only SLUICE_DATABASE_URL names the schema. Raises SettingsError.
+
+    Needs no other setting, for a process that only emits events in a user's own transaction.
+    """
+    found = _with_schema(os.environ if environ is None else environ).get(SCHEMA_SETTING, DEFAULT_SCHEMA)
+    try:
+        return parse_schema(found)
+    except SchemaRefused as error:
+        raise SettingsError(f"{SCHEMA_SETTING}: {error}") from None
 
 
 def read_source(environ: Mapping[str, str] | None = None) -> str | None:
@@ -258,4 +298,4 @@ def _is_missing(error: ErrorDetails) -> bool:
 
 def _sentence(error: ErrorDetails) -> str:
     message = "required, but not set" if _is_missing(error) else error["msg"].removeprefix("Value error, ")
-    return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message
+    return f"{variable(str(error['loc'][0]))}: {message}" if error["loc"] else message

@@ -6,6 +6,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import Database, StoredInstallation, read_database, read_installation
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.partition_share import WHOLE, PartitionShare
+from sluice.runtime.schema_name import SCHEMA_SETTING
 from sluice.runtime.settings import Settings
 
 
@@ -21,15 +22,22 @@ def check_installation(session: Session, *, name: str, share: PartitionShare = W
 
     Raises InstallationRefused and psycopg2.Error.
     """
-    return require_installation(read_installation(session), read_database(session), name=name, share=share)
+    stored = read_installation(session)
+    if stored is None:
+        raise InstallationRefused(describe_absent(session.schema))
+    return require_installation(stored, read_database(session), name=name, share=share)
+
+
+def describe_absent(schema: str) -> str:
+    """Returns the sentence for a database whose schema has no installation."""
+    remedy = f"run `sluice init`, or correct {SCHEMA_SETTING}"
+    return f"schema {schema} of the database holds no installation; {remedy}"
 
 
 def require_installation(
-    stored: StoredInstallation | None, database: Database, *, name: str, share: PartitionShare = WHOLE
+    stored: StoredInstallation, database: Database, *, name: str, share: PartitionShare = WHOLE
 ) -> StoredInstallation:
     """Returns the installation that a process may use. Raises InstallationRefused."""
-    if stored is None:
-        raise InstallationRefused("the database holds no installation; run `sluice init`")
     require_name(stored, name)
     require_share(stored, share)
     if database.is_copy_of(stored.database):

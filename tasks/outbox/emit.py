@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from sluice.db.sending.emit import insert_emitted
-from sluice.runtime.settings import read_source
+from sluice.runtime.settings import read_schema, read_source
 from sluice.tasks.api import EffectRefused, Emit, Rejected
 from sluice.tasks.fold.emitting import checked_emit, outbox_row
 
@@ -33,9 +33,11 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     transactions may deadlock; Postgres then aborts one of them.
 
     The CloudEvents source of the events is SLUICE_SOURCE of this process, or else that of the installation.
+    SLUICE_SCHEMA of this process names the schema of the installation.
 
     Raises Rejected for an event that could never be sent, ValueError for an invalid name of a stream,
-    SettingsError for a source that is too long. Not idempotent: a second call emits the events again.
+    SettingsError for a source that is too long or an invalid schema. Not idempotent: a second call
+    emits the events again.
     """
     if not _STREAM.fullmatch(stream):
         raise ValueError(
@@ -47,7 +49,7 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     for event in events:
         row = outbox_row(_sendable(event), uuid4(), now, {})
         rows.append((queue_of(stream, row.key), row))
-    insert_emitted(connection, rows, read_source())
+    insert_emitted(connection, rows, read_source(), read_schema())
     return [row.event_id for _, row in rows]
 
 

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psycopg2
 from sqlalchemy.engine import make_url
 
 from sluice.admin.grants import Role, grant_lines
 from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
+from sluice.runtime.schema_name import schema_of
 from sluice.runtime.service_urls import DATABASE_URL
 from sluice.stack.postgres_server import SUPERUSER
 from sluice.testing.servers.processes import Child, Start
+from tests.harness.raw_sql import connect
 
 READING = (
     *("status", "workers", "doctor", "rebuild status", "dlq ls", "dlq show", "dlq export", "outbox ls"),
@@ -74,7 +75,7 @@ class GrantedRoles:
             name = f"granted_{role.value}_{os.getpid()}_{next(_numbers)}"
             run_as_superuser(database_url, f"CREATE ROLE {name} LOGIN")
             self._made[database_url, role] = name
-            run_script(database_url, "\n".join(grant_lines(role, name)))
+            run_script(database_url, "\n".join(grant_lines(role, name, schema_of(url))))
             if owns:
                 run_as_superuser(database_url, f"GRANT {url.username} TO {name}")
         return url.set(username=name).render_as_string(hide_password=False)
@@ -140,7 +141,7 @@ def run_as_superuser(database_url: str, script: str) -> None:
 
 def run_script(database_url: str, script: str) -> None:
     """Runs statements as the user of the URL. Several statements are one transaction."""
-    with closing(psycopg2.connect(database_url.replace("+psycopg2", ""))) as connection:
+    with closing(connect(database_url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(script)

@@ -11,6 +11,8 @@ from redis import Redis
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_installation
 from sluice.runtime.installation import Installation
+from sluice.runtime.schema_name import with_schema
+from sluice.runtime.settings import read_schema
 from sluice.stack import ServiceName, Stack, StopSignal
 from sluice.testing.servers import servers
 from sluice.testing.servers.databases import create_database, drop_databases, fresh_database
@@ -56,7 +58,7 @@ class SharedStack(Stack):
     @contextmanager
     def database(self) -> Iterator[str]:
         """Yields the URL of a new migrated database. Drops it later, together with others."""
-        server_url = self.database_url("postgres")
+        server_url = in_this_schema(self.database_url("postgres"))
         name = create_database(server_url)
         try:
             yield url_of(server_url, name)
@@ -90,11 +92,15 @@ def end_orphans() -> None:
 @contextmanager
 def database(stack: Stack) -> Iterator[str]:
     """Yields the URL of a new migrated database on a running Postgres."""
-    made = (
-        stack.database() if isinstance(stack, SharedStack) else fresh_database(stack.database_url("postgres"))
-    )
+    server_url = in_this_schema(stack.database_url("postgres"))
+    made = stack.database() if isinstance(stack, SharedStack) else fresh_database(server_url)
     with made as url:
         yield url
+
+
+def in_this_schema(url: str) -> str:
+    """Returns the URL with the schema of this run, which is SLUICE_SCHEMA."""
+    return with_schema(url, read_schema())
 
 
 def install(database_url: str, name: str = "sluice") -> Installation:

@@ -12,6 +12,7 @@ import pytest
 
 from sluice.admin.init import initialise
 from sluice.runtime.partition_share import WHOLE, parse_share
+from sluice.runtime.schema_name import with_schema
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import collect_handlers
@@ -120,19 +121,24 @@ def making_deployments(
         partitions: int = 4,
         replication: int = 1,
         beside: Deployment | None = None,
+        schema: str = "",
         shards: int = 0,
         **environment: str,
     ) -> Deployment:
         """Makes a deployment of the handlers in the module `base`.
 
         With `beside`, makes a second installation. It shares the topics and the Redis of that deployment, but
-        has its own database. `shards` is for every entity type; 0 keeps the numbers that `base` declares.
+        has its own database, or with `schema` a schema of that database. `shards` is for every entity type; 0
+        keeps the numbers that `base` declares.
         """
         own_suffix = f"-{os.getpid()}-{next(_numbers)}"
         suffix = own_suffix if beside is None else beside.topic_suffix
         module = f"app{own_suffix.replace('-', '_')}"
         (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix, shards=shards))
-        own_url = database_url if beside is None else databases.enter_context(stacks.database(postgres))
+        if schema and beside is not None:
+            own_url = with_schema(beside.urls.database_url, schema)
+        else:
+            own_url = database_url if beside is None else databases.enter_context(stacks.database(postgres))
         access = kafka.kafka_access()
         urls = StackUrls(own_url, redis_url, access.bootstrap_servers, access.security)
         run = LocalRun(

@@ -20,6 +20,7 @@ from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
+from sluice.runtime.schema_name import DEFAULT_SCHEMA
 
 DEFAULT_PATIENCE_SECONDS = 60.0
 NO_CALLS = DueCalls()
@@ -49,6 +50,8 @@ class DeclaredFacts:
     unfilled: Set[str] = frozenset()
     """Projections that no handler here fills."""
     share: PartitionShare = WHOLE
+    schema: str = DEFAULT_SCHEMA
+    """The schema with Sluice's own tables."""
     plaintext: Sequence[str] = ()
     """Brokers on other machines that the clients reach without TLS."""
 

@@ -134,6 +134,7 @@ def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
         revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
         share=settings.share,
+        schema=settings.schema_,
         plaintext=settings.kafka_access.find_plaintext(),
         tables=list(registry.tables.values()),
         dedup={one.name: one.dedup for one in registry.topics.values()},

@@ -56,6 +56,7 @@ def find_problems(facts: Facts) -> list[Finding]:
             unfilled,
             tables,
             facts.postgres.tables,
+            facts.declared.schema,
         )
         found += drift_findings(tables, facts.postgres.tables, unfilled)
         if facts.postgres.registered is not None:
@@ -161,7 +162,10 @@ def _installation(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[
 
 def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     if postgres.revision is None:
-        yield error("The database has none of Sluice's tables.", "Run `sluice init`.")
+        yield error(
+            f"Schema {declared.schema} of the database has none of Sluice's tables.",
+            "Run `sluice init`, or correct SLUICE_SCHEMA.",
+        )
     elif postgres.revision != declared.newest_revision:
         yield error(
             f"The database is at migration {postgres.revision}, this code is at {declared.newest_revision}.",
@@ -170,7 +174,7 @@ def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fi
     elif postgres.registered is None:
         yield error(
             "Tables of Sluice are missing although all migrations were applied.",
-            "Restore the database from a backup: schema sluice was changed by hand.",
+            f"Restore the database from a backup: schema {declared.schema} was changed by hand.",
         )
 
 

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from typing import Any
 
 import psycopg2
@@ -11,6 +12,8 @@ from psycopg2 import sql
 from sqlalchemy.engine import make_url
 
 from sluice.db.migrations.migrate import upgrade
+from sluice.runtime.database_url import without_own_options
+from sluice.runtime.schema_name import named_schema
 
 TEMPLATE = "sluice_test_template"
 
@@ -34,12 +37,20 @@ def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str
 def create_database(server_url: str, *, template: str = TEMPLATE) -> str:
     """Returns the name of a new, migrated database. Makes the template first if the template is missing."""
     name = f"sluice_test_{os.getpid()}_{next(_numbers)}"
+    template = template_of(server_url, template)
     _make_template(server_url, template)
     with _connected(server_url) as cursor:
         cursor.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         )
     return name
+
+
+def template_of(server_url: str, template: str) -> str:
+    """Returns the name of the template whose tables are in the schema that the URL names."""
+    schema = named_schema(server_url)
+    # A hash, because Postgres cuts names at 63 bytes.
+    return template if schema is None else f"{template}_{blake2b(schema.encode(), digest_size=4).hexdigest()}"
 
 
 def drop_databases(server_url: str, names: Iterable[str]) -> None:
@@ -76,7 +87,7 @@ def _make_template(server_url: str, template: str) -> None:
 
 @contextmanager
 def _connected(server_url: str) -> Iterator[Any]:
-    url = make_url(server_url)
+    url = without_own_options(make_url(server_url))
     options = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
     connection = psycopg2.connect(**options)
     try:

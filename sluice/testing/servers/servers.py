@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psycopg2
 
+from sluice.runtime.schema_name import with_schema
 from sluice.runtime.service_urls import DATABASE_URL, StackUrls
+from sluice.runtime.settings import read_schema
 from sluice.stack import Stack, external_urls
-from sluice.testing.servers.databases import TEMPLATE, drop_databases, fresh_database
+from sluice.testing.servers.databases import TEMPLATE, drop_databases, fresh_database, template_of
 
 # The name of a folder begins with the id of the process that ends its servers, so the next run finds servers
 # that a killed run left.
@@ -51,15 +53,15 @@ class Servers:
         """Drops the template database if it is on a Postgres server that this run did not start."""
         if self._environ.get(DATABASE_URL):
             with suppress(psycopg2.OperationalError):
-                drop_databases(self._server_url, [self._template])
+                drop_databases(self._server_url, [template_of(self._server_url, self._template)])
 
     @cached_property
     def _server_url(self) -> str:
         named = self._environ.get(DATABASE_URL)
-        if named:
-            return named
-        self._stack.start("postgres")
-        return self._stack.database_url("postgres")
+        if not named:
+            self._stack.start("postgres")
+            named = self._stack.database_url("postgres")
+        return with_schema(named, read_schema(self._environ))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, MetaData, String, create_engine
+from sqlalchemy import BigInteger, Column, MetaData, String
 
 from sluice.admin.erase import Erased, erase
 from sluice.admin.erased_logs import LogEnds
@@ -18,6 +18,7 @@ from sluice.tasks.fold.registry import Registry, collect_modules
 from tests.db.tasks import applying, projecting
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, Thing, made, notify
 from tests.db.tasks.projecting import Bench, create
+from tests.harness.raw_sql import make_engine
 
 KEY = "ann-4711"
 DECISION = Decision("operator", "erase", f"request of {KEY}")
@@ -93,7 +94,8 @@ def mentions(bench: Bench, key: str = KEY) -> list[str]:
     """Returns each column of each table that contains the key as text, JSON or bytes."""
     columns = bench.look(
         "SELECT table_schema, table_name, column_name FROM information_schema.columns"
-        " WHERE table_schema IN ('sluice', 'public') ORDER BY 1, 2, ordinal_position"
+        " WHERE table_schema IN (%s, 'public') ORDER BY 1, 2, ordinal_position",
+        (bench.looking.schema,),
     )
     patterns = (key, json.dumps(key)[1:-1], key.encode().hex())
     found = []
@@ -113,7 +115,7 @@ def of(key: str, offset: int, **more: Any) -> Record:
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
     create(database_url)
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     marks.create_all(engine)
     engine.dispose()
     made_bench = Bench(database_url, registry())

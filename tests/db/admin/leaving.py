@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from sluice.db.connection import Session
+from tests.harness.raw_sql import cursor_of
 
 
 def insert_event(
@@ -17,7 +18,7 @@ def insert_event(
     refused: str | None = None,
 ) -> None:
     """Inserts an outgoing event. With `refused`, also stores that Kafka refused the event with this error."""
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute(
             "INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)"
             " VALUES (%s, %s, gen_random_uuid(), %s, %s, 'made', '{\"a\": \"1\"}', %s)",
@@ -54,7 +55,7 @@ def insert_call(
         **more,
     }
     places = ", ".join(["%s"] * len(columns))
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute(
             f"INSERT INTO sluice.executed_side_effects ({', '.join(columns)}, identity, fingerprint)"
             f" VALUES ({places}, gen_random_uuid(), gen_random_uuid())",
@@ -64,6 +65,6 @@ def insert_call(
 
 def rows(session: Session, query: str) -> list[tuple[Any, ...]]:
     """Returns the rows of a query."""
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute(query)
         return cursor.fetchall()

@@ -7,7 +7,6 @@ from pkgutil import walk_packages
 
 import pytest
 from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 from typer.testing import CliRunner
@@ -19,12 +18,14 @@ from sluice.cli.main import app
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import read_keys
 from sluice.db.migrations.migrate import upgrade
+from sluice.runtime.schema_name import schema_of
 from sluice.stack import Stack
 from sluice.tasks.api import Emit
 from sluice.tasks.fold.registry import collect_handlers
 from sluice.tasks.outbox.emit import emit
 from tests.db.tasks.applying import Bench, create_tables, slice_of, thing_set
 from tests.harness.granted_roles import GrantedRoles, owned_database, run_as_superuser, run_script
+from tests.harness.raw_sql import make_engine
 from tests.harness.stacks import install
 
 As = Callable[[Role], str]
@@ -81,7 +82,7 @@ def test_a_reader_reads_everything_else_and_writes_nothing(as_role: As) -> None:
 
 
 def test_a_web_application_emits_and_reads_nothing(as_role: As) -> None:
-    engine = create_engine(as_role(Role.EMIT), poolclass=NullPool)
+    engine = make_engine(as_role(Role.EMIT), poolclass=NullPool)
     with engine.begin() as connection:
         emit(connection, [Emit("orders", key="k", type="made", data={})])
     with engine.connect() as connection, pytest.raises(Exception, match="permission denied"):
@@ -166,7 +167,7 @@ def test_the_owner_and_a_superuser_may_run_the_statements(postgres: Stack) -> No
             role = f"{owner}_reader_{has_statistics}"
             run_as_superuser(url, f'CREATE ROLE "{role}" LOGIN')
             try:
-                run(url, "\n".join(grant_lines(Role.READER, role)))
+                run(url, "\n".join(grant_lines(Role.READER, role, schema_of(make_url(url)))))
                 run_script(url, f'CREATE TABLE public."{role}" AS SELECT 1 AS one')
                 as_reader = make_url(url).set(username=role).render_as_string()
                 with closing(Session(as_reader, application_name="test")) as session:

@@ -30,6 +30,7 @@ from sluice.db.apply.handler_deaths import note_death
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import try_lead
 from sluice.db.delivery.progress import TopicStart, register_topic
+from sluice.db.schema_text import in_schema
 from sluice.runtime.place import EventPlace
 from tests.db.admin.leaving import insert_call, insert_event
 from tests.waiting import WAITING_BACKENDS, wait_until
@@ -47,7 +48,7 @@ def test_a_transaction_of_this_database_holds_up_vacuum(
     other.command(statement)
     [found] = read_horizons(session)
     assert (found.kind, found.name) == ("session", str(other.connection.info.backend_pid))
-    assert (found.state, found.query) == ("idle in transaction", statement)
+    assert (found.state, found.query) == ("idle in transaction", in_schema(statement, session.schema))
     assert found.application == "test 1"
     assert found.seconds is not None
     assert found.seconds >= 0
@@ -117,7 +118,7 @@ def test_the_scheduling_beat_is_recognised_by_its_lock(
 def test_sessions_of_other_programs_that_block_sluice_are_found(
     session: Session, database_url: str, application: str, is_found: bool
 ) -> None:
-    lock = "BEGIN; LOCK TABLE sluice.audit"
+    lock = f"BEGIN; LOCK TABLE {session.schema}.audit"
     limits = {"lock_timeout": "0", "statement_timeout": "0"}
     with (
         closing(Session(database_url, application_name=application)) as other,

@@ -25,7 +25,9 @@ TABLE = "users"  # This is a table of the shop.
 
 def found(session: Session) -> list[tuple[Severity, str, str]]:
     """Returns what `doctor` reports about the tables in DECLARED."""
-    named = missing_findings(DECLARED, read_user_columns(session), read_misplaced(session, DECLARED))
+    named = missing_findings(
+        DECLARED, read_user_columns(session), read_misplaced(session, DECLARED), schema=session.schema
+    )
     return [(one.severity, one.problem, one.advice) for one in named if "gone" not in one.problem]
 
 
@@ -39,10 +41,11 @@ def test_the_advice_corrects_tables_of_a_role_named_like_the_schema(
 ) -> None:
     install(database_url)
     url = make_url(database_url)
-    session.command("DROP ROLE IF EXISTS sluice; CREATE ROLE sluice LOGIN SUPERUSER")
+    role = session.schema
+    session.command(f"DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN SUPERUSER")
 
     def make_table(name: str) -> None:
-        with psycopg2.connect(host=url.host, port=url.port, dbname=url.database, user="sluice") as connection:
+        with psycopg2.connect(host=url.host, port=url.port, dbname=url.database, user=role) as connection:
             connection.cursor().execute(f"CREATE TABLE {name} (id text PRIMARY KEY)")
         connection.close()
 
@@ -50,19 +53,19 @@ def test_the_advice_corrects_tables_of_a_role_named_like_the_schema(
     [(severity, problem, advice)] = [one for one in found(session) if "users" in one[1]]
     assert (severity, problem) == (
         Severity.ERROR,
-        "Table users is in schema sluice, which is Sluice's own: no handler can use it.",
+        f"Table users is in schema {role}, which is Sluice's own: no handler can use it.",
     )
     follow(session, advice, "SET SCHEMA")
     assert [one for one in found(session) if "users" in one[1]] == []
     make_table("users")
     [(severity, problem, advice)] = [one for one in found(session) if "users" in one[1]]
     assert severity is Severity.WARNING
-    assert "also in schema sluice" in problem
+    assert f"also in schema {role}" in problem
     follow(session, advice, "DROP TABLE")
     follow(session, advice, "ALTER ROLE")
     make_table("later")
     assert read_misplaced(session, ["users", "later"]) == []
-    session.command("REASSIGN OWNED BY sluice TO CURRENT_USER; DROP OWNED BY sluice; DROP ROLE sluice")
+    session.command(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_a_table_of_sluice_is_not_reported_as_misplaced(database_url: str, session: Session) -> None:
@@ -95,7 +98,7 @@ def test_init_creates_no_table_beside_a_misplaced_table(
 ) -> None:
     install(database_url)
     session.command(f"CREATE TABLE sluice.{TABLE} (id text PRIMARY KEY)")
-    assert f"Run `ALTER TABLE sluice.{TABLE} SET SCHEMA public;`" in run_init()
+    assert f"Run `ALTER TABLE {session.schema}.{TABLE} SET SCHEMA public;`" in run_init()
     assert TABLE not in read_user_columns(session)
     session.command(f"ALTER TABLE sluice.{TABLE} SET SCHEMA public")
     assert "Kafka" in run_init()

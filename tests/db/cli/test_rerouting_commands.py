@@ -15,6 +15,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import read_paused_topics
 from sluice.stack.patience import patient
+from tests.harness.raw_sql import cursor_of
 from tests.harness.stacks import install
 from tests.waiting import wait_until
 
@@ -105,7 +106,7 @@ def test_a_reshard_that_times_out_resumes_the_topics(session: Session, run: Run)
     document = json.loads(run("reshard", "order", "4", "--dry-run", "--json"))
     assert document["unsettled"] == {"lanes": 1, "outgoing": 0, "refused": 0, "halted": 0}
     assert "has 4 shards" in run("reshard", "order", "4", "--yes", "--force")
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute("SELECT verb, subject, details FROM sluice.audit ORDER BY id")
         verbs = cursor.fetchall()
     assert [(verb, subject) for verb, subject, _ in verbs] == [

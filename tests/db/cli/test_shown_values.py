@@ -17,6 +17,7 @@ from sluice.cli.main import app
 from sluice.db.connection import Session
 from sluice.runtime.terminal_text import shown
 from tests.db.admin.leaving import insert_call, insert_event
+from tests.harness.raw_sql import cursor_of
 from tests.harness.stacks import install
 
 NASTY = [
@@ -84,7 +85,7 @@ def environ(database_url: str, session: Session) -> dict[str, str]:
     for number, text in enumerate(NASTY, start=1):
         insert_event(session, number, topic=f"t{text}", key=text, payload=text.encode(), refused=text)
         insert_call(session, text, "failed", entity_key=text, error=text, args=json.dumps({text: text}))
-        with session.connection.cursor() as cursor:
+        with cursor_of(session) as cursor:
             raw = text.encode()
             cursor.execute(INSERT_LETTER, (number, raw, raw, text, text, text, text))
             cursor.execute(
@@ -96,7 +97,7 @@ def environ(database_url: str, session: Session) -> dict[str, str]:
                 "INSERT INTO sluice.audit (actor, verb, reason, subject) VALUES (%s, 'dlq drop', %s, %s)",
                 (text, text, text),
             )
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute("INSERT INTO sluice.entities (entity, shards) VALUES ('order', 1)")
         cursor.execute(
             "INSERT INTO sluice.queues (queue, entity, halted_reason, halted_at)"

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 from sqlalchemy.pool import NullPool
+
+from tests.harness.raw_sql import make_engine
 
 
 @pytest.fixture
@@ -13,6 +15,6 @@ def connection(database_url: str) -> Iterator[Connection]:
     # A role with the name of the schema has that schema as its default, and Alembic returns the name None for
     # the default schema.
     search_path = {"options": "-c search_path=public"}
-    engine = create_engine(database_url, poolclass=NullPool, connect_args=search_path)
+    engine = make_engine(database_url, poolclass=NullPool, connect_args=search_path)
     with engine.connect() as opened:
         yield opened

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Column, MetaData, Table, create_engine, text
+from sqlalchemy import Column, MetaData, Table, Text, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from sluice.admin.init import create_tables
 from sluice.db.migrations.migrate import upgrade
 from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import has_shape
+from sluice.runtime.database_url import without_own_options
 from sluice.tables import include_object
 from sluice.tasks.fold.registry import Registry
+from tests.harness.raw_sql import make_engine
 
 ENV = """
 from alembic import context
@@ -93,7 +96,8 @@ class Project:
     def __post_init__(self) -> None:
         self.config = Config(self.folder / "alembic.ini", stdout=StringIO())
         self.config.set_main_option("script_location", str(self.folder / "migrations"))
-        self.config.set_main_option("sqlalchemy.url", self.database_url)
+        plain = without_own_options(make_url(self.database_url))
+        self.config.set_main_option("sqlalchemy.url", plain.render_as_string(hide_password=False))
         command.init(self.config, str(self.folder / "migrations"))
         self.write_models(MODELS)
 
@@ -134,7 +138,7 @@ class Project:
 
     def run(self, statement: str) -> None:
         """Runs a statement as a superuser."""
-        with create_engine(self.database_url, poolclass=NullPool).begin() as connection:
+        with make_engine(self.database_url, poolclass=NullPool).begin() as connection:
             connection.execute(text(statement))
 
 
@@ -195,3 +199,21 @@ def test_tables_of_sluice_are_ignored_if_their_schema_is_the_default_schema(name
     own = metadata.tables[f"{SCHEMA}.{name}"]
     found = Table(name, MetaData(), *(Column(column.name, column.type) for column in own.columns))
     assert not include_object(found, name, "table", True, None)
+
+
+@pytest.mark.parametrize("named", [None, "billing"])
+def test_tables_of_another_installation_are_ignored(
+    named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `include_schemas`, Alembic finds the tables of all installations of the database."""
+    monkeypatch.delenv("SLUICE_SCHEMA", raising=False)
+    if named is not None:
+        monkeypatch.setenv("SLUICE_SCHEMA", named)
+    for own in metadata.tables.values():
+        columns = (Column(column.name, column.type) for column in own.columns)
+        found = Table(own.name, MetaData(schema="billing"), *columns)
+        assert not include_object(found, own.name, "table", True, None)
+    version = Table("alembic_version", MetaData(schema="billing"), Column("version_num", Text))
+    assert not include_object(version, "alembic_version", "table", True, None)
+    other = Table("baskets", MetaData(schema="billing"), Column("id", Text))
+    assert include_object(other, "baskets", "table", True, None) is (named is None)

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psycopg2
 import pytest
-from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
@@ -20,6 +18,7 @@ from sluice.stack import Stack
 from sluice.tasks.api import Emit
 from sluice.tasks.outbox.emit import emit
 from sluice.testing.servers.databases import drop_databases
+from tests.harness.raw_sql import connect, make_engine
 from tests.harness.stacks import install
 
 HOSTILE = {
@@ -45,7 +44,7 @@ ROLE = f"hostile_{os.getpid()}"
 
 
 def _admin(url: URL, *statements: str) -> None:
-    with closing(psycopg2.connect(url.set(drivername="postgresql").render_as_string())) as made:
+    with closing(connect(url.render_as_string())) as made:
         made.autocommit = True
         with made.cursor() as cursor:
             for statement in statements:
@@ -120,7 +119,7 @@ def test_a_role_that_may_only_read_by_default_is_refused(role: str, database_url
 
 def test_emit_does_not_depend_on_the_settings_of_the_users_session(role: str, database_url: str) -> None:
     install(database_url)
-    engine = create_engine(role, poolclass=NullPool)
+    engine = make_engine(role, poolclass=NullPool)
     with engine.begin() as connection:
         shown = "SHOW client_encoding"
         assert connection.exec_driver_sql(shown).scalar() == "LATIN1"

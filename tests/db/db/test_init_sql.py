@@ -3,7 +3,6 @@
 import subprocess
 from contextlib import closing
 
-import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -11,18 +10,21 @@ from sluice.admin.init import create_tables, missing_sql
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_keys
 from sluice.db.migrations.migrate import upgrade
+from sluice.db.schema_text import in_schema
 from sluice.db.tables import is_projection
+from sluice.runtime.schema_name import schema_of
 from sluice.stack.postgres_files import find_programs
 from sluice.tasks.fold.registry import collect_handlers
+from tests.harness.raw_sql import connect
 
 HANDLERS = "examples.shop.handlers"
 
 
 def _run(database_url: str, script: str) -> None:
-    with closing(psycopg2.connect(database_url.replace("+psycopg2", ""))) as connection:
+    with closing(connect(database_url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(script)
+            cursor.execute(in_schema(script, schema_of(make_url(database_url))))
 
 
 def _dump(database_url: str) -> str:

@@ -14,6 +14,7 @@ from sluice.db.connection import BATCH_PLANS, Session, Statement
 from sluice.db.delivery.progress import TopicStart, raise_watermarks, read_assignments, register_topic
 from sluice.db.migrations import migrate
 from sluice.db.migrations.migrate import upgrade
+from sluice.runtime.settings import read_schema
 
 LANE, PLACE = ("payment.0", 1), ("payments", 0)
 WINDOW = "..x"
@@ -96,7 +97,7 @@ def session(database_url: str, connection: Connection, make_session: Callable[[]
     """Returns a session on a database with rows of the previous version, at its revision."""
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.execute(text("CREATE SCHEMA sluice"))
-    config = migrate.build_config()
+    config = migrate.build_config(read_schema())
     config.attributes["connection"] = connection
     command.upgrade(config, "0025")
     connection.execute(

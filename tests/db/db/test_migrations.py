@@ -10,14 +10,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, create_engine, text
+from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.pool import NullPool
 
 from examples.shop.tables import billing_line_items
 from examples.shop.tables import metadata as shop_metadata
 from sluice.db.migrations import migrate
 from sluice.db.migrations.migrate import (
-    VERSION_TABLE,
     create_projections,
     create_user_tables,
     current_revision,
@@ -33,38 +32,41 @@ from sluice.db.records import (
     ProcessKind,
     RetryKind,
 )
-from sluice.db.schema import SCHEMA, metadata
+from sluice.db.schema import VERSION_TABLE, metadata
 from sluice.db.tables import TableRefused, is_projection
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.settings import read_schema
 from sluice.stack.patience import patient
+from tests.harness.raw_sql import make_engine
 
 # Reads every part of a table from the catalogue of Postgres. Autogenerate compares only half of these parts.
 CATALOGUE = (
     """
     SELECT c.relkind::text, c.relname, c.reloptions FROM pg_class c
-    WHERE c.relnamespace = 'sluice'::regnamespace ORDER BY c.relname
+    WHERE c.relnamespace = '{schema}'::regnamespace ORDER BY c.relname
     """,
     """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text,
            pg_get_expr(d.adbin, d.adrelid)
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE c.relnamespace = 'sluice'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+    WHERE c.relnamespace = '{schema}'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
     ORDER BY c.relname, a.attnum
     """,
     """
     SELECT c.relname, k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
     JOIN pg_class c ON c.oid = k.conrelid
-    WHERE c.relnamespace = 'sluice'::regnamespace ORDER BY c.relname, k.conname
+    WHERE c.relnamespace = '{schema}'::regnamespace ORDER BY c.relname, k.conname
     """,
-    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'sluice' ORDER BY indexname",
-    "SELECT sequencename, data_type::text FROM pg_sequences WHERE schemaname = 'sluice' ORDER BY 1",
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = '{schema}' ORDER BY indexname",
+    "SELECT sequencename, data_type::text FROM pg_sequences WHERE schemaname = '{schema}' ORDER BY 1",
 )
 
 
 def catalogue(connection: Connection) -> list[list[tuple[object, ...]]]:
-    """Returns the parts of all tables in schema sluice, except the version table of Alembic."""
-    found = [[tuple(row) for row in connection.execute(text(query))] for query in CATALOGUE]
+    """Returns the parts of all tables in Sluice's schema, except the version table of Alembic."""
+    queries = [text(query.replace("{schema}", read_schema())) for query in CATALOGUE]
+    found = [[tuple(row) for row in connection.execute(query)] for query in queries]
     return [[row for row in rows if not any(VERSION_TABLE in str(cell) for cell in row)] for rows in found]
 
 
@@ -81,12 +83,15 @@ def test_migrations_make_exactly_the_declared_tables(connection: Connection) -> 
 def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
     options = {
         "include_schemas": True,
-        "include_name": lambda name, kind, _: kind != "schema" or name == SCHEMA,
+        "include_name": lambda name, kind, _: kind != "schema" or name == read_schema(),
         "version_table": VERSION_TABLE,
-        "version_table_schema": SCHEMA,
+        "version_table_schema": read_schema(),
         "compare_server_default": True,
     }
-    assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+    declared = MetaData(schema=read_schema(), naming_convention=metadata.naming_convention)
+    for table in metadata.tables.values():
+        table.to_metadata(declared, schema=read_schema())
+    assert compare_metadata(MigrationContext.configure(connection, opts=options), declared) == []
 
 
 @pytest.mark.parametrize(
@@ -169,10 +174,10 @@ def test_a_newer_database_is_refused_and_not_changed(database_url: str, connecti
     assert current_revision(database_url) == "9999"
 
 
-def test_an_empty_database_has_no_revision(connection: Connection) -> None:
+def test_an_empty_database_has_no_revision(database_url: str, connection: Connection) -> None:
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.commit()
-    assert current_revision(connection.engine.url.render_as_string(hide_password=False)) is None
+    assert current_revision(database_url) is None
 
 
 # A projection is a view over a table with another name.
@@ -216,11 +221,11 @@ def test_init_restores_the_rows_of_a_projection_from_the_generation_of_its_view(
 ) -> None:
     name = billing_line_items.name
     create_projections(database_url, {name: billing_line_items}, {name: 1})
-    with create_engine(database_url, poolclass=NullPool).begin() as lost:
+    with make_engine(database_url, poolclass=NullPool).begin() as lost:
         lost.execute(text(f"ALTER TABLE public.{name}_g1 RENAME TO {name}_g7"))
         lost.execute(text("TRUNCATE sluice.projections, sluice.generations CASCADE"))
     assert create_projections(database_url, {name: billing_line_items}, {name: 1}) == [name]
-    with create_engine(database_url, poolclass=NullPool).begin() as found:
+    with make_engine(database_url, poolclass=NullPool).begin() as found:
         rows = found.execute(text("SELECT live_generation, newest_generation FROM sluice.projections"))
         assert [tuple(row) for row in rows] == [(7, 7)]
 

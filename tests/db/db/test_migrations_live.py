@@ -17,7 +17,9 @@ from sluice.db.migrations.migrate import (
     newest_revision,
     upgrade,
 )
+from sluice.runtime.settings import read_schema
 from sluice.stack.patience import patient
+from tests.harness.raw_sql import cursor_of
 from tests.waiting import wait_until
 
 OLD_EVENT = Statement(
@@ -54,7 +56,7 @@ def at_first_revision(database_url: str, connection: Connection) -> str:
     """Returns a database at the first revision of the migrations, with rows of the previous version."""
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.execute(text("CREATE SCHEMA sluice"))
-    config = migrate.build_config()
+    config = migrate.build_config(read_schema())
     config.attributes["connection"] = connection
     command.upgrade(config, "0001")
     connection.commit()
@@ -65,7 +67,7 @@ def at_first_revision(database_url: str, connection: Connection) -> str:
 
 
 def counted(session: Session) -> dict[str, int]:
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         found = {}
         for table in WRITTEN.values():
             cursor.execute(f"SELECT count(*) FROM sluice.{table}")

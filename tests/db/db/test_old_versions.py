@@ -30,8 +30,9 @@ READ_BLOCKS = Statement(
     "read_blocks",
     """
     SELECT relname::text, heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)
-    FROM pg_statio_all_tables WHERE schemaname = 'sluice'
+    FROM pg_statio_all_tables WHERE schemaname = $1
     """,
+    ("text",),
 )
 COUNT_LANES = Statement("count_lanes", "SELECT count(*) FROM sluice.lane_offsets")
 
@@ -109,7 +110,7 @@ class Rounds:
         for session in (self.bench.session, self.bridge):
             session.command("SELECT pg_stat_force_next_flush()")
         self.bench.looking.command("SELECT pg_stat_clear_snapshot()")
-        return Counter(dict(self.bench.looking.run(READ_BLOCKS)))
+        return Counter(dict(self.bench.looking.run(READ_BLOCKS, self.bench.looking.schema)))
 
 
 def growth_under_an_old_snapshot(database_url: str) -> dict[str, float]:

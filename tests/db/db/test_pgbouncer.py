@@ -11,6 +11,7 @@ from sluice.db.connect_failures import ConnectCause, ConnectFailed
 from sluice.db.connection import SESSION_SETTINGS, Session, Statement
 from tests.db.tasks.applying import Bench, create_tables, slice_of, thing_set
 from tests.harness.pgbouncer import pgbouncer
+from tests.harness.raw_sql import connect
 
 SHARED = "a pooler gives each transaction another backend"
 
@@ -52,7 +53,7 @@ def test_transaction_mode_is_refused(mode: str, database_url: str) -> None:
             assert [SHARED in line for line in output.splitlines()].count(True) == 1, output
         # No setting of Sluice remains in a backend of other clients.
         show = "SHOW statement_timeout"
-        with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as other, other.cursor() as cursor:
+        with closing(connect(url)) as other, other.cursor() as cursor:
             other.autocommit = True
             cursor.execute(show)
             assert cursor.fetchone() == ("0",)

@@ -24,6 +24,7 @@ from sluice.db.delivery.progress import (
 from sluice.db.errors import Fault, whose_fault
 from sluice.stack.patience import patient
 from sluice.tasks.events.routing import queue_name
+from tests.harness.raw_sql import cursor_of
 from tests.waiting import wait_until
 
 START = TopicStart("payments", "id-1", "payment", 4, {0: 10, 1: 20})
@@ -68,7 +69,7 @@ def test_a_new_topic_gets_all_its_rows(session: Session) -> None:
 
 def test_queues_are_named_as_the_bridge_names_them(session: Session) -> None:
     register_topic(session, START)
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute("SELECT queue FROM sluice.queues ORDER BY queue")
         assert cursor.fetchall() == [(queue_name("payment", shard),) for shard in range(4)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, String, create_engine, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, String, text
 
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.tables import entity_table
@@ -18,6 +18,7 @@ from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Read, To
 from sluice.tasks.apply.apply import Applied, Applier
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.fold.registry import Registry, collect_modules
+from tests.harness.raw_sql import cursor_of, make_engine
 
 TOPIC, TOPIC_ID, QUEUE = "things", "id-of-things", "thing.0"
 
@@ -106,7 +107,7 @@ def registry() -> Registry:
 
 def create_tables(database_url: str) -> None:
     """Creates the application's tables, and inserts the rows that `sluice init` would write."""
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO sluice.entities (entity, shards) VALUES ('thing', 1)"))
@@ -150,7 +151,7 @@ class Bench:
 
     def look(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
         """Runs a query and returns its rows."""
-        with self.looking.connection.cursor() as cursor:
+        with cursor_of(self.looking) as cursor:
             cursor.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 

@@ -17,6 +17,7 @@ from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.tasks.api import EffectCall, EffectDeclaration, NotSent, Refused
 from sluice.tasks.effects import executor
 from sluice.tasks.fold.registry import EffectEntry, Registry
+from tests.harness.raw_sql import cursor_of
 
 Act = Callable[[EffectCall], Any]
 
@@ -83,7 +84,7 @@ class Bench:
         return row[0] if len(row) == 1 else row
 
     def look(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
-        with self.looking.connection.cursor() as cursor:
+        with cursor_of(self.looking) as cursor:
             cursor.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from sqlalchemy import create_engine
-
 from sluice.admin.reshard import Resharded, reshard_entity
 from sluice.db.admin.audit import Decision
 from sluice.db.connection import Session
@@ -12,6 +10,7 @@ from sluice.kafka_io.record_types import Record
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, made
 from tests.db.tasks.natural_app import metadata, registry
+from tests.harness.raw_sql import make_engine
 
 DECISION = Decision("tester", "reshard", "a test")
 
@@ -45,7 +44,7 @@ class Bench(projecting.Bench):
 
 
 def create(database_url: str) -> None:
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     engine.dispose()
     code = registry()

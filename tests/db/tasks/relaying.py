@@ -14,6 +14,7 @@ from sluice.kafka_io.record_types import Delivery, OutgoingRecord
 from sluice.runtime.fault_points import faults
 from sluice.tasks.outbox.relay import Relay, Relayed
 from tests.db.tasks.recording import RecordingSession
+from tests.harness.raw_sql import cursor_of
 
 Answer = tuple[Delivery, str] | None
 ACKNOWLEDGED: Answer = (Delivery.ACKNOWLEDGED, "")
@@ -111,7 +112,7 @@ class Bench:
         return [number for (number,) in self.look("SELECT id FROM sluice.outbox_events ORDER BY id")]
 
     def look(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
-        with self.looking.connection.cursor() as cursor:
+        with cursor_of(self.looking) as cursor:
             cursor.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 

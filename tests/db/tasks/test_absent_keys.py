@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, String, create_engine
+from sqlalchemy import Column, MetaData, String
 
 from sluice.db.connection import Session
 from sluice.db.tables import entity_table
@@ -14,6 +14,7 @@ from sluice.tasks.api import Effect, Entity, Event, Topic, Upsert, handles
 from sluice.tasks.apply.row_store import KEY_LOCKS, AbsentKeyLocks
 from sluice.tasks.fold.registry import Registry, collect_modules
 from tests.db.tasks.applying import TOPIC, Bench, create_tables, made, slice_of
+from tests.harness.raw_sql import make_engine
 from tests.waiting import ADVISORY_LOCKS, WAITING_BACKENDS, wait_until
 
 KEYS = 40_000
@@ -41,7 +42,7 @@ def registry() -> Registry:
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
     create_tables(database_url)
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     engine.dispose()
     opened = Bench(database_url, registry())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import BigInteger, Column, MetaData, Numeric, String, create_engine
+from sqlalchemy import BigInteger, Column, MetaData, Numeric, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import JSON
 
@@ -20,6 +20,7 @@ from sluice.db.projections.comparison import ONE_SNAPSHOT, Comparer, Comparison
 from sluice.db.tables import projection_table
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import Bench, create, registry
+from tests.harness.raw_sql import make_engine
 
 sales = projection_table(
     "sales",
@@ -40,7 +41,7 @@ tables = st.dictionaries(keys, row_values, max_size=25)
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     for number in (1, 2):
         sales.to_metadata(MetaData(), name=f"sales_g{number}").create(engine)
     engine.dispose()

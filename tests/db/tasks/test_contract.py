@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
 
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import RowsChanged
@@ -14,6 +13,7 @@ from sluice.db.tables import shape_of
 from sluice.tasks.api import Delete, Insert, Merge, Read, Upsert
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, Apart, check, settle_exactly
+from tests.harness.raw_sql import make_engine
 from tests.unit.tasks.newer_logs import by_position, natural_logs
 from tests.unit.tasks.scripted import event_logs, folded, scripted, splits
 from tests.unit.tasks.strategies import AWKWARD_TEXTS, EVERY_TYPE, metadata, whole
@@ -21,7 +21,7 @@ from tests.unit.tasks.strategies import AWKWARD_TEXTS, EVERY_TYPE, metadata, who
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     engine.dispose()
     session = Session(database_url, application_name="contract", plans=BATCH_PLANS)

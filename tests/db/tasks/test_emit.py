@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, create_engine, select
+from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, select
 
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.sending.relay import lock_waiting, read_page, read_sent_through
@@ -14,6 +14,7 @@ from sluice.tasks.api import Emit, Rejected
 from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
 from sluice.tasks.outbox.emit import QUEUES_PER_STREAM, emit, queue_of
 from sluice.tasks.outbox.outbox_page import sent_through
+from tests.harness.raw_sql import make_engine
 from tests.waiting import wait_until
 
 metadata = MetaData()
@@ -24,7 +25,7 @@ web_orders = Table(
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    made = create_engine(database_url)
+    made = make_engine(database_url)
     metadata.create_all(made)
     yield made
     made.dispose()

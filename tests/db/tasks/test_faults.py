@@ -238,7 +238,7 @@ def restricted(bench: Bench) -> None:
     """Changes the role of the worker's session to a role that may read and write, but owns no table."""
     [(name,)] = bench.look("SELECT 'restricted_' || current_database()")
     bench.look(f'CREATE ROLE "{name}"')
-    for schema in ("public", "sluice"):
+    for schema in ("public", bench.looking.schema):
         bench.look(f'GRANT USAGE ON SCHEMA {schema} TO "{name}"')
         bench.look(f'GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO "{name}"')
         bench.look(f'GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO "{name}"')

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, MetaData, String, create_engine
+from sqlalchemy import BigInteger, Column, MetaData, String
 
 from bench.cpu import TICKS_PER_SECOND, read_times
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
@@ -26,6 +26,7 @@ from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.outbox.relay import Relay
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, made
 from tests.harness import stacks
+from tests.harness.raw_sql import make_engine
 from tests.waiting import wait_until
 
 ROWS_PER_SECOND = 1_000
@@ -145,7 +146,7 @@ class WorkerAndBridge:
     def __init__(self, database_url: str) -> None:
         self._worker = Session(database_url, application_name="worker", plans=BATCH_PLANS)
         self._bridge = Session(database_url, application_name="bridge", plans=progress.PLANS)
-        metadata.create_all(create_engine(database_url, connect_args={"options": "-c search_path=public"}))
+        metadata.create_all(make_engine(database_url, connect_args={"options": "-c search_path=public"}))
         lanes = dict.fromkeys(range(QUEUES), 0)
         progress.register_topic(self._bridge, progress.TopicStart(TOPIC, TOPIC_ID, "thing", QUEUES, lanes))
         self._applier = Applier(self._worker, registry())

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Table, create_engine
+from sqlalchemy import Table
 
 from sluice.db.apply import assumed_rows
 from sluice.db.apply.rows import named_statement
@@ -23,6 +23,7 @@ from sluice.tasks.apply.optimistic_writer import Deviated, OptimisticWriter, Sta
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, ENTITY, QUEUE, Apart, check, settle_exactly
+from tests.harness.raw_sql import make_engine
 from tests.unit.tasks.newer_logs import by_position, natural_logs, newer_logs
 from tests.unit.tasks.scripted import scripted, splits
 from tests.unit.tasks.strategies import (
@@ -37,7 +38,7 @@ from tests.unit.tasks.strategies import (
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     engine.dispose()
     session = Session(database_url, application_name="contract", plans=BATCH_PLANS)

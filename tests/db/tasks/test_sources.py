@@ -1,7 +1,7 @@
 """The CloudEvents source of an outgoing event is set when its row is written, not when it is sent."""
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.pool import NullPool
 
 from sluice.db.connection import QUEUE_PLANS, Session
@@ -16,6 +16,7 @@ from sluice.tasks.outbox.relay import Relay
 from tests.db.tasks import applying
 from tests.db.tasks.applying import Bench, slice_of, thing_set
 from tests.db.tasks.relaying import Broker
+from tests.harness.raw_sql import make_engine
 from tests.harness.stacks import install
 
 bench = applying.bench
@@ -28,7 +29,7 @@ def no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def emit_one(database_url: str, key: str = "k", *, role: str | None = None) -> None:
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = make_engine(database_url, poolclass=NullPool)
     with engine.begin() as connection:
         if role is not None:
             connection.execute(text(f"SET LOCAL ROLE {role}"))
@@ -63,7 +64,7 @@ def test_the_default_source_of_a_user_transaction_is_the_installation(database_u
 
 def test_a_role_that_may_only_emit_has_the_same_default_source(database_url: str) -> None:
     installation = install(database_url)
-    with create_engine(database_url, poolclass=NullPool).begin() as connection:
+    with make_engine(database_url, poolclass=NullPool).begin() as connection:
         connection.execute(text(f"DROP ROLE IF EXISTS {ROLE}"))
         connection.execute(text(f"CREATE ROLE {ROLE}"))
         for right in ("INSERT ON sluice.outbox_events", "SELECT, INSERT ON sluice.relay_progress"):
@@ -71,7 +72,7 @@ def test_a_role_that_may_only_emit_has_the_same_default_source(database_url: str
         connection.execute(text(f"GRANT USAGE ON SEQUENCE sluice.outbox_ids TO {ROLE}"))
     emit_one(database_url, role=ROLE)
     assert sources(database_url) == {"k": installation.group}
-    with create_engine(database_url, poolclass=NullPool).begin() as connection:
+    with make_engine(database_url, poolclass=NullPool).begin() as connection:
         connection.execute(text(f"DROP OWNED BY {ROLE}"))
         connection.execute(text(f"DROP ROLE {ROLE}"))
 
@@ -107,7 +108,7 @@ def test_a_change_of_the_setting_does_not_change_waiting_rows(
 def test_a_row_of_an_earlier_version_gets_the_source_of_the_relay(database_url: str) -> None:
     install(database_url)
     emit_one(database_url)
-    with create_engine(database_url, poolclass=NullPool).begin() as connection:
+    with make_engine(database_url, poolclass=NullPool).begin() as connection:
         connection.execute(text("UPDATE sluice.outbox_events SET source = NULL"))
     assert sources(database_url) == {"k": "the relay's"}
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, String, Table, create_engine, select
+from sqlalchemy import Column, MetaData, String, Table, select
 from sqlalchemy import Enum as EnumType
 
 from sluice.db.connection import BATCH_PLANS, Session
@@ -35,6 +35,7 @@ from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks.applying import TOPIC, Bench, create_tables, made, nothing_in_kafka, slice_of, things
 from tests.db.tasks.projecting import totals
+from tests.harness.raw_sql import make_engine
 
 
 class Name(StrEnum):
@@ -143,7 +144,7 @@ def registry(*functions: Any) -> Registry:
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
     create_tables(database_url)
-    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    engine = make_engine(database_url, connect_args={"options": "-c search_path=public"})
     moods.metadata.create_all(engine)
     engine.dispose()
     bench = Bench(database_url, registry(yields_case, reads_first, good, good_members, keep_mood))
@@ -188,7 +189,7 @@ def test_a_letter_is_applied_after_the_code_is_corrected(
 def test_enum_members_are_stored_as_sqlalchemy_stores_them(bench: Bench) -> None:
     bench.apply(slice_of([made(0, "mood", "k")]))
     assert bench.outcomes() == {"applied": 1}, bench.look("SELECT error_text FROM sluice.dead_letters")
-    engine = create_engine(bench.database_url)
+    engine = make_engine(bench.database_url)
     with engine.connect() as connection:
         rows = connection.execute(select(moods.c.id, moods.c.kind, moods.c.name).order_by(moods.c.id)).all()
     engine.dispose()

@@ -13,6 +13,7 @@ from sluice.stack import Stack
 from sluice.testing.servers.databases import database_url as url_of
 from sluice.testing.servers.postgres_world import PostgresWorld
 from sluice.testing.servers.servers import FOLDER, Servers, own_servers
+from tests.harness.raw_sql import connect
 from tests.unit.testing.planted import orders
 from tests.unit.testing.test_testing_page import BLOCKS
 
@@ -51,7 +52,7 @@ def test_a_given_server_is_used_and_its_test_databases_are_dropped(postgres: Sta
     servers.drop_template()
     for gone in (name, "template_of_this_test"):
         with pytest.raises(psycopg2.OperationalError, match="does not exist"):
-            psycopg2.connect(url_of(server_url, gone).replace("+psycopg2", ""))
+            connect(url_of(server_url, gone))
     assert not unused.root.exists()
 
 
@@ -61,6 +62,6 @@ def test_servers_that_a_test_run_started_are_removed_at_the_end(
 ) -> None:
     monkeypatch.delenv(DATABASE_URL, raising=False)
     with own_servers(tmp_path) as servers, servers.database() as url:
-        psycopg2.connect(url.replace("+psycopg2", "")).close()
+        connect(url).close()
         assert (tmp_path / FOLDER / str(os.getpid())).exists()
     assert not (tmp_path / FOLDER / str(os.getpid())).exists()

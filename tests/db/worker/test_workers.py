@@ -21,6 +21,7 @@ from sluice.db.delivery.leases import (
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.worker.activity import Activity
 from sluice.worker.lease_thread import LeaseThread, View
+from tests.harness.raw_sql import cursor_of
 from tests.waiting import wait_until
 
 MakeSession = Callable[[], Session]
@@ -141,7 +142,7 @@ def test_an_ended_worker_is_not_listed_even_if_its_row_exists(
 
 def rows(session: Session) -> set[int]:
     """Returns the backend process ids of all rows."""
-    with session.connection.cursor() as cursor:
+    with cursor_of(session) as cursor:
         cursor.execute("SELECT backend_pid FROM sluice.workers")
         return {pid for (pid,) in cursor.fetchall()}
 

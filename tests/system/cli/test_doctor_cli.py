@@ -72,7 +72,7 @@ def test_doctor_finds_a_redis_that_evicts(make_deployment: MakeDeployment) -> No
 def test_doctor_before_init_advises_to_run_init(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.session.command("DROP SCHEMA sluice CASCADE")
-    assert errors(deployment) == ["The database has none of Sluice's tables."]
+    assert errors(deployment) == ["Schema sluice of the database has none of Sluice's tables."]
     status = sluice(deployment, "status", "--json")
     assert status.returncode == 1
     assert "run `sluice init`" in document(status)["unreachable"][0]

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
+from sluice.db.admin.server_facts import read_beat_silence
+from sluice.db.delivery.leases import read_lease_snapshot
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
+from tests.system.faults import second_app
 from tests.system.faults.load import assert_equals_the_oracle
 
 EVENTS_PER_TURN = 400
@@ -73,6 +76,46 @@ def test_two_installations_on_one_redis_and_one_kafka_do_not_read_each_others_me
     make_deployment: MakeDeployment,
 ) -> None:
     run_installations(make_deployment, 2, seed=1, keep_on=lambda turn: turn < TURNS)
+
+
+@pytest.mark.matrix
+def test_two_installations_in_two_schemas_of_one_database_work_beside_each_other(
+    make_deployment: MakeDeployment,
+) -> None:
+    """The names of the second installation's queues are names of the first one's, as their locks would be."""
+    shop = make_deployment(shards=4)
+    second = make_deployment("tests.system.faults.second_app", beside=shop, schema="billing", shards=4)
+    both = [shop, second]
+    assert {*second.queues()} <= {*shop.queues()}
+    storms = [Processes(deployment) for deployment in both]
+    rng = random.Random(5)
+    for turn in range(TURNS):
+        shop.produce(mixed_events(EVENTS_PER_TURN, seed=turn))
+        second.produce(second_app.some_events(EVENTS_PER_TURN, turn))
+        storm = rng.choice(storms)
+        storm.kill(rng.choice(storm.names()))
+    for deployment in both:
+        deployment.wait_settled(timeout_seconds=180)
+        deployment.wait_sent()
+        assert_equals_the_oracle(deployment)
+        # Each has a beat that leads, and two workers that share all queues.
+        deployment.wait_until(
+            lambda one=deployment: read_beat_silence(one.session) is not None,  # type: ignore[misc]
+            timeout_seconds=60,
+            what="a beat leads",
+        )
+        deployment.wait_until(
+            lambda one=deployment: _are_shared(one),  # type: ignore[misc]
+            timeout_seconds=60,
+            what="two workers share all queues",
+        )
+    assert shop.installation.group != second.installation.group
+
+
+def _are_shared(deployment: Deployment) -> bool:
+    found = read_lease_snapshot(deployment.session)
+    holders = [lease.holder for lease in found.leases if not lease.retired]
+    return len(found.members) == 2 and None not in holders and {*holders} <= {*found.members}
 
 
 @pytest.mark.soak

@@ -11,7 +11,7 @@ import typer.main
 from typer.exceptions import Exit, TyperException
 
 from sluice.cli.main import app
-from sluice.runtime.settings import PREFIX, Settings
+from sluice.runtime.settings import PREFIX, Settings, variable
 from tests.documents import ROOT
 
 MAKEFILE = ROOT / "Makefile"
@@ -20,7 +20,7 @@ _SEPARATORS = re.compile(r"[|&;()]+")
 _REDIRECTION = re.compile(r"\s\d?>+ *\S+")
 _ROOT: Any = typer.main.get_command(app)
 _BUILTINS = {"cd", "echo", "eval", "export", "kill", "set", "wait", "."}
-_SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
+_SETTINGS = {variable(name) for name in Settings.model_fields}
 
 
 class WrongCommand(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sluice.runtime.settings import PREFIX, Settings
+from sluice.runtime.settings import PREFIX, Settings, variable
 from sluice.tasks.fold.registry import collect_modules
 from tests.documents import ROOT, blocks_in, pages
 from tests.unit.docs.test_blocks import run_blocks
@@ -32,7 +32,7 @@ def test_readme_stays_short() -> None:
 def test_all_settings_are_listed_with_their_defaults() -> None:
     listed = dict(SETTING_ROW.findall((ROOT / "docs/settings.md").read_text()))
     declared = {
-        PREFIX + name.upper(): "required"
+        variable(name): "required"
         if field.is_required()
         else "empty"
         if field.default in ("", None, SecretStr(""))

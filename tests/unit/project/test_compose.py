@@ -14,7 +14,7 @@ from sluice.cli.worker import EFFECTS, REBUILD, RELAY
 from sluice.runtime.celery_options import SERVICE_QUEUES
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import process_health
-from sluice.runtime.settings import PREFIX, Settings
+from sluice.runtime.settings import PREFIX, Settings, variable
 from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports
 
@@ -227,9 +227,9 @@ def pins(file: Path) -> dict[str, str]:
 
 @each_of_ours
 def test_the_settings_of_a_service_exist_and_include_the_required_settings(name: str) -> None:
-    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    known = {variable(field) for field in Settings.model_fields}
     given = {key for key in SERVICES[name]["environment"] if key.startswith(PREFIX)}
-    required = {PREFIX + n.upper() for n, field in Settings.model_fields.items() if field.is_required()}
+    required = {variable(n) for n, field in Settings.model_fields.items() if field.is_required()}
     assert required <= given <= known
 
 

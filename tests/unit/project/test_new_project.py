@@ -30,7 +30,7 @@ from sluice.project.new_project import (
     render,
 )
 from sluice.project.wheel import build_wheel, pack_wheel
-from sluice.runtime.settings import PREFIX, Settings
+from sluice.runtime.settings import Settings, variable
 from tests.compose.project import CANDIDATES, PASSWORD_NAMES
 from tests.unit.project.test_compose import assert_sluice_knows, with_defaults
 
@@ -164,7 +164,7 @@ def test_the_compose_file_follows_the_specification_and_names_existing_commands(
     own = {name: one for name, one in services.items() if one["image"] == "my-shop:local"}
     processes = {"bridge", "worker", "relay", "effects-worker", "rebuild-worker", "beat", "flower"}
     assert set(own) == processes | {"migrate"}
-    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    known = {variable(field) for field in Settings.model_fields}
     for name, service in own.items():
         assert service["command"][:2] == ["sluice", "init" if name == "migrate" else name]
         assert_sluice_knows(service["command"][1:])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.runtime.service_links import is_service_link, without_service_links
-from sluice.runtime.settings import PREFIX, Settings, SettingsError, read_settings
+from sluice.runtime.settings import PREFIX, Settings, SettingsError, read_settings, variable
 
 ENVIRON = {
     "SLUICE_DATABASE_URL": "postgresql+psycopg2://me@db/sluice",
@@ -51,7 +51,7 @@ def test_variables_of_any_service_stop_nothing(
     assert read_settings({**ENVIRON, **links}) == read_settings(ENVIRON)
 
 
-NAMES = sorted(PREFIX + name.upper() for name in Settings.model_fields)
+NAMES = sorted(variable(name) for name in Settings.model_fields)
 LETTERS = st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 VALUES = st.sampled_from(
     ["", "9464", "0.0.0.0", "sluice", "info", "redis://10.0.0.1:6379", "10.0.0.1", "tcp"]
