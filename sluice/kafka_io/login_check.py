@@ -14,6 +14,7 @@ from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
 
 CONNECT_SECONDS = 2.0
+DEFAULT_PORT = "9092"  # as in both clients
 LOGIN_SECONDS = 6.0  # on a busy machine, a login with TLS and SCRAM takes seconds
 POLL_SECONDS = 0.1
 EXPIRED = "the certificate of "
@@ -29,12 +30,20 @@ def find_refusal(access: KafkaAccess) -> str | None:
     Takes at most a few seconds. Raises SettingsError.
     """
     for server in access.bootstrap_servers.split(","):
-        host, _, port = server.rpartition(":")
+        host, port = split_address(server)
         with suppress(OSError):
-            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+            with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
                 refusal = _try_listener(access, connection, host, server)
             return refusal or _try_login(access, server)
     return None
+
+
+def split_address(server: str) -> tuple[str, int]:
+    """Returns host and port of a bootstrap server. Without a port, it is that of Kafka. Pure."""
+    host, _, port = server.strip().rpartition(":")
+    if not host or not port.isdecimal():
+        host, port = server.strip(), DEFAULT_PORT
+    return host.strip("[]"), int(port)
 
 
 def read_sentence(text: str) -> str | None:
@@ -73,7 +82,7 @@ def _try_listener(access: KafkaAccess, plain: socket.socket, host: str, server: 
                 chosen.kafka_key_file,
                 chosen.kafka_key_password.get_secret_value,
             )
-        with context.wrap_socket(plain, server_hostname=host.strip("[]")) as connection:
+        with context.wrap_socket(plain, server_hostname=host) as connection:
             # With TLS 1.3, the broker refuses the client's certificate after the handshake.
             return None if _answers(connection) else protocol
     except ssl.SSLCertVerificationError as error:

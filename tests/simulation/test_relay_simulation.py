@@ -85,7 +85,10 @@ IN_RELAY = {
         "ids_by_queue(page.acknowledged)",
         "ids_by_queue([*page.acknowledged, *page.heads])",
     ),
-    "hints are kept after a reconnect": ("self._sent_through, self._hints_of = {}, None", "pass"),
+    "hints are kept after a reconnect": (
+        'self._sent_through, self._hints_read_at = {}, float("-inf")',
+        "pass",
+    ),
     "hints rise while a topic is unavailable": ("{} if away else ", ""),
     "hints ignore refused rows": (
         "acknowledged.get(queue, ()), hidden[queue]",

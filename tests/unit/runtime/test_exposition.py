@@ -17,6 +17,7 @@ from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge
 from sluice.runtime.health import process_health
 from sluice.runtime.metrics import CATALOGUE, Exporter
+from sluice.runtime.server_answers import ServerAnswers
 from sluice.runtime.settings import Settings, SettingsError
 from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports, is_free
@@ -53,7 +54,9 @@ def port() -> int:
 
 
 @pytest.fixture
-def endpoint(port: int) -> Iterator[MetricsEndpoint]:
+def endpoint(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsEndpoint]:
+    # Other tests may have named servers of this process.
+    monkeypatch.setattr(process_health, "servers", ServerAnswers())
     made = MetricsEndpoint(settings(port))
     yield made
     made.close()
