@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sluice.bridge.queue_state import Whereabouts
-from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, holder_channel
+from sluice.runtime.messages_in_hand import UNACKED_INDEX_KEY, UNACKED_KEY, holder_channel
 
 # The most messages that are read on the list, and in hand, because other clients of Redis may have filled
 # these keys.

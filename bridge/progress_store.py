@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sluice.bridge.inflight import Watermarks
 from sluice.db.connection import Session
-from sluice.db.delivery import partition_reads, progress, skipped_records, switches
+from sluice.db.delivery import bridge_instances, partition_reads, progress, skipped_records, switches
 from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.db.errors import Fault, whose_fault
@@ -108,11 +108,11 @@ class PostgresProgressStore:
 
     def claim_instance(self) -> int:
         """See ProgressStore."""
-        return self._tried(lambda: progress.claim_instance(self._session, self._group))
+        return self._tried(lambda: bridge_instances.claim_instance(self._session, self._group))
 
     def keep_instance(self, instance: int) -> bool:
         """See ProgressStore."""
-        return self._tried(lambda: progress.try_instance(self._session, self._group, instance))
+        return self._tried(lambda: bridge_instances.try_instance(self._session, self._group, instance))
 
     def write_reads(
         self,

@@ -16,7 +16,7 @@ from celery.worker.consumer import Consumer
 from kombu.utils.scheduling import round_robin_cycle
 
 from sluice.runtime.celery_options import apply_queue
-from sluice.runtime.redis_transport import queue_of_tag
+from sluice.runtime.messages_in_hand import queue_of_tag
 
 log = structlog.get_logger("sluice.leases")
 

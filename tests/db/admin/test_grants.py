@@ -33,8 +33,8 @@ As = Callable[[Role], str]
 OF_ALL = ("delivery.living_processes", "delivery.installation:read_", "delivery.claims:read_claim_key")
 RUN_BY = {
     Role.BRIDGE: (
-        *("delivery.progress", "delivery.partition_reads", "delivery.dedup_modes"),
-        "delivery.claims:write_claim",
+        *("delivery.progress", "delivery.bridge_instances", "delivery.partition_reads"),
+        *("delivery.dedup_modes", "delivery.claims:write_claim"),
     ),
     Role.WORKER: ("apply", "delivery.leases", "projections.generation", "projections.stopped_generations"),
     Role.RELAY: ("sending", "admin.retention", "delivery.undeclared", "projections.generation_lag:read_"),

@@ -9,17 +9,16 @@ import pytest
 
 from sluice.bridge.progress_store import PostgresProgressStore, ProgressStoreUnavailable
 from sluice.db.connection import Session, Statement
+from sluice.db.delivery.bridge_instances import claim_instance, try_instance
 from sluice.db.delivery.progress import (
     ONE_SNAPSHOT,
     Assignment,
     TopicStart,
-    claim_instance,
     raise_watermarks,
     read_assignments,
     read_halted,
     register_entity,
     register_topic,
-    try_instance,
 )
 from sluice.db.errors import Fault, whose_fault
 from sluice.stack.patience import patient

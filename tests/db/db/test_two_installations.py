@@ -17,9 +17,10 @@ from sluice.db import schema_text
 from sluice.db.admin.outbox_admin import LOCK_RELAY
 from sluice.db.admin.server_facts import read_beat_silence
 from sluice.db.connection import Session, Statement
+from sluice.db.delivery.bridge_instances import claim_instance, try_instance
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import end_lease, join_workers, read_lease_snapshot, try_lead, try_lease
-from sluice.db.delivery.progress import TopicStart, claim_instance, register_topic, try_instance
+from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.migrations import migrate
 from sluice.db.migrations.migrate import current_revision, newest_revision, upgrade
 from sluice.db.projections.generation_lag import try_rebuild

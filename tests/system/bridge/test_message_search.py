@@ -8,9 +8,9 @@ import pytest
 from sluice.bridge.publisher import RedisPublisher
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.runtime.message_frame import HEAD_BYTES
+from sluice.runtime.messages_in_hand import UNACKED_INDEX_KEY
 from sluice.runtime.redis_client import PrefixedRedis, build_redis
 from sluice.runtime.redis_item import write_item
-from sluice.runtime.redis_transport import UNACKED_INDEX_KEY
 from sluice.tasks.task_sender import TaskSender
 from tests.system.runtime.holder import Holder
 from tests.waiting import wait_until

@@ -3,9 +3,9 @@
 import pytest
 
 from sluice.runtime.message_frame import HEAD_BYTES
+from sluice.runtime.messages_in_hand import UNACKED_INDEX_KEY, UNACKED_KEY, make_tag
 from sluice.runtime.redis_client import build_redis
 from sluice.runtime.redis_item import write_item
-from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, make_tag
 from tests.system.runtime.holder import Holder
 from tests.waiting import wait_until
 
