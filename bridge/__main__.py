@@ -28,6 +28,7 @@ from sluice.kafka_io.consumer import BrokersAway, Consumer
 from sluice.kafka_io.login_check import find_group_refusal, find_refusal
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
+from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, process_health, touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.logs import configure_logs
@@ -124,6 +125,7 @@ def main() -> int:
 
     try:
         log.info("bridge started", topics=sorted(registry.topics))
+        tune_gc()
         watchdog.start()
         for thread in threads:
             thread.start()

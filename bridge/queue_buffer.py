@@ -78,23 +78,20 @@ class QueueBuffer:
             return False
         return now >= self._eager_at() or self._is_full()
 
-    def due_at(self, patience_seconds: float) -> Due:
-        """Returns the first times at which `needs_list` or `needs_search` can be True without a change.
-
-        `patience_seconds`: the age at which a small message is due in any case.
-        """
+    def due_at(self) -> Due:
+        """Returns the first times at which `needs_list` or `needs_search` can be True without a change."""
         must = min(self._paused.values(), default=math.inf)
         if self.halted:
             retry_at = max(self._ask_at, self._sent_at + HALTED_RETRY_SECONDS)
-            return Due(math.inf, min(must, retry_at if self._ready or self._messages else math.inf))
+            return Due(math.inf, math.inf, min(must, retry_at if self._ready or self._messages else math.inf))
         if self._messages:
             must = min(must, max(self._look_at, self._overdue_at))
         if not self._ready or self._count_unapplied() >= MAX_MESSAGES:
-            return Due(math.inf, must)
+            return Due(math.inf, math.inf, must)
         if self._is_full():
-            return Due(math.inf, min(must, self._ask_at))
+            return Due(math.inf, math.inf, min(must, self._ask_at))
         eager = max(self._ask_at, self._eager_at())
-        return Due(eager, min(must, max(eager, self._oldest_at + patience_seconds)))
+        return Due(eager, max(eager, self._oldest_at + PATIENT_SECONDS), must)
 
     def note_list(self, waiting: Waiting) -> None:
         """Notes the list as it was read, before more is sent."""

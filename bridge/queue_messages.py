@@ -31,6 +31,8 @@ class Due(NamedTuple):
 
     eager: float
     """The time at which a small message is sent if workers are free."""
+    old: float
+    """The time at which a small message is old. If many queues have messages in flight, it is sent later."""
     must: float
     """The time at which the queue needs a decision even if many queues have messages in flight."""
 

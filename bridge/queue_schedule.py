@@ -15,7 +15,7 @@ from sluice.bridge.queue_pace import PATIENT_SECONDS
 CROWD_QUEUES = 32
 # The wait of crowded queues exceeds PATIENT_SECONDS at most by this factor. It is the number of queues in
 # flight, in units of CROWD_QUEUES: the more queues, the fewer records each of them gets per second.
-MAX_CROWD_FACTOR = 4.0
+MAX_CROWD_FACTOR = 16.0
 
 
 class QueueSchedule:
@@ -24,9 +24,11 @@ class QueueSchedule:
     def __init__(self) -> None:
         self.in_flight: dict[str, QueueBuffer] = {}
         """The queues with unapplied messages, as of the last `next_at` or `take_due`."""
+        self._crowd: set[str] = set()
+        """Those of them that are not halted, so that workers apply their messages."""
         self._touched: dict[str, QueueBuffer] = {}
         self._queues: dict[str, QueueBuffer] = {}
-        self._eager, self._must = _Times(), _Times()
+        self._eager, self._old, self._must = _Times(), _Times(), _Times()
 
     def touch(self, queue: QueueBuffer) -> None:
         """Notes that the queue has changed. Idempotent."""
@@ -35,7 +37,7 @@ class QueueSchedule:
     def next_at(self) -> float:
         """Returns the time of the next decision; infinite if only a change can require one."""
         self._update()
-        must_at = self._must.first_at()
+        must_at = min(self._must.first_at(), self._old.first_at() + crowd_seconds(len(self._crowd)))
         return min(must_at, self._eager.first_at()) if self._room() > 0 else must_at
 
     def take_due(self, now: float) -> list[QueueBuffer]:
@@ -45,13 +47,16 @@ class QueueSchedule:
         """
         self._update()
         names = self._must.take_due(now) + self._eager.take_due(now, limit=self._room())
+        # Each further message makes the others wait longer, so the crowd grows only with the age of records.
+        while self._old.first_at() + crowd_seconds(len(self._crowd) + len(names)) <= now:
+            names += self._old.take_due(now, limit=1)
         due = [self._queues[name] for name in dict.fromkeys(names)]
         for queue in due:
             self.touch(queue)
         return due
 
     def _room(self) -> int:
-        return CROWD_QUEUES - len(self.in_flight)
+        return CROWD_QUEUES - len(self._crowd)
 
     def _update(self) -> None:
         touched, self._touched = self._touched, {}
@@ -60,17 +65,23 @@ class QueueSchedule:
                 self.in_flight[name] = queue
             else:
                 self.in_flight.pop(name, None)
-        patience = patience_seconds(len(self.in_flight))
+            if queue.unapplied_messages and not queue.halted:
+                self._crowd.add(name)
+            else:
+                self._crowd.discard(name)
         for name, queue in touched.items():
             self._queues[name] = queue
-            due = queue.due_at(patience)
+            due = queue.due_at()
             self._eager.put(name, due.eager)
+            self._old.put(name, due.old)
             self._must.put(name, due.must)
 
 
-def patience_seconds(in_flight: int) -> float:
-    """Returns how long a small message waits while `in_flight` queues have messages in flight."""
-    return PATIENT_SECONDS * min(max(in_flight / CROWD_QUEUES, 1.0), MAX_CROWD_FACTOR)
+def crowd_seconds(in_flight: int) -> float:
+    """Returns how long a small message waits beyond PATIENT_SECONDS while `in_flight` queues have messages in
+    flight.
+    """
+    return PATIENT_SECONDS * min(max(in_flight / CROWD_QUEUES - 1.0, 0.0), MAX_CROWD_FACTOR - 1.0)
 
 
 class _Times:

@@ -42,7 +42,7 @@ def time_between_messages(waiting: Waiting, records: int) -> float:
     if records > 1:
         queue.send(1.0)
         queue.add(0, range(records + 1, records + 2), 1.0)
-    eager_at = queue.buffer.due_at(PATIENT_SECONDS).eager
+    eager_at = queue.buffer.due_at().eager
     assert queue.buffer.needs_list(eager_at)
     assert not queue.buffer.needs_list(eager_at - 0.001)
     return eager_at - 1.0

@@ -13,7 +13,7 @@ from sluice.bridge import inflight, queue_buffer, queue_schedule
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.queue_buffer import FULL_RECORDS, MAX_MESSAGES, QueueBuffer
 from sluice.bridge.queue_pace import PATIENT_SECONDS
-from sluice.bridge.queue_schedule import CROWD_QUEUES, MAX_CROWD_FACTOR, QueueSchedule, patience_seconds
+from sluice.bridge.queue_schedule import CROWD_QUEUES, QueueSchedule, crowd_seconds
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.bridge.send_loop import LIST_SECONDS
 from sluice.kafka_io.record_types import Record
@@ -84,7 +84,7 @@ def play(seed: int, check: Callable[[Queue, float], None]) -> None:
 
 
 def check_not_late(queue: Queue, now: float) -> None:
-    due = queue.buffer.due_at(PATIENT_SECONDS)
+    due = queue.buffer.due_at()
     for seconds in PROBES:
         if needs_decision(queue.buffer, now + seconds):
             assert min(due) <= now + seconds, (
@@ -95,12 +95,12 @@ def check_not_late(queue: Queue, now: float) -> None:
 def check_not_idle(queue: Queue, now: float) -> None:
     copied = copy.deepcopy(queue)
     for _ in range(12):
-        due = min(copied.buffer.due_at(PATIENT_SECONDS))
+        due = min(copied.buffer.due_at())
         if due == float("inf"):
             return
         now = max(now, due)
         act(copied, now, Waiting(1, 1))
-    assert min(copied.buffer.due_at(PATIENT_SECONDS)) > now, "the loop turns without waiting"
+    assert min(copied.buffer.due_at()) > now, "the loop turns without waiting"
 
 
 def test_the_due_time_never_lies_after_the_moment_of_the_exhaustive_check() -> None:
@@ -118,9 +118,9 @@ def test_progress_of_a_lane_makes_its_next_search_due_sooner() -> None:
     queue.add(0, range(FULL_RECORDS))
     queue.lanes[0].patience_seconds = 8.0
     queue.send(0.0)
-    assert min(queue.buffer.due_at(PATIENT_SECONDS)) == 8.0
+    assert min(queue.buffer.due_at()) == 8.0
     queue.apply(0, 5, 3.0)
-    assert min(queue.buffer.due_at(PATIENT_SECONDS)) == 4.0
+    assert min(queue.buffer.due_at()) == 4.0
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_progress_of_a_lane_makes_its_next_search_due_sooner() -> None:
             "            del",
         ),
         ("        if lane.sent:\n", "        if False:\n"),
-        ("return Due(math.inf, min(must, self._ask_at))", "return Due(math.inf, must)"),
-        ("return Due(eager, min(must,", "return Due(math.inf, min(must,"),
+        ("return Due(math.inf, math.inf, min(must, self._ask_at))", "return Due(math.inf, math.inf, must)"),
+        ("return Due(eager, ", "return Due(math.inf, "),
         ("retry_at if self._ready or self._messages else math.inf", "math.inf"),
         ("must = min(must, max(self._look_at, self._overdue_at))", "pass"),
         ("self._ask_at = max(self._ask_at, now + pause_seconds)", "pass"),
@@ -193,7 +193,8 @@ def play_inflight(seed: int) -> None:
                 held.forget(PLACE)
                 held.start(PLACE, assignment(shards=QUEUES), offset)
         held.schedule.next_at()
-        times = [*held.schedule._must._at.items(), *held.schedule._eager._at.items()]
+        schedule = held.schedule
+        times = [one for kind in (schedule._must, schedule._eager) for one in kind._at.items()]
         for later in PROBES:
             due = {queue for queue, at in times if at <= now + later}
             missed = {q for q, buffer in held.queues.items() if needs_decision(buffer, now + later)} - due
@@ -274,14 +275,15 @@ def crowd(queues: int) -> QueueSchedule:
 
 
 def test_a_small_message_waits_only_while_many_queues_have_messages_in_flight() -> None:
-    for queues, wait_seconds in [(CROWD_QUEUES - 1, 0.0), (CROWD_QUEUES, PATIENT_SECONDS)]:
+    waits = {CROWD_QUEUES - 1: 0.0, CROWD_QUEUES: PATIENT_SECONDS, 2 * CROWD_QUEUES: 2 * PATIENT_SECONDS}
+    for queues, wait_seconds in waits.items():
         schedule, queue = crowd(queues), Queue()
         queue.buffer.name = "e.new"
-        queue.add(0, range(1), 0.5)
+        queue.add(0, range(1), 0.25)
         schedule.touch(queue.buffer)
-        assert schedule.next_at() == 0.5 + wait_seconds
-        assert schedule.take_due(0.499 + wait_seconds) == []
-        assert schedule.take_due(0.5 + wait_seconds) == [queue.buffer]
+        assert schedule.next_at() == 0.25 + wait_seconds
+        assert schedule.take_due(0.249 + wait_seconds) == []
+        assert schedule.take_due(0.25 + wait_seconds) == [queue.buffer]
 
 
 def test_a_full_message_and_records_that_are_sent_again_never_wait_for_other_queues() -> None:
@@ -307,20 +309,44 @@ def test_only_as_many_small_messages_are_due_as_workers_may_need() -> None:
     assert [queue.name for queue in schedule.take_due(0.1)] == ["new.0", "new.1"], "the oldest first"
 
 
+def test_halted_queues_do_not_make_others_wait() -> None:
+    schedule, queue = crowd(2 * CROWD_QUEUES), Queue()
+    for halted in schedule._touched.values():
+        halted.halted = True
+    queue.add(0, range(1), 0.5)
+    schedule.touch(queue.buffer)
+    assert schedule.next_at() == 0.5
+
+
+def test_the_crowd_grows_with_the_age_of_the_records() -> None:
+    queues, schedule = 8 * CROWD_QUEUES, QueueSchedule()
+    for number in range(queues):
+        queue = Queue()
+        queue.buffer.name = f"e.{number}"
+        queue.add(0, range(1), 0.0)
+        schedule.touch(queue.buffer)
+    assert len(schedule.take_due(0.0)) == CROWD_QUEUES
+    sent = [len(schedule.take_due(factor * PATIENT_SECONDS)) for factor in (1, 2, 4, 16)]
+    assert sent == sorted(sent)
+    assert sent[0] <= CROWD_QUEUES + 1
+    assert sent[-1] == queues
+
+
 @given(st.integers(0, 10**6))
-def test_a_small_message_waits_at_most_a_second(in_flight: int) -> None:
-    assert PATIENT_SECONDS <= patience_seconds(in_flight) <= MAX_CROWD_FACTOR * PATIENT_SECONDS
-    assert patience_seconds(in_flight) <= patience_seconds(in_flight + 1)
+def test_a_small_message_waits_at_most_four_seconds(in_flight: int) -> None:
+    assert 0 <= crowd_seconds(in_flight) <= crowd_seconds(in_flight + 1) < 4.0
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ("min(must_at, self._eager.first_at()) if self._room() > 0 else must_at", "must_at"),
+        ("+ crowd_seconds(len(self._crowd))", ""),
+        ("if queue.unapplied_messages and not queue.halted:", "if queue.unapplied_messages:"),
+        ("crowd_seconds(len(self._crowd) + len(names))", "0.0"),
         ("self._eager.take_due(now, limit=self._room())", "self._eager.take_due(now)"),
-        ("if queue.unapplied_messages:", "if False:"),
+        ("if queue.unapplied_messages and not queue.halted:", "if False:"),
         ("self._must.take_due(now) + ", ""),
-        ("patience = patience_seconds(len(self.in_flight))", "patience = 1e9"),
     ],
 )
 def test_a_mutant_of_the_schedule_is_found(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
@@ -329,3 +355,5 @@ def test_a_mutant_of_the_schedule_is_found(monkeypatch: pytest.MonkeyPatch, old:
         test_a_small_message_waits_only_while_many_queues_have_messages_in_flight()
         test_a_full_message_and_records_that_are_sent_again_never_wait_for_other_queues()
         test_only_as_many_small_messages_are_due_as_workers_may_need()
+        test_halted_queues_do_not_make_others_wait()
+        test_the_crowd_grows_with_the_age_of_the_records()
