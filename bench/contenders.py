@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from bench.app import SHARDS, TOPIC, account
 from bench.events import Encode, plain_record
+from bench.log import PARTITIONS
 from bench.peers import debezium, faststream_peer, handwritten, handwritten_fold, naive
 from sluice.stack.service import Report
 from sluice.testing.servers.local_run import LocalRun, RunningProcess
@@ -57,6 +58,10 @@ class Contender:
     """The module and arguments of each process."""
     members: int = 1
     """The number of processes of the contender in the consumer group."""
+    shards: int = SHARDS
+    """The number of Sluice's queues."""
+    partitions: int = PARTITIONS
+    """The number of partitions of the topic."""
     celery_peers: int = 0
     """The number of peers that answer a ping by Celery."""
     survives_poison: bool = True
@@ -148,6 +153,14 @@ SLUICE_2_KAFKA_PYTHON_RELAYED = replace(
     SLUICE_2_KAFKA_PYTHON, name="sluice, 2 kafka-python, relay", relays=True
 )
 FOLD_RELAYED = replace(FOLD, name="by hand, same fold ×2, relay", relays=True)
+BY_SHARDS = tuple(
+    replace(SLUICE_2, name=f"{SLUICE_2.name}, {shards:,} queues", shards=shards)
+    for shards in (16, 256, 1_024)
+)
+OF_500_PARTITIONS = tuple(
+    replace(one, name=f"{one.name}, 500 partitions", partitions=500)
+    for one in (SLUICE_2, SLUICE_2_KAFKA_PYTHON)
+)
 RELAYED = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED, FOLD_RELAYED)
 CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, HANDWRITTEN, FASTSTREAM, DEBEZIUM, FOLD, NAIVE)
 MIXED_CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, HANDWRITTEN, FASTSTREAM)

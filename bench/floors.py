@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from bench.contenders import (
+    BY_SHARDS,
     FASTSTREAM,
     FOLD,
     FOLD_RELAYED,
     HANDWRITTEN,
     NAIVE,
+    OF_500_PARTITIONS,
     SLUICE_1,
     SLUICE_2,
     SLUICE_2_KAFKA_PYTHON,
@@ -18,6 +20,7 @@ from bench.contenders import (
 )
 from bench.drain import Drain
 from bench.faults import Fault
+from bench.idle import Idle
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.postgres_cost import BASE, GROWN, SMALL, WRITES, PostgresCost
@@ -31,6 +34,7 @@ from bench.world_speed import WorldSpeed
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # limit of the live latency while two rebuild workers use the same cores
 BROKERS = frozenset({"kafka", "redis"})  # the broker serves the same log to all; "by hand" has no Redis
+SERVERS = BROKERS | {"postgres"}
 MOST_CPU_RATIO = 1.6
 MOST_GROWTH = 1.25  # limit of cost and delay under an old snapshot, divided by those before the snapshot
 MOST_COST = 1.1  # limit of the cost with more lanes, waiting rows or identities, divided by the normal cost
@@ -94,6 +98,22 @@ def per_second(drain: Drain) -> float:
 def scaling_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
     """Yields the limit for the speed of two workers divided by the speed of one worker."""
     yield from _ratio_floor(drains, SLUICE_2.name, SLUICE_1.name, 1.5)
+
+
+def shard_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
+    """Yields the limit for the speed with 256 queues divided by the speed with 16."""
+    few, many, _ = BY_SHARDS
+    yield from _ratio_floor(drains, many.name, few.name, 0.8)
+
+
+def idle_floors(idle: Iterable[Idle]) -> Iterator[Floor]:
+    """Yields limits for the CPU of each process of Sluice while no event arrives."""
+    most = dict.fromkeys((SLUICE_2_RELAYED.name, SLUICE_2_KAFKA_PYTHON.name), 2)
+    most |= dict.fromkeys((one.name for one in (*OF_500_PARTITIONS, BY_SHARDS[-1])), 10)
+    for one in idle:
+        if one.contender in most and one.process not in SERVERS:
+            what = f"{one.contender}: {one.process} without events, % of a core"
+            yield at_most(what, most[one.contender], one.percent)
 
 
 def _ratio_floor(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from bench.app import HANDLERS, TOPIC
+from bench.app import HANDLERS, TOPIC, account
 from bench.commits import count_begun, count_identities, count_outgoing, sum_versions
 from bench.contenders import BenchRun, Contender, Layout
 from bench.cpu import read_times, spent_seconds
@@ -21,6 +21,7 @@ from sluice.admin.init import initialise
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import create_installation
 from sluice.db.delivery.leases import read_lease_snapshot
+from sluice.db.delivery.progress import register_entity
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import read_settings
@@ -78,15 +79,17 @@ class Ground:
         self._sites += 1
         database = f"bench_{self._sites}"
         urls = self._urls(database)
-        recreate_topic(urls.kafka_bootstrap_servers)
+        recreate_topic(urls.kafka_bootstrap_servers, partitions=contender.partitions)
         if contender.relays:
             times = {"message.timestamp.type": "LogAppendTime"}
-            recreate_topic(urls.kafka_bootstrap_servers, EMITTED_TOPIC, **times)
+            recreate_topic(urls.kafka_bootstrap_servers, EMITTED_TOPIC, config=times)
         self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
         # Without this checkpoint, this contender would wait for writes of the previous contender.
         self._administer("CHECKPOINT")
         with closing(Session(urls.database_url, application_name="bench")) as session:
             create_installation(session, "sluice")
+            session.command(f"UPDATE sluice.entities SET shards = {contender.shards}")
+            register_entity(session, account.name, contender.shards)
         if contender.schema is not None:
             create_tables(urls.database_url, contender.schema)
         folder = self._runs / f"{self._sites}-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
@@ -154,7 +157,7 @@ class Site:
         contender, wait = self.contender, self.deployment.wait_until
         group = self.deployment.installation.group if self.contender.has_bridge else self.run.source
         wait(
-            lambda: is_group_settled(self.servers, group, contender.members),
+            lambda: is_group_settled(self.servers, group, contender.members, contender.partitions),
             timeout_seconds=UP_SECONDS,
             what=f"{contender.members} members of group {group} share the partitions",
         )
@@ -258,7 +261,7 @@ class Site:
     def _bridge_started(self) -> bool:
         logs = [p.log.read_text() for p in self.run.processes if p.name == "bridge" and p.exit_code is None]
         started = re.findall(rf"{TOPIC}\[\d+\] at", "".join(logs))
-        return len(started) >= PARTITIONS
+        return len(started) >= self.contender.partitions
 
 
 def cpu_per_event(before: dict[str, float], after: dict[str, float], events: int) -> dict[str, float]:

@@ -4,11 +4,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.contenders import HANDWRITTEN, SLUICE_2_RELAYED
+from bench.contenders import (
+    BY_SHARDS,
+    HANDWRITTEN,
+    OF_500_PARTITIONS,
+    SLUICE_2_KAFKA_PYTHON,
+    SLUICE_2_RELAYED,
+)
 from bench.ground import Ground
 
 SETTLE_SECONDS = 5.0  # after the start, processes still load modules
-CONTENDERS = (SLUICE_2_RELAYED, HANDWRITTEN)
+MOST_QUEUES = BY_SHARDS[-1]
+CONTENDERS = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON, *OF_500_PARTITIONS, MOST_QUEUES, HANDWRITTEN)
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,7 @@ class Idle:
 
 
 def measure_idle(ground: Ground, *, seconds: int) -> Iterator[Idle]:
-    """Measures the processes of Sluice with its relay, and of the handwritten contender.
-
-    Each measurement takes `seconds`.
-    """
+    """Measures the processes of Sluice and of the handwritten contender. Each measurement takes `seconds`."""
     for contender in CONTENDERS:
         with ground.site(contender) as site:
             site.start()

@@ -8,8 +8,9 @@ reads only committed records.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from confluent_kafka import (
@@ -37,7 +38,13 @@ MILLISECONDS = 1_000
 POLL_EVERY = 10_000  # records between two checks of the acknowledgements
 
 
-def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) -> None:
+def recreate_topic(
+    bootstrap_servers: str,
+    topic: str = TOPIC,
+    *,
+    partitions: int = PARTITIONS,
+    config: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Deletes the topic and creates it again. No process may consume it meanwhile."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     if topic in admin.list_topics(timeout=ANSWER_SECONDS).topics:
@@ -45,7 +52,7 @@ def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) ->
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            new = NewTopic(topic, PARTITIONS, 1, config=config)
+            new = NewTopic(topic, partitions, 1, config=dict(config))
             admin.create_topics([new])[topic].result(ANSWER_SECONDS)
             break
         except KafkaException as error:
@@ -53,13 +60,13 @@ def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) ->
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
-    while len(_partitions(admin, topic)) < PARTITIONS:
+    while len(_partitions(admin, topic)) < partitions:
         if time.monotonic() > deadline:
             raise TimeoutError(f"topic {topic} is not usable")
         time.sleep(RETRY_SECONDS)
 
 
-def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
+def is_group_settled(bootstrap_servers: str, group: str, members: int, partitions: int) -> bool:
     """Returns True if the group has this number of members, all partitions are assigned, and each
     member has at least one.
     """
@@ -70,7 +77,7 @@ def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
         return False  # A group without members does not exist.
     shares = [len(member.assignment.topic_partitions) for member in found.members]
     stable = found.state is ConsumerGroupState.STABLE
-    return stable and len(shares) == members and min(shares) > 0 and sum(shares) == PARTITIONS
+    return stable and len(shares) == members and min(shares) > 0 and sum(shares) == partitions
 
 
 @contextmanager

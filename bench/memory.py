@@ -7,7 +7,7 @@ from bench.contenders import SLUICE_1
 from bench.cpu import read_memory_mib
 from bench.events import SMALL_NOTE_CHARACTERS, generate_events
 from bench.ground import Ground, Site
-from bench.log import hidden_log, is_group_settled
+from bench.log import PARTITIONS, hidden_log, is_group_settled
 from sluice.testing.servers.local_run import RunningProcess
 
 DRAINED_EVENTS = 100_000
@@ -39,7 +39,7 @@ def measure_memory(ground: Ground, *, waiting: int, seed: int) -> Memory:
     with ground.site(SLUICE_1) as site, hidden_log(site.servers, events) as reveal:
         bridge = site.run.start_bridge()
         site.deployment.wait_until(
-            lambda: is_group_settled(site.servers, site.deployment.installation.group, 1),
+            lambda: is_group_settled(site.servers, site.deployment.installation.group, 1, PARTITIONS),
             timeout_seconds=UP_SECONDS,
             what="the bridge has its partitions",
         )

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from bench import floors, report
 from bench.contenders import (
+    BY_SHARDS,
     CONTENDERS,
     FOLD,
     FOLD_RELAYED,
@@ -94,6 +95,15 @@ def identities(ground: Ground, options: Options, say: Say) -> Part:
     """Measures the drain into a database that holds millions of identities."""
     streams = tuple(map(stream_after, (0, *options.identities)))
     return _streams(ground, (SLUICE_2, HANDWRITTEN), options, say, streams, "identities")
+
+
+def shards(ground: Ground, options: Options, say: Say) -> Part:
+    """Measures the same drain with 16, 256 and 1,024 queues."""
+    drains = _drains(ground, BY_SHARDS, options, say, ALL_NEW)
+    title, base = "Drain of an existing log, by number of queues", BY_SHARDS[0].name
+    tables = [report.stream_table(title, drains, base), report.cpu_table(drains, base)]
+    complaints = _complaints(drains, _chosen(BY_SHARDS, options), options.rounds)
+    return Part(tables, list(floors.shard_floors(drains)), {"shards": drains}, complaints)
 
 
 def _streams(
@@ -218,7 +228,7 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
 def idle(ground: Ground, options: Options, _say: Say) -> Part:
     """Measures the CPU of each process while no event arrives."""
     found = list(measure_idle(ground, seconds=options.idle_seconds))
-    return Part([report.idle_table(found)], [], {"idle": found})
+    return Part([report.idle_table(found)], list(floors.idle_floors(found)), {"idle": found})
 
 
 def snapshot(ground: Ground, options: Options, say: Say) -> Part:
@@ -243,6 +253,7 @@ PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
         writes,
         identities,
         workers,
+        shards,
         scaling,
         relay,
         visible,
