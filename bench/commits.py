@@ -109,3 +109,9 @@ def expected_lines(expected: Expected, writes: int) -> dict[str, int]:
         for key, version in expected.versions.items()
         for number in range(1, writes)
     }
+
+
+def read_wal_bytes(session: Session) -> int:
+    """Returns the bytes of WAL that the server has written so far."""
+    ((written,),) = session.run(Statement("wal_bytes", "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
+    return int(written)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.commits import read_commit_times, verify
+from bench.commits import read_commit_times, read_wal_bytes, verify
 from bench.contenders import Contender
 from bench.events import Expected
 from bench.ground import Ground, cpu_per_event
@@ -35,6 +35,8 @@ class Drain:
     """The number of commits; None if the contender's tables do not show it."""
     cpu_us: dict[str, float]
     """Microseconds of CPU per event, by group of processes."""
+    wal_bytes: float
+    """Bytes of WAL per event, after a checkpoint: the first change of a page writes the page whole."""
     complaints: list[str]
 
     @property
@@ -108,10 +110,11 @@ def drain(ground: Ground, contender: Contender, stream: Stream, count: int, seed
     with ground.site(contender) as site, hidden_log(site.servers, events, contender.encode) as reveal:
         site.store_identities(stream.identities_before)
         site.start()
-        before = site.cpu_seconds()
+        before, wal_before = site.cpu_seconds(), read_wal_bytes(site.session)
         visible_at = reveal()
         site.wait_applied(expected, timeout_seconds=patience)
         cpu = cpu_per_event(before, site.cpu_seconds(), expected.events)
+        wal_bytes = (read_wal_bytes(site.session) - wal_before) / expected.events
         commits = read_commit_times(site.session, contender.layout)
         ended_at = commits[-1]
         if contender.relays:
@@ -135,6 +138,7 @@ def drain(ground: Ground, contender: Contender, stream: Stream, count: int, seed
         ended_at - visible_at,
         None if contender.layout.identities is None else len(commits),
         cpu,
+        wal_bytes,
         complaints,
     )
 

@@ -1,7 +1,7 @@
 """Measures the CPU of each process while no event arrives."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.contenders import (
@@ -10,12 +10,13 @@ from bench.contenders import (
     OF_500_PARTITIONS,
     SLUICE_2_KAFKA_PYTHON,
     SLUICE_2_RELAYED,
+    Contender,
 )
 from bench.ground import Ground
 
 SETTLE_SECONDS = 5.0  # after the start, processes still load modules
-MOST_QUEUES = BY_SHARDS[-1]
-CONTENDERS = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON, *OF_500_PARTITIONS, MOST_QUEUES, HANDWRITTEN)
+CONTENDERS = (SLUICE_2_RELAYED, HANDWRITTEN)
+WITH_MANY = (SLUICE_2_KAFKA_PYTHON, *OF_500_PARTITIONS, BY_SHARDS[-1])
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Idle:
     percent: float
 
 
-def measure_idle(ground: Ground, *, seconds: int) -> Iterator[Idle]:
-    """Measures the processes of Sluice and of the handwritten contender. Each measurement takes `seconds`."""
-    for contender in CONTENDERS:
+def measure_idle(ground: Ground, contenders: Sequence[Contender], *, seconds: int) -> Iterator[Idle]:
+    """Measures the processes of each contender for `seconds`."""
+    for contender in contenders:
         with ground.site(contender) as site:
             site.start()
             time.sleep(SETTLE_SECONDS)

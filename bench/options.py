@@ -20,6 +20,8 @@ class Options:
     """The time for which an old snapshot is held."""
     idle_seconds: int = 60
     """The time without events for which CPU is measured."""
+    idle_with_many: bool = True
+    """Idle processes are also measured with kafka-python, many partitions and many queues."""
     warm_up_seconds: int = 25
     """The time for which the servers are warmed up: a cold JVM uses twice the CPU for the same requests."""
     quiet_seconds: int = 180
@@ -37,6 +39,7 @@ FAST = Options(
     identities=(200_000,),
     snapshot_seconds=15,
     idle_seconds=5,
+    idle_with_many=False,
     warm_up_seconds=5,
     quiet_seconds=0,
 )

@@ -25,7 +25,8 @@ from bench.drain import Drain, drain_in_turns, split_available
 from bench.faults import cause_faults
 from bench.floors import Floor
 from bench.ground import Ground
-from bench.idle import measure_idle
+from bench.idle import CONTENDERS as IDLE
+from bench.idle import WITH_MANY, measure_idle
 from bench.latency import measure_latencies
 from bench.memory import measure_memory
 from bench.options import Options
@@ -227,7 +228,8 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
 
 def idle(ground: Ground, options: Options, _say: Say) -> Part:
     """Measures the CPU of each process while no event arrives."""
-    found = list(measure_idle(ground, seconds=options.idle_seconds))
+    contenders = _chosen((*IDLE, *(WITH_MANY if options.idle_with_many else ())), options)
+    found = list(measure_idle(ground, contenders, seconds=options.idle_seconds))
     return Part([report.idle_table(found)], list(floors.idle_floors(found)), {"idle": found})
 
 

@@ -100,7 +100,9 @@ def cpu_table(drains: Sequence[Drain], base: str = HANDWRITTEN.name) -> Table:
     `own` is the sum without Kafka and Redis, with its ratio to that of `base` in the same rounds.
     """
     groups = sorted({group for drain in drains for group in drain.cpu_us})
-    table = _table("CPU per event while draining, µs", "contender", *groups, "all", "own", f"own ÷ {base}")
+    table = _table(
+        "CPU per event while draining, µs", "contender", *groups, "all", "own", f"own ÷ {base}", "WAL bytes"
+    )
     for name, found in _by_contender(drains).items():
         costs = [median(drain.cpu_us.get(group, 0.0) for drain in found) for group in groups]
         table.add_row(
@@ -109,6 +111,7 @@ def cpu_table(drains: Sequence[Drain], base: str = HANDWRITTEN.name) -> Table:
             f"{sum(costs):.0f}",
             f"{median(own_cpu_us(drain) for drain in found):.0f}",
             _median_ratio(drains, name, base, own_cpu_us),
+            f"{median(drain.wal_bytes for drain in found):,.0f}",
         )
     return table
 

@@ -15,5 +15,6 @@ def made_drain(contender: Contender, per_second: float, *, turn: int = 0, **cpu_
         1_000 / per_second,
         10,
         cpu_us or {"peer": 1.0},
+        1_000.0,
         [],
     )

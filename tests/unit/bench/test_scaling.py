@@ -69,7 +69,8 @@ def test_the_bench_complains_about_a_run_that_the_model_misses() -> None:
     def drains(rates: dict[int, float]) -> list[Drain]:
         names = {one.workers: one.name for one in (SLUICE_1, SLUICE_2, SLUICE_4)}
         return [
-            Drain(names[n], "", "all new", 0, 1_000, 1_000 / rate, 1, cpu, []) for n, rate in rates.items()
+            Drain(names[n], "", "all new", 0, 1_000, 1_000 / rate, 1, cpu, 1_000.0, [])
+            for n, rate in rates.items()
         ]
 
     good = list(check_model(drains({n: float(rate) for n, rate in RATES.items()}), cores=2))
