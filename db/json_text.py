@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-_SORTED = msgspec.json.Encoder(order="sorted")
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class NotJson(ValueError):
@@ -16,9 +17,9 @@ class NotJson(ValueError):
 
 def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
     """Returns the value as JSON, with Enum members as their values. Raises NotJson for other types."""
-    encode = _SORTED.encode if is_sorted else msgspec.json.encode
+    encode = _encode_sorted if is_sorted else _encode
     try:
-        if isinstance(value, msgspec.Raw):
+        if type(value) is not dict and isinstance(value, msgspec.Raw):
             msgspec.json.decode(value)
         try:
             encoded = encode(value)

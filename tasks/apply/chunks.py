@@ -14,7 +14,7 @@ from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.guard import first_unapplied
 from sluice.tasks.apply.suspects import find_fault
-from sluice.tasks.events.decode import decode
+from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
@@ -22,6 +22,11 @@ from sluice.tasks.fold.registry import Registry
 HANDLER_BUDGET_SECONDS = 1.0
 """After this time in handlers, no further event is begun. Handlers run before the transaction and within it;
 each of these two runs has its own budget.
+"""
+
+DECODED_AHEAD = 64
+"""Events that are decoded before their handlers run. One step for many events is faster than many steps for
+each event, because the code of a step stays in the processor's cache.
 """
 
 _MARGIN_SECONDS = 5.0  # for other work of a process between two statements, on a busy machine
@@ -132,7 +137,9 @@ class MessageEvents:
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
         known = self._planned_of(piece)
         # All are planned already, unless a failover moved Postgres back or the entity type was re-routed.
-        return [known.get(record.offset) or self._plan(piece, record) for record in unapplied]
+        for decoded in self._decode(piece, [one for one in unapplied if one.offset not in known]):
+            known[decoded.record.offset] = self._plan(piece, decoded)
+        return [known[record.offset] for record in unapplied]
 
     def leave(self, pieces: Sequence[Slice]) -> None:
         """Forgets the lanes of slices that cannot be applied now."""
@@ -142,32 +149,34 @@ class MessageEvents:
     def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
         """Plans events of a slice while the budget lasts. Returns the index of the first unplanned record."""
         known = self._planned_of(piece)
-        for number in range(first, len(piece.records)):
-            record = piece.records[number]
-            is_suspect = bool(self._deaths) and self._is_suspect(piece, record)
-            if chunk.first is None:
-                chunk.first = (piece.topic, piece.partition, record.offset)
-            elif is_suspect or chunk.is_alone or self._clock() >= until:
-                return number
-            if record.offset not in known:
-                self._plan(piece, record)
-            chunk.is_alone = is_suspect
-            chunk.events += 1
+        for start in range(first, len(piece.records), DECODED_AHEAD):
+            records = piece.records[start : start + DECODED_AHEAD]
+            decoded = iter(self._decode(piece, [one for one in records if one.offset not in known]))
+            for number, record in enumerate(records, start):
+                is_suspect = bool(self._deaths) and self._is_suspect(piece, record)
+                if chunk.first is None:
+                    chunk.first = (piece.topic, piece.partition, record.offset)
+                elif is_suspect or chunk.is_alone or self._clock() >= until:
+                    return number
+                if record.offset not in known:
+                    known[record.offset] = self._plan(piece, next(decoded))
+                chunk.is_alone = is_suspect
+                chunk.events += 1
         return len(piece.records)
+
+    def _decode(self, piece: Slice, records: Sequence[Record]) -> list[Decoded]:
+        topic, topic_id, partition = self._topics[piece.topic], piece.topic_id, piece.partition
+        return [decode(topic, topic_id, partition, record) for record in records]
 
     def _planned_of(self, piece: Slice) -> dict[int, Planned]:
         return self._planned.setdefault((piece.topic, piece.partition), {})
 
-    def _plan(self, piece: Slice, record: Record) -> Planned:
+    def _plan(self, piece: Slice, decoded: Decoded) -> Planned:
         topic = self._topics[piece.topic]
-        decoded = decode(topic, piece.topic_id, piece.partition, record)
-        fault = self._find_fault(piece, record) if self._deaths else None
+        fault = self._find_fault(piece, decoded.record) if self._deaths else None
         if fault is None:
-            planned = plan_event(self._registry, topic, decoded)
-        else:
-            planned = Planned(decoded, error=fault, parks=topic.on_failure == "park")
-        self._planned_of(piece)[record.offset] = planned
-        return planned
+            return plan_event(self._registry, topic, decoded)
+        return Planned(decoded, error=fault, parks=topic.on_failure == "park")
 
     def _in_order(self, lanes: Lanes) -> list[Slice]:
         """Returns the slices. The slices of a lane whose next event may end the process are the last ones."""

@@ -42,7 +42,8 @@ def belongs(keys: Iterable[bytes | None], queue: str, *, shards: int) -> bool:
     Without this check, records of one entity could be applied concurrently, under the locks of two queues.
     """
     entity = queue.rpartition(".")[0]
-    return all(queue_name(entity, shard_of(key, shards)) == queue for key in set(keys))
+    found = {shard_of(key, shards) for key in set(keys)}
+    return all(queue_name(entity, shard) == queue for shard in found)
 
 
 def is_of_queue(piece: Slice, queue: str, lanes: Lanes) -> bool:

@@ -82,24 +82,25 @@ class Decoded(msgspec.Struct, frozen=True):
 
 def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decoded:
     """Decodes one record. Deterministic. Never raises for anything that a producer can send."""
-    if record.flaw is not None:
-        return _undecodable(topic, topic_id, partition, record, flaw_error(record.flaw))
+    offset, _, raw_key, value, headers, flaw = record
+    if flaw is not None:
+        return _undecodable(topic, topic_id, partition, record, flaw_error(flaw))
     try:
-        attributes = _cloud_attributes(record.headers) if record.headers else _NO_ATTRIBUTES
-        id_, type_, source, version, time, data = _open(topic, record.value, attributes)
+        attributes = _cloud_attributes(headers) if headers else _NO_ATTRIBUTES
+        id_, type_, source, version, time, data = _open(topic, value, attributes)
     except DecodeError as error:
         return _undecodable(topic, topic_id, partition, record, error)
-    key = read_key(record.key)
-    if id_ is None or topic.dedup != "id":
-        identity = record_identity(topic_id, partition, record.offset)
+    key, name, dedup = read_key(raw_key), topic.name, topic.dedup
+    if id_ is None or dedup != "id":
+        identity = record_identity(topic_id, partition, offset)
     else:
-        identity = event_identity(topic.name, source, record.key, id_)
+        identity = event_identity(name, source, raw_key, id_)
     content = hash_content(type_, version, canonical(data))
-    headers = _other_headers(record.headers) if record.headers else ()
-    event = Event(id_, type_, key, version, time, data, topic.name, partition, record.offset, headers)
+    others = _other_headers(headers) if headers else ()
+    event = Event(id_, type_, key, version, time, data, name, partition, offset, others)
     return Decoded(
         record,
-        topic.name,
+        name,
         topic_id,
         partition,
         key,
@@ -110,7 +111,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
         id_,
         type_,
         source,
-        topic.dedup,
+        dedup,
     )
 
 
@@ -150,14 +151,14 @@ def _read_header_id(topic: Topic, attributes: Attributes) -> str | None:
 
 
 def _plain(topic: Topic, body: JsonObject) -> _Envelope:
-    fields = topic.fields
+    fields, get = topic.fields, body.get
     return (
-        _read_id(topic, fields.event_id, body.get(fields.event_id)),
-        require_text(fields.type, body.get(fields.type)),
+        _read_id(topic, fields.event_id, get(fields.event_id)),
+        require_text(fields.type, get(fields.type)),
         None,
-        parse_version(fields.version, body.get(fields.version)),
-        parse_time(fields.occurred_at, body.get(fields.occurred_at)),
-        require_object(fields.data, body[fields.data]) if fields.data in body else body,
+        parse_version(fields.version, get(fields.version)),
+        parse_time(fields.occurred_at, get(fields.occurred_at)),
+        require_object(fields.data, get(fields.data, body)),
     )
 
 

@@ -19,22 +19,23 @@ _RFC_3339 = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8})(\.[0-9]+)?([Z
 _TIME = "an RFC 3339 timestamp with an offset, as in 2026-01-31T10:00:00Z"
 _VERSION = f"an integer or {_TIME}"
 _MICROSECOND_CHARACTERS = 7  # a point and six digits
+_USUAL_CHARACTERS = len("2026-01-31T10:00:00.123456Z")
 _read_time = msgspec.json.Decoder(datetime).decode
 
 
 def require_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str:
     """Returns a string of 1 to `limit` characters without NUL. Null counts as missing. Raises DecodeError."""
+    if type(value) is str and 0 < len(value) <= limit and "\0" not in value:
+        return value
+    if value is None:
+        raise DecodeError(f"{name} is missing")
     if type(value) is not str:
-        if value is None:
-            raise DecodeError(f"{name} is missing")
         raise DecodeError(f"{name} must be a string")
     if not value:
         raise DecodeError(f"{name} is empty")
     if len(value) > limit:
         raise DecodeError(f"{name} has {len(value)} characters, the limit is {limit}")
-    if "\0" in value:
-        raise DecodeError(f"{name} contains the character NUL")
-    return value
+    raise DecodeError(f"{name} contains the character NUL")
 
 
 def optional_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str | None:
@@ -81,18 +82,30 @@ def parse_time(name: str, value: object) -> datetime | None:
 
 
 def _parse_timestamp(name: str, text: str, expected: str, *, exact: bool) -> datetime:
+    try:
+        moment = _read_time(f'"{text if _is_usual(text) else _usual_form(name, text, expected, exact)}"')
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
+        if _RFC_3339.fullmatch(text) is None:
+            raise DecodeError(f"{name} must be {expected}") from None
+        raise DecodeError(f"{name} is not a time in the years 1 to 9999") from None
+
+
+def _is_usual(text: str) -> bool:
+    """Returns True for most timestamps. Of these texts, msgspec accepts exactly those of the pattern."""
+    return text[-1:] == "Z" and text[10:11] == "T" and len(text) <= _USUAL_CHARACTERS and "\\" not in text
+
+
+def _usual_form(name: str, text: str, expected: str, exact: bool) -> str:
+    """Returns the timestamp without the digits below microseconds. Raises DecodeError."""
     # The pattern refuses forms that msgspec accepts: no offset, a space for T, an offset without colon, and
     # more than six digits, which msgspec rounds (up to the next second, even the next year).
     match = _RFC_3339.fullmatch(text)
     if match is None:
         raise DecodeError(f"{name} must be {expected}")
     start, fraction, offset = match.groups()
-    if fraction is not None and len(fraction) > _MICROSECOND_CHARACTERS:
-        if exact and fraction[_MICROSECOND_CHARACTERS:].strip("0"):
-            raise DecodeError(f"{name} is finer than microseconds")
-        text = start + fraction[:_MICROSECOND_CHARACTERS] + offset
-    try:
-        moment = _read_time(f'"{text}"')
-        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):
-        raise DecodeError(f"{name} is not a time in the years 1 to 9999") from None
+    if fraction is None or len(fraction) <= _MICROSECOND_CHARACTERS:
+        return text
+    if exact and fraction[_MICROSECOND_CHARACTERS:].strip("0"):
+        raise DecodeError(f"{name} is finer than microseconds")
+    return str(start + fraction[:_MICROSECOND_CHARACTERS] + offset)

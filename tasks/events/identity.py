@@ -29,8 +29,12 @@ _BIN_16 = b"\xc4\x10"
 def event_identity(topic: str, source: str | None, key: bytes | None, event_id: str) -> UUID:
     """Returns the identity of an event that has an id."""
     id_bytes = event_id.encode()
-    framed_key = _NULL if key is None else _length(len(key)) + key
-    return _end(_event_hash(topic, source).copy(), framed_key + _length(len(id_bytes)) + id_bytes)
+    hasher = _event_hash(topic, source).copy()
+    if key is None:
+        hasher.update(_NULL + _length(len(id_bytes)) + id_bytes)
+    else:
+        hasher.update(_length(len(key)) + key + _length(len(id_bytes)) + id_bytes)
+    return _to_uuid(_BIN_16 + hasher.digest())
 
 
 def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
@@ -43,8 +47,10 @@ def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
 
 def hash_content(type_: str, version: Version | None, canonical_data: bytes) -> UUID:
     """Hashes the content that repeats of an event share. Omits headers and times, which may differ."""
-    number = _NULL if version is None else _framed(str(version).encode())
-    return _end(_content_hash(type_).copy(), number + _length(len(canonical_data)) + canonical_data)
+    hasher = _content_hash(type_).copy()
+    hasher.update(_NULL if version is None else _framed(str(version).encode()))
+    hasher.update(_length(len(canonical_data)) + canonical_data)
+    return _to_uuid(_BIN_16 + hasher.digest())
 
 
 def hash_raw(value: bytes | None) -> UUID:
@@ -79,7 +85,7 @@ def _content_hash(type_: str) -> blake2b:
 
 
 def _hash(tag: bytes, *parts: bytes | None) -> UUID:
-    return _end(_begin(tag), b"".join(map(_framed, parts)))
+    return uuid_of(_begin(tag + b"".join(map(_framed, parts))).digest())
 
 
 def _framed(part: bytes | None) -> bytes:
@@ -89,8 +95,3 @@ def _framed(part: bytes | None) -> bytes:
 
 def _begin(text: bytes) -> blake2b:
     return blake2b(text, digest_size=16)
-
-
-def _end(hasher: blake2b, text: bytes) -> UUID:
-    hasher.update(text)
-    return _to_uuid(_BIN_16 + hasher.digest())

@@ -124,13 +124,13 @@ def fold_assuming(
 def _fold(events: Sequence[Planned], leaving: Set[int], folded: AssumedFold) -> list[int]:
     """Folds the events. Returns the numbers of those that need their rows."""
     further: list[int] = []
-    seen: dict[UUID, int] = {}
+    seen: dict[int, int] = {}  # the key is the identity's number, which is hashed faster than the UUID
     call_keys: set[str] = set()
     for number, planned in enumerate(events):
         if number in leaving:
             continue
         decoded = planned.decoded
-        first = seen.setdefault(decoded.identity, number) if decoded.stores_identity else number
+        first = seen.setdefault(decoded.identity.int, number) if decoded.stores_identity else number
         if first != number:
             before = events[first].decoded
             if before.data_hash != decoded.data_hash:
@@ -174,10 +174,9 @@ def _apply_part(
     emits: list[OutboxRow],
     calls: list[LedgerRow],
 ) -> Outcome:
-    results: set[Outcome] = set()
-    for run in runs:
-        _apply(run, decoded, folded, results, emits, calls)
-    return Outcome.APPLIED if len(results) == 1 and Outcome.APPLIED in results else _worst(results)
+    if len(runs) == 1:
+        return _apply(runs[0], decoded, folded, emits, calls)
+    return _worst([_apply(run, decoded, folded, emits, calls) for run in runs])
 
 
 def _worst(outcomes: Collection[Outcome]) -> Outcome:
@@ -188,12 +187,12 @@ def _apply(
     run: HandlerRun,
     decoded: Decoded,
     folded: AssumedFold,
-    results: set[Outcome],
     emits: list[OutboxRow],
     calls: list[LedgerRow],
-) -> None:
+) -> Outcome:
     """Applies the effects of one handler, up to its first write without effect (the gate rule)."""
-    event = run.event
+    event, rows = run.event, folded.rows
+    result = Outcome.IGNORED
     write: Any
     for ordinal, write in enumerate(run.effects, start=1):
         kind = type(write)
@@ -201,31 +200,31 @@ def _apply(
             event_id = derived_id(decoded.identity, run.entry.name, ordinal)
             trace = carried_trace(event.headers, decoded.identity) if event.headers else {}
             emits.append(outbox_row(write, event_id, event.time, trace))
-            results.add(Outcome.APPLIED)
+            result = Outcome.APPLIED
             continue
         if kind is Call:
             calls.append(ledger_row(run, decoded, ordinal, write))
-            results.add(Outcome.APPLIED)
+            result = Outcome.APPLIED
             continue
-        place = (write.table, write.key)
-        if write.key != decoded.entity_key is not None:
-            folded.other_tables.add(write.table)
-        row = folded.rows.get(place)
+        table, key = write.table, write.key
+        place = (table, key)
+        if key != decoded.entity_key is not None:
+            folded.other_tables.add(table)
+        row = rows.get(place)
+        is_first = row is None
         if row is None:
-            row = folded.rows[place] = AssumedRow()
-            first = True
-        else:
-            first = False
-        shape = shape_of(write.table)
+            row = rows[place] = AssumedRow()
+        shape = shape_of(table)
         if kind is Upsert:
             outcome = upsert(shape, row, write.values, write.version)
         elif kind is Insert:
-            outcome = insert(row, write.values, version_number(shape, event.version), is_first=first)
+            outcome = insert(row, write.values, version_number(shape, event.version), is_first=is_first)
         else:
             outcome = increment(shape, row, write.deltas)
-        results.add(outcome)
         if outcome is not Outcome.APPLIED:
-            return
+            return outcome if result is Outcome.IGNORED else result
+        result = outcome
+    return result
 
 
 def upsert(shape: Shape, row: AssumedRow, fields: Mapping[str, Any], version: int | None) -> Outcome:

@@ -120,7 +120,20 @@ def _target(
     entry: AnyEntry, effect: Insert | Upsert | Merge | Increment | Delete | Read
 ) -> tuple[Shape, str]:
     """Returns the table's shape and the converted key. Raises EffectRefused if the handler may not use it."""
-    table, key, what = effect.table, effect.key, type(effect).__name__
+    table, key = effect.table, effect.key
+    shape = entry.used.get(table) if type(table) is Table else None
+    if shape is None:
+        shape = _usable_shape(entry, effect)
+    if key is None:
+        raise EffectRefused(
+            f"{type(effect).__name__} of {table.name} without a key: the record's key is null or unreadable;"
+            " in the producer, set the key to the text that names the entity"
+        )
+    return shape, _coerced(shape, shape.key, key, shape.coercers[shape.key])
+
+
+def _usable_shape(entry: AnyEntry, effect: Insert | Upsert | Merge | Increment | Delete | Read) -> Shape:
+    table, what = effect.table, type(effect).__name__
     if not isinstance(table, Table):
         raise EffectRefused(
             f"{what}: table must be made by entity_table(...), not {type(table).__name__} {table!r:.80}"
@@ -145,12 +158,8 @@ def _target(
             " SLUICE_HANDLERS uses: make the table in a module that one of them uses;"
             " `sluice init` then creates the table"
         )
-    if key is None:
-        raise EffectRefused(
-            f"{what} of {table.name} without a key: the record's key is null or unreadable; in the producer,"
-            " set the key to the text that names the entity"
-        )
-    return shape, _coerced(shape, shape.key, key, shape.coercers[shape.key])
+    entry.used[table] = shape
+    return shape
 
 
 def _checked_fields(shape: Shape, write: Insert | Upsert | Merge) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def checked_emit(emit: Emit) -> Emit:
 
 def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = False) -> str:
     """Returns a text that Postgres and Kafka can store; an Enum member's value. Raises EffectRefused."""
+    if type(value) is str and 0 < len(value) <= limit and value.isascii() and "\0" not in value:
+        return value
     if type(value) is not str:
         value = value.value if isinstance(value, Enum) else value
         if type(value) is not str:

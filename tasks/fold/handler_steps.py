@@ -92,14 +92,14 @@ class HandlerSteps:
             if self._steps is None:
                 self._event = own_event(entry, self._event)
                 self._steps = entry.function(self._event)
-            event = self._event
+            event, is_natural, most = self._event, self._is_natural, limits.effects
             for effect in map(self._steps.send, answers):
                 watch.effects += 1
-                if watch.effects > limits.effects:
+                if watch.effects > most:
                     raise watch.too_many_effects()
                 try:
                     checked = checked_effect(entry, event, effect)
-                    if self._is_natural and (problem := natural_problem(checked, event.topic)):
+                    if is_natural and (problem := natural_problem(checked, event.topic)):
                         raise EffectRefused(problem)
                 except EffectRefused as error:
                     refused = error

@@ -50,7 +50,7 @@ class Planned(msgspec.Struct):
     """True if the entity is parked when this event becomes a dead letter."""
 
     @property
-    def parts(self) -> list[list[HandlerRun]]:
+    def parts(self) -> list[Sequence[HandlerRun]]:
         """Returns the runs in groups: first the runs that fill no projection, then a group per projection."""
         return _parts(self.runs, lambda run: run.into)
 
@@ -113,7 +113,8 @@ def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Pl
             # Each part has the whole time limit, so that no projection uses up the time of others.
             watch = begin_run(decoded)
             try:
-                runs += [_first_run(entry, event, watch, decoded.is_natural) for entry in part]
+                for entry in part:
+                    runs.append(_first_run(entry, event, watch, decoded.is_natural))
             finally:
                 watch.end()
         return Planned(decoded, runs)
@@ -128,9 +129,9 @@ def entry_into(entry: AnyEntry) -> Table | None:
     return entry.into if isinstance(entry, ProjectionEntry) else None
 
 
-def _parts(things: Sequence[T], into: Callable[[T], Table | None]) -> list[list[T]]:
+def _parts(things: Sequence[T], into: Callable[[T], Table | None]) -> list[Sequence[T]]:
     if len(things) == 1:
-        return [list(things)]
+        return [things]
     parts: dict[Table | None, list[T]] = {None: []}
     for thing in things:
         parts.setdefault(into(thing), []).append(thing)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import MetaData, Table
 
-from sluice.db.tables import TableRefused, shape_of
+from sluice.db.tables import Shape, TableRefused, shape_of
 from sluice.tasks.api import (
     MARK,
     EffectDeclaration,
@@ -46,6 +46,8 @@ class HandlerEntry:
     """The effects that the handler may call: all declared effects."""
     tables: Mapping[str, Table] = field(repr=False, compare=False)
     """The tables that the handler may use: all tables known at start."""
+    used: dict[Table, Shape] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The tables of checked effects of the handler, so that a table is checked only one time."""
 
 
 @dataclass(frozen=True)
