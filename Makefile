@@ -1,7 +1,7 @@
 # Needs a POSIX shell and Python ≥ 3.11 with venv. Kafka also needs a JDK ≥ 17 and Maven.
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint check test test-matrix demo soak compose-test bench wheel lock clean broker-tools
+.PHONY: help install lint check test test-matrix demo soak compose-test bench wheel sbom lock clean broker-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -77,6 +77,12 @@ wheel: install ## build wheel and source distribution into dist/
 	rm -rf build *.egg-info
 	$(BIN)/python -m build --no-isolation --outdir dist
 	rm -rf build *.egg-info
+
+SBOM ?= dist/sbom.json
+
+sbom: install ## write the packages of the image as CycloneDX into dist/sbom.json
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py requirements requirements-image.lock --pyproject pyproject.toml --output-reproducible -o $(SBOM)
 
 lock: ## pin all dependencies again, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
