@@ -43,7 +43,7 @@ $(STAMP): requirements.lock
 # Java and Maven are not needed if the environment has the address of a Kafka.
 broker-tools:
 	@test -n "$$SLUICE_KAFKA_BOOTSTRAP_SERVERS" || { command -v java >/dev/null && command -v mvn >/dev/null; } || { \
-		echo "Kafka needs a JDK ≥ 17 and Maven: install them (Debian: apt install default-jdk-headless maven), or run the services with docker-compose.yml and set SLUICE_DATABASE_URL, SLUICE_REDIS_URL and SLUICE_KAFKA_BOOTSTRAP_SERVERS" >&2; exit 1; }
+		echo "Kafka needs a JDK ≥ 17 and Maven: install them (Debian: apt install default-jdk-headless maven), or run the services with docker-compose.yml and set SLUICE_DATABASE_URL, SLUICE_REDIS_URL and the variables SLUICE_KAFKA_… of docs/installing.md" >&2; exit 1; }
 
 lint: install ## check format, lint, types and imports
 	$(BIN)/ruff format --check .
@@ -64,7 +64,8 @@ test-matrix: install ## run the tests of every combination of clients and server
 soak: install broker-tools ## inject random faults, then check the data: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak
 
-compose-test: install ## test docker-compose.yml in a container engine: start, scale, kill a worker, stop
+compose-test: install ## test docker-compose.yml in a container engine; IMAGES=local builds the images that it would pull
+	$(if $(filter local,$(IMAGES)),$(BIN)/python -m tests.compose.local_images)
 	$(BIN)/python -m pytest -q -s -m compose tests/compose
 
 demo: install broker-tools ## run scenarios with faults on real servers; FAST=1: four of them; SECURE=1: with logins; JSON=1: prints JSON

@@ -15,10 +15,12 @@ from sluice.stack.patience import patient
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
+IMAGE = "sluice:local"
 
 # In the order of preference. `docker-compose` is Compose as a separate program.
 CANDIDATES = (("docker", "compose"), ("docker-compose",), ("podman", "compose"))
-PASSWORD_NAMES = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")  # required by the compose file
+# Required by the compose file.
+PASSWORD_NAMES = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "KAFKA_PASSWORD", "FLOWER_PASSWORD")
 PROBE_SECONDS = 60.0  # an engine may start only when its first client connects
 COMMAND_SECONDS = 120.0
 UP_SECONDS = 1_200.0  # the engine pulls images, and builds the image of Sluice
@@ -40,6 +42,8 @@ class Container:
     name: str
     hostname: str
     health: Health
+    memory_bytes: int
+    process_limit: int
 
 
 def find_compose() -> tuple[str, ...]:
@@ -90,11 +94,16 @@ def read_health(state: Mapping[str, Any]) -> Health:
 
 @dataclass(frozen=True)
 class ComposeProject:
-    """A project that runs the file. `environment` has the values of ${…} in the file."""
+    """A project that runs the file. `environment` and `env_file` have the values of ${…} in the file.
+
+    `overrides` are files that change services of the file.
+    """
 
     compose: tuple[str, ...]
     name: str
     environment: Mapping[str, str]
+    env_file: Path
+    overrides: tuple[Path, ...] = ()
 
     @property
     def engine(self) -> str:
@@ -105,6 +114,30 @@ class ComposeProject:
         """Starts the services that do not run, and scales the given services. Compose prints its progress."""
         scales = [f"--scale={service}={count}" for service, count in scale.items()]
         self._run([*self._compose(), "up", "-d", *options, *scales], timeout_seconds=UP_SECONDS)
+
+    def run(self, service: str, *words: str, given: str = "") -> str:
+        """Runs a command that reads `given`, in a new container of the service. Returns its output."""
+        return self._output([*self._compose(), "run", "--rm", "-T", service, *words], given=given)
+
+    def build_service(self) -> None:
+        """Builds the image of Sluice."""
+        self._run([*self._compose(), "build"], timeout_seconds=UP_SECONDS)
+
+    def build_image(self, image: str, folder: Path) -> None:
+        """Builds an image from the Dockerfile in the folder."""
+        self._output([self.engine, "build", "-q", "-t", image, str(folder)])
+
+    def image_size(self) -> int:
+        """Returns the size of the image of Sluice in bytes, with its base image."""
+        return int(self._output([self.engine, "image", "inspect", "-f", "{{.Size}}", IMAGE]))
+
+    def run_image(self, *words: str) -> str:
+        """Runs a command in the image of Sluice, and returns its output."""
+        return self._output([self.engine, "run", "--rm", "--network=none", IMAGE, *words])
+
+    def execute(self, container: Container, *words: str) -> str:
+        """Runs a command in the container, and returns its output."""
+        return self._output([self.engine, "exec", container.name, *words])
 
     def containers(self) -> list[Container]:
         """Returns all containers of the project, including those that have ended."""
@@ -118,6 +151,8 @@ class ComposeProject:
                     one["Name"].removeprefix("/"),
                     one["Config"]["Hostname"],
                     read_health(one["State"]),
+                    one["HostConfig"]["Memory"] or 0,
+                    one["HostConfig"]["PidsLimit"] or 0,
                 )
                 for one in found
             ),
@@ -138,17 +173,21 @@ class ComposeProject:
             subprocess.run(command, stderr=subprocess.STDOUT, timeout=patient(COMMAND_SECONDS), check=False)
 
     def down(self) -> None:
+        """Removes containers and networks of the project, and keeps its data."""
+        self._run([*self._compose(), "down"], timeout_seconds=COMMAND_SECONDS)
+
+    def wipe(self) -> None:
         """Removes containers, networks and volumes of the project. Ctrl-C does not interrupt the command."""
         command = [*self._compose(), "down", "-v", "--remove-orphans", "-t", str(STOP_SECONDS)]
         self._run(command, timeout_seconds=COMMAND_SECONDS, own_session=True)
 
     def _compose(self) -> list[str]:
-        # Neither a `.env` file nor an override file of the developer changes the project.
-        named = ["-f", str(COMPOSE_FILE), "--env-file", os.devnull, "-p", self.name]
-        return [*self.compose, *named]
+        # Neither the `.env` file nor an override file of the developer changes the project.
+        files = [word for file in (COMPOSE_FILE, *self.overrides) for word in ("-f", str(file))]
+        return [*self.compose, *files, "--env-file", str(self.env_file), "-p", self.name]
 
     def _environ(self) -> dict[str, str]:
-        ours = ("SLUICE_", "SHOP_")
+        ours = ("SLUICE_", "SHOP_", *PASSWORD_NAMES)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return clean | dict(self.environment)
 
@@ -163,9 +202,10 @@ class ComposeProject:
         )
         assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}"
 
-    def _output(self, command: list[str]) -> str:
+    def _output(self, command: list[str], *, given: str = "") -> str:
         done = subprocess.run(
             command,
+            input=given,
             capture_output=True,
             text=True,
             timeout=patient(COMMAND_SECONDS),
@@ -177,8 +217,8 @@ class ComposeProject:
 
 
 @contextmanager
-def brought_down(project: ComposeProject) -> Iterator[ComposeProject]:
-    """Yields the project, and always takes it down at the end. Prints its logs after a failure."""
+def wiped(project: ComposeProject) -> Iterator[ComposeProject]:
+    """Yields the project, and always removes it and its data at the end. Prints its logs after a failure."""
     try:
         yield project
     except KeyboardInterrupt:
@@ -190,6 +230,6 @@ def brought_down(project: ComposeProject) -> Iterator[ComposeProject]:
         # Without this, a second Ctrl-C would leave half of the containers.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            project.down()
+            project.wipe()
         finally:
             signal.signal(signal.SIGINT, before)

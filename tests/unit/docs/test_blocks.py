@@ -43,9 +43,15 @@ def parse_mermaid(text: str) -> None:
                 raise ValueError(f"a bracket is not closed: {line.strip()}")
 
 
+class ComposeLoader(yaml.SafeLoader):
+    """Also reads the tag `!reset` of compose files, which removes a key."""
+
+
+ComposeLoader.add_constructor("!reset", lambda _loader, _node: None)
+
 PARSERS: dict[str, Callable[[str], object]] = {
     "json": parse_json,
-    "yaml": lambda text: list(yaml.safe_load_all(text)),
+    "yaml": lambda text: list(yaml.load_all(text, Loader=ComposeLoader)),
     "toml": tomllib.loads,
     "mermaid": parse_mermaid,
 }

@@ -17,6 +17,7 @@ from sluice.runtime.health import process_health
 from sluice.runtime.settings import PREFIX, Settings, variable
 from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports
+from tests.compose.project import PASSWORD_NAMES
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -136,15 +137,15 @@ def test_every_service_has_limits_and_rotates_its_log(name: str) -> None:
 
 
 def test_passwords_are_required_and_no_command_contains_one() -> None:
-    passwords = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")
     text = COMPOSE.read_text()
-    for name in passwords:
+    for name in PASSWORD_NAMES:
         assert set(re.findall(rf"(?<!\$)\$\{{{name}(.{{2}})", text)) == {":?"}
         # The shell of the container replaces $$NAME.
         commands = str([one.get("command") for one in SERVICES.values()])
         assert name not in commands.replace(f"$${name}", "")
     assert SERVICES["worker"]["environment"]["SLUICE_DATABASE_PASSWORD"] == "POSTGRES_PASSWORD"
     assert SERVICES["worker"]["environment"]["SLUICE_REDIS_PASSWORD"] == "REDIS_PASSWORD"
+    assert SERVICES["worker"]["environment"]["SLUICE_KAFKA_PASSWORD"] == "KAFKA_PASSWORD"
     assert SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "admin:FLOWER_PASSWORD"
 
 

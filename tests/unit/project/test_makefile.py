@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sluice.project.new_project import Names, create_project, is_project
+from tests.compose.project import PASSWORD_NAMES
 
 ROOT = Path(__file__).parents[3]
 NO_SERVERS = "echo the servers do not run >&2; exit 2"
@@ -93,7 +94,8 @@ def test_containers_start_with_passwords_that_are_drawn_one_time(
     binaries, log = tmp_path / "bin", tmp_path / "log"
     binaries.mkdir()
     docker = binaries / "docker"
-    docker.write_text(f'#!/bin/sh\necho "$2 $POSTGRES_PASSWORD $REDIS_PASSWORD $FLOWER_PASSWORD" >> {log}\n')
+    drawn = " ".join(f"${name}" for name in PASSWORD_NAMES)
+    docker.write_text(f'#!/bin/sh\necho "$2 {drawn}" >> {log}\n')
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
     assert make(project, "help").returncode == 0
@@ -106,7 +108,7 @@ def test_containers_start_with_passwords_that_are_drawn_one_time(
     commands = [line.split() for line in log.read_text().splitlines()]
     assert [command for command, *_ in commands] == ["up", "down", "up"]
     [passwords] = {tuple(passwords) for _, *passwords in commands}
-    assert len(set(passwords)) == 3
+    assert len(set(passwords)) == len(PASSWORD_NAMES)
     assert {len(password) for password in passwords} == {48}
     assert file.stat().st_mode & 0o077 == 0
     assert ".passwords.env" in (project / ".gitignore").read_text().splitlines()

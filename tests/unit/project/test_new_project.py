@@ -182,6 +182,7 @@ def test_each_server_and_flower_require_a_password_that_no_command_contains(proj
     assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == "POSTGRES_PASSWORD"
     assert services["worker"]["environment"]["SLUICE_DATABASE_PASSWORD"] == "POSTGRES_PASSWORD"
     assert services["worker"]["environment"]["SLUICE_REDIS_PASSWORD"] == "REDIS_PASSWORD"
+    assert services["worker"]["environment"]["SLUICE_KAFKA_PASSWORD"] == "KAFKA_PASSWORD"
     assert "requirepass" in str(services["redis"]["command"])
     assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "admin:FLOWER_PASSWORD"
 
