@@ -20,4 +20,4 @@ def project(tmp_path: Path) -> ComposeProject:
     ports = {name: str(port) for name, port in choose_ports(PORT_NAMES, {}, set()).items()}
     env_file = tmp_path / "passwords.env"
     write_env_file(env_file)
-    return ComposeProject(compose, f"sluice-test-{os.getpid()}", ports, env_file)
+    return ComposeProject(compose, f"sluice-test-{os.getpid()}", ports, (env_file,))

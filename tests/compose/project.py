@@ -94,16 +94,18 @@ def read_health(state: Mapping[str, Any]) -> Health:
 
 @dataclass(frozen=True)
 class ComposeProject:
-    """A project that runs the file. `environment` and `env_file` have the values of ${…} in the file.
+    """A project that runs the file `docker-compose.yml` of the folder.
 
-    `overrides` are files that change services of the file.
+    `environment` and `env_files` have the values of ${…} in the file. `overrides` are files that change its
+    services.
     """
 
     compose: tuple[str, ...]
     name: str
     environment: Mapping[str, str]
-    env_file: Path
+    env_files: tuple[Path, ...]
     overrides: tuple[Path, ...] = ()
+    folder: Path = ROOT
 
     @property
     def engine(self) -> str:
@@ -183,8 +185,9 @@ class ComposeProject:
 
     def _compose(self) -> list[str]:
         # Neither the `.env` file nor an override file of the developer changes the project.
-        files = [word for file in (COMPOSE_FILE, *self.overrides) for word in ("-f", str(file))]
-        return [*self.compose, *files, "--env-file", str(self.env_file), "-p", self.name]
+        files = [f"--file={file}" for file in (self.folder / COMPOSE_FILE.name, *self.overrides)]
+        values = [f"--env-file={file}" for file in self.env_files]
+        return [*self.compose, *files, *values, "-p", self.name]
 
     def _environ(self) -> dict[str, str]:
         ours = ("SLUICE_", "SHOP_", *PASSWORD_NAMES)
@@ -195,7 +198,7 @@ class ComposeProject:
         done = subprocess.run(
             command,
             env=self._environ(),
-            cwd=ROOT,
+            cwd=self.folder,
             timeout=patient(timeout_seconds),
             check=False,
             start_new_session=own_session,
