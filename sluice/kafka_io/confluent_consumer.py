@@ -248,6 +248,7 @@ class ConfluentConsumer:
 
     def close(self) -> None:
         """See Consumer."""
+        self._watch.close()
         with _translated():
             self._consumer.close()
 

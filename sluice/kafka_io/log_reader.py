@@ -41,6 +41,7 @@ FETCH_BYTES = 16 * 1024
 QUEUED_KIB = 1_024
 
 NO_LEADER = "the partition has no leader"
+ANY_TOPIC = "__consumer_offsets"  # the topic for which a broker is asked if there is no other
 
 _START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _AWAY = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
@@ -190,11 +191,14 @@ class LogReader:
         """
         topic_ids: dict[str, str] = {}
         refused: dict[str, str] = {}
-        # This request checks that a broker answers. Without it, a request for topics would wait for an absent
-        # broker until its own, longer time-out.
+        # This request checks that a broker answers. Without it, a request for all topics would wait for an
+        # absent broker until its own, longer time-out. `describe_cluster` is not used: librdkafka 2.16 aborts
+        # the process if the answer lists no broker, as while a broker starts or stops.
         patience = min(self._timeout_seconds, BOOTSTRAP_TIMEOUT_MS / 1_000)
+        first = TopicCollection(topics[:1] or [ANY_TOPIC])
         try:
-            self._await_cluster(self._admin.describe_cluster(request_timeout=patience))
+            for future in self._admin.describe_topics(first, request_timeout=patience).values():
+                self._await_answer(future)
         except KafkaException as error:
             self._raise_if_away(error)
         if not topics:
@@ -215,7 +219,7 @@ class LogReader:
                 leaders[topic, partition.id] = leader.id if has_leader else None
         return topic_ids, refused
 
-    def _await_cluster(self, asked: "Future[Any]") -> None:
+    def _await_answer(self, asked: "Future[Any]") -> None:
         """Waits for the answer. Raises LogsUnavailable at once if the brokers refuse the login."""
         self._is_refused = False
         while not asked.done():

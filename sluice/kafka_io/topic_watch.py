@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ log = structlog.get_logger("sluice.bridge")
 
 ASK_EVERY_SECONDS = 0.5  # a request for five topics with 12 partitions costs 1 ms of CPU
 ANSWER_TIMEOUT_SECONDS = 5.0
+CLOSE_SECONDS = 1.0  # the longest wait for an answer in flight; without a broker, none arrives
 # librdkafka's own errors have lower codes. They mean that Kafka did not answer.
 _LOWEST_ANSWER = KafkaError.UNKNOWN
 
@@ -70,6 +71,12 @@ class TopicWatch:
         """
         self._ask()
         self._take()
+
+    def close(self) -> None:
+        """Waits for the answer in flight, so that the client can be destroyed. Idempotent."""
+        # If an answer arrives while librdkafka 2.16 destroys its client, a failed assertion ends the process.
+        wait(self._asked.values(), CLOSE_SECONDS)
+        self._asked = {}
 
     def _ask(self) -> None:
         self._asked_at = time.monotonic()

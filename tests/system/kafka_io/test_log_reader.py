@@ -1,7 +1,10 @@
 """The log reader of the commands returns ranges, times and records, even if a record cannot be read."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
@@ -34,6 +37,23 @@ def reader(kafka: Stack) -> Iterator[LogReader]:
     """Yields a log reader on the Kafka of the test."""
     with closing(LogReader(KafkaAccess(kafka.kafka_bootstrap_servers()), WHOLE)) as made:
         yield made
+
+
+READ_WITHOUT_PAUSE = """
+import sys
+from pathlib import Path
+from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
+from sluice.runtime.kafka_access import KafkaAccess
+from sluice.runtime.partition_share import WHOLE
+reader = LogReader(KafkaAccess(sys.argv[1]), WHOLE, request_timeout_ms=2_000)
+while True:
+    try:
+        reader.read_ranges([])
+        reader.read_ranges(["orders"])
+    except LogsUnavailable:
+        continue
+    Path(sys.argv[2]).touch()
+"""
 
 
 def read_all(reader: PartitionReader, end: int) -> list[int]:
@@ -72,6 +92,29 @@ def test_without_a_broker_the_error_names_the_reason_of_the_client() -> None:
     reader = LogReader(KafkaAccess(NOWHERE), WHOLE, request_timeout_ms=1_000)
     with closing(reader), pytest.raises(LogsUnavailable, match=r"refused|Timed out"):
         reader.read_ranges(["orders"])
+
+
+@pytest.mark.own("kafka")
+def test_a_broker_that_stops_and_starts_does_not_end_the_process(kafka: Stack, tmp_path: Path) -> None:
+    answered = tmp_path / "answered"
+    kafka.start("kafka")
+    reading = subprocess.Popen(
+        [sys.executable, "-c", READ_WITHOUT_PAUSE, kafka.kafka_bootstrap_servers(), str(answered)]
+    )
+    try:
+        for _ in range(2):
+            answered.unlink(missing_ok=True)
+            wait_until(
+                lambda: answered.exists() or reading.poll() is not None,
+                timeout_seconds=60,
+                what="the broker answers the reader",
+            )
+            kafka.stop("kafka")
+            kafka.start("kafka")
+        assert reading.poll() is None
+    finally:
+        reading.kill()
+        reading.wait()
 
 
 def test_an_unreadable_record_does_not_hide_other_records(
