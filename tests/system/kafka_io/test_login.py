@@ -27,7 +27,8 @@ from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack.certificates import issue, make_authority
 from tests.harness import stacks
-from tests.harness.secure_kafka import SecureStack, denied, secure_stack, token_endpoint
+from tests.harness.secure_kafka import SecureStack, denied, secure_stack
+from tests.harness.tokens import token_endpoint
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
 from tests.waiting import wait_until
 

@@ -17,7 +17,8 @@ from sluice.stack import Stack
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness import stacks
-from tests.harness.secure_kafka import SecureStack, secure_stack, token_endpoint
+from tests.harness.secure_kafka import SecureStack, secure_stack
+from tests.harness.tokens import token_endpoint
 from tests.harness.storm import mixed_events
 from tests.scraping import ask_health, scrape
 from tests.system.conftest import MakeDeployment
