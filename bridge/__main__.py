@@ -24,6 +24,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.progress import PLANS
 from sluice.db.errors import describe_refusal
 from sluice.db.records import ProcessKind
+from sluice.kafka_io.access_files import AccessFiles
 from sluice.kafka_io.consumer import BrokersAway, Consumer
 from sluice.kafka_io.login_check import find_group_refusal, find_refusal
 from sluice.runtime.exposition import MetricsEndpoint
@@ -100,9 +101,14 @@ def main() -> int:
         settings.share,
         registry.topics,
     )
-    login = LoginWatch(partial(_find_refusal, settings)) if settings.kafka_access.is_secured else None
+    files = AccessFiles(settings.kafka_access)
+    login = (
+        LoginWatch(partial(_find_refusal, settings), have_files_changed=files.have_changed)
+        if settings.kafka_access.is_secured
+        else None
+    )
     bridge = Bridge(
-        make_consumer=_consumer_maker(settings, registry, installation, claims),
+        make_consumer=_consumer_maker(settings, registry, installation, claims, files),
         store=store,
         publisher=publisher,
         topics=registry.topics,
@@ -168,7 +174,11 @@ def _find_refusal(settings: Settings) -> str | None:
 
 
 def _consumer_maker(
-    settings: Settings, registry: Registry, installation: Installation, claims: ClaimWriter
+    settings: Settings,
+    registry: Registry,
+    installation: Installation,
+    claims: ClaimWriter,
+    files: AccessFiles,
 ) -> Callable[[str], Consumer]:
     """Returns a function that makes consumers.
 
@@ -182,8 +192,14 @@ def _consumer_maker(
         nonlocal is_checked
         if not is_checked and (refusal := find_group_refusal(settings.kafka_access, installation.group)):
             raise InstallationRefused(refusal)
+        files.note()
         try:
             made = _make_consumer(settings, registry, installation.group, name, claims)
+        except SettingsError as error:
+            if not is_checked:
+                raise InstallationRefused(str(error)) from error
+            # The files of the login may be about to be replaced.
+            raise BrokersAway(str(error)) from error
         except BrokersAway as error:
             refusal = _find_refusal(settings)
             raise BrokersAway(refusal or str(error)) from error

@@ -18,7 +18,7 @@ from sluice.db.delivery.partition_reads import READ_SECONDS, PartitionRead, read
 from sluice.db.delivery.progress import read_assignments
 from sluice.db.records import ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
-from sluice.kafka_io.log_reader import LogReader
+from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.kafka_access import KafkaAccess
 from sluice.runtime.partition_share import PartitionShare
@@ -99,6 +99,10 @@ class LogWatch:
             # The thread continues after every error. Without it, lost records would not be detected.
             if isinstance(error, psycopg2.Error):
                 self._session.close()
+            if isinstance(error, LogsUnavailable) and self._reader is not None:
+                # A new client reads the files of its login again.
+                self._reader.close()
+                self._reader = None
             if self._failure.note_failure(0):
                 log.warning("logs not compared with the applied offsets", error=error)
 

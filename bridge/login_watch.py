@@ -21,13 +21,20 @@ class LoginWatch:
     """A thread that tries the login after `suspect`, and again until the brokers accept it.
 
     `find_refusal` returns one sentence on why the brokers refuse the login; None if they accept it or are
-    away. Only a refusal that is found twice counts. Call `start` only once.
+    away. Only a refusal that is found twice counts. `have_files_changed` returns True if the files of the
+    login have changed since the bridge's client read them. Call `start` only once.
     """
 
     def __init__(
-        self, find_refusal: Callable[[], str | None], *, pause_seconds: float = CHECK_SECONDS
+        self,
+        find_refusal: Callable[[], str | None],
+        *,
+        have_files_changed: Callable[[], bool] = lambda: False,
+        pause_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._find_refusal = find_refusal
+        self._have_files_changed = have_files_changed
+        self._needs_client = threading.Event()
         self._pause_seconds = pause_seconds
         self._suspected, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="login", daemon=True)
@@ -49,6 +56,12 @@ class LoginWatch:
     def suspect(self) -> None:
         """Makes the thread try the login soon. Never waits."""
         self._suspected.set()
+
+    def take_renewal(self) -> bool:
+        """Returns True once if the bridge must make a new client, because the new files are accepted."""
+        found = self._needs_client.is_set()
+        self._needs_client.clear()
+        return found
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -73,3 +86,6 @@ class LoginWatch:
             log.error("Kafka refuses this bridge; the bridge retries", reason=self.refusal)
         elif before and not self.refusal:
             log.info("Kafka no longer refuses this bridge")
+        if not self.refusal and self._have_files_changed():
+            log.info("files of the login have changed; the bridge makes a new client")
+            self._needs_client.set()

@@ -134,7 +134,7 @@ class Bridge:
             if not self._report.group_is_refused:
                 self._member.check_assignment(consumer, now)
             self._report_reads(consumer, now)
-            if self._report.is_group_probe_due(now):
+            if self._report.take_renewal() or self._report.is_group_probe_due(now):
                 self._member.drop()
         except ConsumerBroken as error:
             self._member.note_broken(error, now)

@@ -76,6 +76,10 @@ class ReadReport:
         """Returns True if a new consumer should check now if Kafka still refuses this bridge."""
         return self._errors.is_group_probe_due(now)
 
+    def take_renewal(self) -> bool:
+        """Returns True once if a new consumer must log in with new files."""
+        return self._login is not None and self._login.take_renewal()
+
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
         """Notes the reason why there is no consumer."""
         away = f"{NO_BROKER}: {error}" if isinstance(error, BrokersAway) else str(error)

@@ -12,6 +12,7 @@ from enum import Enum
 
 import psycopg2
 import structlog
+from confluent_kafka import KafkaException
 
 from sluice.db.admin.open_issues import OpenIssues, read_open_issues
 from sluice.db.admin.totals import read_positions, read_topic_ids
@@ -28,7 +29,7 @@ from sluice.runtime.exposition import Collector, GaugeMetricFamily, gauge_family
 from sluice.runtime.metrics import Metric
 from sluice.runtime.partition_share import WHOLE, PartitionShare
 from sluice.runtime.place import Place
-from sluice.runtime.settings import Settings
+from sluice.runtime.settings import Settings, SettingsError
 
 log = structlog.get_logger("sluice.beat")
 
@@ -105,7 +106,7 @@ class LeaderReader:
         self._postgres.note_success()
         try:
             self._read_logs(reading, topics)
-        except LogsUnavailable as error:
+        except (LogsUnavailable, KafkaException, SettingsError) as error:
             self._close_logs()
             if self._kafka.note_failure(0):
                 log.warning("no metrics of the lag: Kafka unavailable", error=error)

@@ -8,7 +8,7 @@ it uses.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sluice.kafka_io.access_files import check_files
+from sluice.kafka_io.access_files import check_files, read_current
 from sluice.kafka_io.tokens import RenewedTokens, TokenUnavailable, build_tokens, is_by_token
 from sluice.runtime.kafka_access import KafkaAccess, setting
 from sluice.runtime.settings import SettingsError
@@ -142,6 +142,7 @@ def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClie
 def _build_confluent(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
     from confluent_kafka import KafkaError, KafkaException
 
+    access = read_current(access)
     check_files(access)
     properties = librdkafka_properties(access, own)
     if is_by_token(access):
@@ -161,6 +162,7 @@ def _build_confluent(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -
 
 
 def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
+    access = read_current(access)
     check_files(access)
     arguments = kafka_python_arguments(access, own)
     if is_by_token(access):

@@ -10,6 +10,7 @@ import struct
 import time
 from contextlib import closing, suppress
 
+from sluice.kafka_io.access_files import read_current
 from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
 
@@ -29,6 +30,7 @@ def find_refusal(access: KafkaAccess) -> str | None:
 
     Takes at most a few seconds. Raises SettingsError.
     """
+    access = read_current(access)
     for server in access.bootstrap_servers.split(","):
         host, port = split_address(server)
         with suppress(OSError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
+from sluice.kafka_io.access_files import AccessFiles
 from sluice.kafka_io.config import (
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
@@ -19,6 +20,7 @@ from sluice.kafka_io.config import (
 from sluice.kafka_io.login_check import judge_login
 from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 from sluice.runtime.kafka_access import KafkaAccess
+from sluice.runtime.settings import SettingsError
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer as Client
@@ -42,6 +44,8 @@ _REFUSED = frozenset(
 )
 
 REBUILD_SECONDS = 5.0  # until a client without a token is made again, because the caller holds locks
+
+LOOK_SECONDS = 1.0  # the shortest time between two looks at the files of a refused login
 
 # Error texts of answers with `Delivery.AWAY` that do not concern the topic: no broker was reached, or no
 # broker answered.
@@ -74,10 +78,14 @@ class Producer(Protocol[T]):
 
 
 class ConfluentProducer(Generic[T]):
-    """See Producer. Connects at the first send; makes a new client after a fatal error."""
+    """See Producer. Connects at the first send.
+
+    Makes a new client after a fatal error, and if the login is refused and its files have changed.
+    """
 
     def __init__(self, access: KafkaAccess) -> None:
         self._access = access
+        self._files = AccessFiles(access)
         self._settings: dict[str, Any] = {
             "client.id": "sluice-relay",
             "acks": "all",
@@ -97,7 +105,7 @@ class ConfluentProducer(Generic[T]):
             "error_cb": self._note_refusal,
         }
         self._refusal = ""  # why the brokers refuse the login, which the answers for records do not contain
-        self._may_build_at = 0.0
+        self._may_build_at = self._may_look_at = 0.0
         self.brokers_answer: bool | None = None
         """True if a broker answered for the last record, False if none did; None before the first record."""
         self._client: Client | None = None
@@ -106,6 +114,7 @@ class ConfluentProducer(Generic[T]):
 
     def send(self, row: T, record: OutgoingRecord) -> None:
         """See Producer."""
+        self._look_at_files()
         if self._is_broken and self._client is not None and not len(self._client):
             # The client is replaced only when all its answers were fetched, because the caller waits for
             # them.
@@ -143,17 +152,27 @@ class ConfluentProducer(Generic[T]):
         if client is not None:
             client.purge()
 
+    def _look_at_files(self) -> None:
+        """Has the client replaced if the brokers refuse the login, and its files have changed since."""
+        now = time.monotonic()
+        if self._refusal and self._client is not None and now >= self._may_look_at:
+            self._may_look_at = now + LOOK_SECONDS
+            self._is_broken = self._is_broken or self._files.have_changed()
+
     def _build(self) -> bool:
         """Makes the client. Returns False if the login has no token, and then does not ask again at once."""
         if time.monotonic() < self._may_build_at:
             return False
         try:
+            self._files.note()
             self._client = build_confluent_producer(self._access, self._settings)
-        except KafkaException as problem:
-            self._refusal = problem.args[0].str()
+        except (KafkaException, SettingsError) as problem:
+            is_of_client = isinstance(problem, KafkaException)
+            self._refusal = problem.args[0].str() if is_of_client else str(problem)
             self.brokers_answer = False
             self._may_build_at = time.monotonic() + REBUILD_SECONDS
             return False
+        self._refusal = ""
         return True
 
     def _note_refusal(self, error: KafkaError) -> None:

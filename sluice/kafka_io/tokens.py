@@ -13,6 +13,7 @@ from urllib.error import URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+from sluice.kafka_io.access_files import read_current
 from sluice.runtime.kafka_access import KafkaAccess, KafkaSecurity, setting
 from sluice.runtime.settings import SettingsError
 
@@ -47,7 +48,7 @@ def build_tokens(access: KafkaAccess) -> Tokens:
         return _sign_for_msk(find_region(access.bootstrap_servers, os.environ.get("AWS_REGION", "")))
     if chosen.kafka_token_provider:
         return _import_provider(chosen.kafka_token_provider)
-    return lambda: fetch_token(chosen)
+    return lambda: fetch_token(read_current(access).security)
 
 
 def find_region(bootstrap_servers: str, region: str) -> str:

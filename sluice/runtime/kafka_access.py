@@ -45,6 +45,9 @@ class KafkaSecurity(BaseModel):
     kafka_oauth_scope: str = ""
     kafka_token_provider: str = Field("", description="module:function that returns a token")
     kafka_properties: str = Field("", description="JSON object of librdkafka's properties, for tuning")
+    kafka_password_file: str = Field("", description="file of the password")
+    kafka_key_password_file: str = Field("", description="file of the key's password")
+    kafka_oauth_client_secret_file: str = Field("", description="file of the client's secret")
 
     @field_validator("kafka_sasl_mechanism", mode="before")
     @classmethod
@@ -126,11 +129,16 @@ class KafkaSecurity(BaseModel):
         made = {}
         for name in KafkaSecurity.model_fields:
             value = getattr(self, name)
+            if getattr(self, f"{name}_file", ""):
+                continue  # the file of the secret has a setting of its own
             if value != KafkaSecurity.model_fields[name].default:
                 shown = value.get_secret_value() if isinstance(value, SecretStr) else value
                 made[f"SLUICE_{name.upper()}"] = str(shown)
         return made
 
+
+SECRETS = tuple(name for name, field in KafkaSecurity.model_fields.items() if field.annotation is SecretStr)
+"""The secrets. The file of each has the same name with `_file` at its end."""
 
 PLAINTEXT = KafkaSecurity.model_validate({})
 

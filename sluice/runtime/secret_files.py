@@ -1,7 +1,8 @@
 """Puts passwords into the URLs of the services, and reads secrets from files.
 
 A URL names the files of its secrets in options, which the settings add. `current_url` reads the files, and is
-called at each connect. So a process uses a new password without a restart.
+called at each connect. So a process uses a new password without a restart. The files of Kafka's secrets have
+settings of their own, and each new client reads them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from urllib.parse import quote, unquote
 from sluice.runtime.password_provider import PROVIDER_SETTING, ask_password
 
 FILE_SUFFIX = "_FILE"
+KAFKA_PREFIX = "SLUICE_KAFKA_"
 DATABASE_URL, DATABASE_PASSWORD = "SLUICE_DATABASE_URL", "SLUICE_DATABASE_PASSWORD"
 REDIS_URL, REDIS_PASSWORD = "SLUICE_REDIS_URL", "SLUICE_REDIS_PASSWORD"
 REDIS_SENTINEL_PASSWORD = "SLUICE_REDIS_SENTINEL_PASSWORD"
@@ -44,6 +46,8 @@ def merge_secrets(environ: Mapping[str, str], secrets: Iterable[str]) -> dict[st
         except SecretUnreadable as error:
             raise SecretRefused(f"{name}{FILE_SUFFIX}: {error}") from None
         files[name] = path
+        if name.startswith(KAFKA_PREFIX):
+            made[name + FILE_SUFFIX] = path
     provider = made.get(PROVIDER_SETTING)
     if provider and made.get(DATABASE_PASSWORD):
         raise SecretRefused(f"{PROVIDER_SETTING} and {DATABASE_PASSWORD} are both set; set only one of them")

@@ -42,6 +42,9 @@ class RebuildReader:
             return self._reader.read(timeout_seconds)
         except PartitionStalled as error:
             log.warning("rebuild waits for Kafka", error=error)
+            # A new client reads the files of its login again.
+            self._reader.close()
+            self._reader = self._open(self.read_through + 1)
         except RecordUnreadable as error:
             # A rebuild reads no further than the bridge. So the record was skipped after this reader was
             # opened, or only the bridge's client can read it.

@@ -25,18 +25,19 @@ from sluice.kafka_io.config import build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
 from sluice.runtime.settings import read_kafka_security
 from sluice.stack import Stack
-from sluice.stack.certificates import issue
+from sluice.stack.certificates import issue, make_authority
 from sluice.stack.kafka_broker import NODE_ID
 from sluice.stack.kafka_jars import cache_folder
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.runner import Runner
-from sluice.stack.secure_files import HOSTS, read_password, secure_folder
+from sluice.stack.secure_files import HOSTS, authority_file, read_password, secure_folder
 from sluice.stack.secure_kafka import KEY_STORE, USER, SecureKafkaBroker
 from sluice.stack.service import Place, ServiceName
 
 CLIENT = "client"
 """The name in the certificate of a client, whose user is CN=client."""
 SCRAM_ITERATIONS = 4_096
+CHANGED_PASSWORD = "changed"
 ANSWER_SECONDS = 30
 _MODULES = "org.apache.kafka.common.security"
 
@@ -125,13 +126,14 @@ class SecureStack(Stack):
     @contextmanager
     def password_changed(self) -> Iterator[None]:
         """Changes the password of Sluice's user in Kafka inside the block."""
-        self._set_password("changed")
+        self.set_password(CHANGED_PASSWORD)
         try:
             yield
         finally:
-            self._set_password(read_password(self._tls, "kafka"))
+            self.set_password(read_password(self._tls, "kafka"))
 
-    def _set_password(self, password: str) -> None:
+    def set_password(self, password: str) -> None:
+        """Changes the password of Sluice's user in Kafka."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
         changed = UserScramCredentialUpsertion(USER, info, password.encode())
         admin = build_confluent_admin(self.kafka_admin_access(), {})
@@ -147,9 +149,27 @@ class SecureStack(Stack):
         for name in ("ca.pem", "ca.key"):
             shutil.copy(self._tls / name, folder)
         issue(folder, "broker", HOSTS, valid_days=-1)
-        expired = folder / KEY_STORE
-        expired.write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
-        self._show_certificate(expired)
+        with self._certificate_of(folder):
+            yield
+
+    @contextmanager
+    def authority_changed(self) -> Iterator[Path]:
+        """Makes the listener for passwords show a certificate of another authority inside the block.
+
+        Yields the file of this authority.
+        """
+        folder = self._tls / "other"
+        folder.mkdir(exist_ok=True)
+        make_authority(folder)
+        issue(folder, "broker", HOSTS)
+        with self._certificate_of(folder):
+            yield authority_file(folder)
+
+    @contextmanager
+    def _certificate_of(self, folder: Path) -> Iterator[None]:
+        store = folder / KEY_STORE
+        store.write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
+        self._show_certificate(store)
         # The clients log in again on their connections, so only a new connection reads the certificate.
         self.stop("kafka")
         self.start("kafka")

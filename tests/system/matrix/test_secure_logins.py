@@ -1,4 +1,4 @@
-"""Passwords, certificates and tokens that change while events arrive, on secure servers."""
+"""Logins that are refused while events arrive, on secure servers."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +18,6 @@ from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
 from tests.harness import stacks
 from tests.harness.secure_kafka import SecureStack, secure_stack
-from tests.harness.tokens import token_endpoint
 from tests.harness.storm import mixed_events
 from tests.scraping import ask_health, scrape
 from tests.system.conftest import MakeDeployment
@@ -166,38 +165,6 @@ def test_the_metric_is_0_while_postgres_or_redis_refuses_the_login(
         for process in processes:
             wait_up(deployment, process, server, 1)
     assert [process.exit_code for process in processes] == [None] * 3
-
-
-@pytest.mark.parametrize("client", CLIENTS)
-def test_tokens_are_renewed_under_load(
-    make_deployment: MakeDeployment, secure: SecureStack, client: str
-) -> None:
-    with token_endpoint(life_seconds=LOGIN_SECONDS) as (url, requests):
-        access = secure.access("OAUTHBEARER", url)
-        made = make_deployment(SLUICE_KAFKA_CLIENT=client)
-        made.run.urls = replace(
-            made.urls,
-            kafka_bootstrap_servers=access.bootstrap_servers,
-            kafka_security=access.security,
-        )
-        deployment = by_certificate(made, secure)
-        processes = [
-            made.run.start_bridge(),
-            made.run.start_worker(),
-            made.run.start_relay(),
-            made.run.start_beat(),
-        ]
-        with load_of(deployment) as load:
-            load.wait_more(SETTLE_SECONDS)
-            before = len(requests)
-            # Each login of the bridge and of the relay has ended several times.
-            while len(requests) < before + 12:
-                load.wait_more(SETTLE_SECONDS)
-        deployment.wait_settled(timeout_seconds=240)
-        deployment.wait_sent(timeout_seconds=240)
-        assert_equals_the_oracle(deployment)
-        assert [process.exit_code for process in processes] == [None] * 4
-        deployment.close()
 
 
 def test_a_rebuild_runs_on_secure_servers(make_deployment: MakeDeployment) -> None:

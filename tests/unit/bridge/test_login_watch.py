@@ -87,3 +87,24 @@ def test_the_thread_continues_after_an_error(watch: LoginWatch, brokers: Brokers
     brokers.answer = REFUSAL
     watch.suspect()
     wait_until(lambda: watch.refusal == REFUSAL, timeout_seconds=60, what="the refusal is found")
+
+
+def test_a_new_client_is_made_once_when_the_brokers_accept_changed_files(brokers: Brokers) -> None:
+    watch = LoginWatch(brokers.find_refusal, have_files_changed=lambda: True, pause_seconds=0.01)
+    watch.start()
+    watch.suspect()
+    wait_until(lambda: watch.refusal == REFUSAL, timeout_seconds=60, what="the refusal is found")
+    brokers.wait_logins(3)
+    assert not watch.take_renewal()
+    brokers.answer = None
+    wait_until(watch.take_renewal, timeout_seconds=60, what="a new client is needed")
+    watch.stop()
+    assert not watch.take_renewal()
+
+
+def test_unchanged_files_need_no_new_client(watch: LoginWatch, brokers: Brokers) -> None:
+    brokers.answer = None
+    watch.suspect()
+    brokers.wait_logins(1)
+    watch.stop()
+    assert not watch.take_renewal()

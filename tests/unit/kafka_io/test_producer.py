@@ -1,6 +1,7 @@
 """The deliveries that the producer reports for the answers of its client, without a broker."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from sluice.db.records import WaitingRow
 from sluice.kafka_io import producer as producer_module
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.kafka_io.record_types import Delivery, OutgoingRecord
-from sluice.runtime.kafka_access import KafkaAccess
+from sluice.runtime.kafka_access import KafkaAccess, setting
+from sluice.runtime.settings import read_kafka_security
 
 ROW = WaitingRow("q.0", 1, "", "t", "k", "made", None, "{}", memoryview(b"{}"))
 RECORD = OutgoingRecord("t", "k", b"{}", {})
@@ -24,6 +26,7 @@ class ScriptedClient:
 
     def __init__(self, access: KafkaAccess, settings: dict[str, Any]) -> None:
         self.reports: list[Callable[[], None]] = []
+        self.note_error: Callable[[KafkaError], None] = settings["error_cb"]
         self.purged = False
         ScriptedClient.made.append(self)
 
@@ -154,3 +157,31 @@ def test_a_producer_without_a_token_reports_that_no_broker_answers(
     monkeypatch.setattr(producer_module, "build_confluent_producer", refuse)
     producer.send(ROW, RECORD)
     assert producer.brokers_answer is False
+
+
+def test_a_client_whose_login_is_refused_is_replaced_if_its_file_has_changed(
+    producer: ConfluentProducer[WaitingRow], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(producer_module, "LOOK_SECONDS", 0)
+    file = tmp_path / "password"
+    file.write_text("first")
+    chosen = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "username": "me"}
+    chosen["password_file"] = str(file)
+    security = read_kafka_security({setting(name): value for name, value in chosen.items()})
+    producer = ConfluentProducer(KafkaAccess("nowhere:1", security))
+    timed_out = KafkaError(KafkaError._MSG_TIMED_OUT)
+
+    def send(answer: KafkaError | None) -> int:
+        ScriptedClient.answers = [answer]
+        producer.send(ROW, RECORD)
+        producer.poll(0)
+        return len(ScriptedClient.made)
+
+    assert send(None) == 1
+    file.write_text("second")
+    # The login of an open connection is not refused, so the client stays.
+    assert send(None) == 1
+    ScriptedClient.made[0].note_error(KafkaError(KafkaError._AUTHENTICATION))
+    assert send(timed_out) == 2
+    ScriptedClient.made[1].note_error(KafkaError(KafkaError._AUTHENTICATION))
+    assert send(timed_out) == 2
