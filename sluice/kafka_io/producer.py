@@ -115,10 +115,13 @@ class ConfluentProducer(Generic[T]):
     def send(self, row: T, record: OutgoingRecord) -> None:
         """See Producer."""
         self._look_at_files()
-        if self._is_broken and self._client is not None and not len(self._client):
-            # The client is replaced only when all its answers were fetched, because the caller waits for
-            # them.
-            self._client, self._is_broken = None, False
+        if self._is_broken and self._client is not None:
+            # The length of the client also counts errors that no poll has reported.
+            self._client.poll(0)
+            if not len(self._client):
+                # The client is replaced only when all its answers were fetched, because the caller waits for
+                # them.
+                self._client, self._is_broken = None, False
         if self._client is None and not self._build():
             self._answers.append((row, Delivery.AWAY, self._refusal))
             return
