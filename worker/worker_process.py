@@ -32,7 +32,6 @@ from sluice.runtime.celery_options import (
 )
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.handler_watch import main_watch, timed
-from sluice.runtime.health import process_health
 from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings
 from sluice.tasks.apply.apply import Applier
@@ -246,7 +245,6 @@ class WorkerProcess:
     @cached_property
     def _relay(self) -> Relay:
         producer: ConfluentProducer[WaitingRow] = ConfluentProducer(self._settings.kafka_access)
-        process_health.servers.states = {"Kafka": lambda: producer.brokers_answer}
         source = self._settings.source or self._app.sluice_membership.installation.group
         return Relay(self._relay_session, producer, source=source)
 

@@ -25,6 +25,8 @@ REQUEST_TIMEOUT_MS = 10_000  # for one request of a command; then the command re
 SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default is a minute, which is too long for a lost broker
 RECONNECT_BACKOFF_MAX_MS = 1_000  # the defaults of 10 s and 30 s are longer than a broker's restart
 
+ANY_TOPIC = "__consumer_offsets"  # the topic for which a broker is asked if there is no other
+
 # For the bridge's consumer, with both clients. A broker waits until it has 64 kB, for at most 10 ms. Without
 # this wait the broker would answer with single records, which costs 0.4 of a core at 1,000 events per second.
 FETCH_MIN_BYTES = 64 * 1024
@@ -131,11 +133,16 @@ def build_kafka_python_producer(access: KafkaAccess, **own: Any) -> "KafkaProduc
     return made
 
 
-def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClient":
-    """Returns a connected administration client of kafka-python. Raises KafkaError if no broker answers."""
+def build_kafka_python_admin(
+    access: KafkaAccess, *, finds_refusal: bool = True, **own: Any
+) -> "KafkaAdminClient":
+    """Returns a connected administration client of kafka-python. Raises KafkaError if no broker answers.
+
+    Without `finds_refusal`, the error does not name the cause of a refused login.
+    """
     from kafka import KafkaAdminClient
 
-    made: KafkaAdminClient = _connect(KafkaAdminClient, access, own)
+    made: KafkaAdminClient = _connect(KafkaAdminClient, access, own, finds_refusal=finds_refusal)
     return made
 
 
@@ -161,16 +168,10 @@ def _build_confluent(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -
         raise
 
 
-def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
-    access = read_current(access)
-    check_files(access)
-    arguments = kafka_python_arguments(access, own)
-    if is_by_token(access):
-        from sluice.kafka_io.kafka_python_tokens import TokenProvider
-
-        arguments["sasl_oauth_token_provider"] = TokenProvider(build_tokens(access))
+def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any], *, finds_refusal: bool = True) -> Any:
+    arguments = _arguments(access, own)
     total_ms = arguments.get("bootstrap_timeout_ms", DEFAULT_BOOTSTRAP_MS)
-    if total_ms <= FIRST_BOOTSTRAP_MS:
+    if total_ms <= FIRST_BOOTSTRAP_MS or not finds_refusal:
         return _construct(client, arguments)
     from kafka.errors import KafkaConnectionError, KafkaError
 
@@ -183,6 +184,18 @@ def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -> Any:
         if refusal := find_refusal(access):
             raise KafkaConnectionError(refusal) from None
     return _construct(client, {**arguments, "bootstrap_timeout_ms": total_ms - FIRST_BOOTSTRAP_MS})
+
+
+def _arguments(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments with what the files of the login contain now. Raises SettingsError."""
+    access = read_current(access)
+    check_files(access)
+    arguments = kafka_python_arguments(access, own)
+    if is_by_token(access):
+        from sluice.kafka_io.kafka_python_tokens import TokenProvider
+
+        arguments["sasl_oauth_token_provider"] = TokenProvider(build_tokens(access))
+    return arguments
 
 
 def _construct(client: Any, arguments: Mapping[str, Any]) -> Any:

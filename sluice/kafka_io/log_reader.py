@@ -11,6 +11,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from sluice.kafka_io.config import (
+    ANY_TOPIC,
     BOOTSTRAP_TIMEOUT_MS,
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
@@ -41,7 +42,6 @@ FETCH_BYTES = 16 * 1024
 QUEUED_KIB = 1_024
 
 NO_LEADER = "the partition has no leader"
-ANY_TOPIC = "__consumer_offsets"  # the topic for which a broker is asked if there is no other
 
 _START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _AWAY = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})

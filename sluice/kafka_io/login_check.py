@@ -11,13 +11,13 @@ import time
 from contextlib import closing, suppress
 
 from sluice.kafka_io.access_files import read_current
-from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, build_confluent_admin
+from sluice.kafka_io.config import ANY_TOPIC, LOG_LEVEL_CRITICAL, build_confluent_admin
 from sluice.runtime.kafka_access import KafkaAccess, setting
 
 CONNECT_SECONDS = 2.0
 DEFAULT_PORT = "9092"  # as in both clients
 LOGIN_SECONDS = 6.0  # on a busy machine, a login with TLS and SCRAM takes seconds
-POLL_SECONDS = 0.1
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.1, 1.0
 EXPIRED = "the certificate of "
 # Codes of OpenSSL (X509_V_ERR_…).
 _EXPIRED, _HOST, _ADDRESS = 10, 62, 64
@@ -131,11 +131,14 @@ def _try_login(access: KafkaAccess, server: str) -> str | None:
         admin = build_confluent_admin(access, {"error_cb": seen.append, "log_level": LOG_LEVEL_CRITICAL})
     except KafkaException as failed:
         return str(failed.args[0].str())
-    deadline = time.monotonic() + LOGIN_SECONDS
+    deadline, poll_seconds = time.monotonic() + LOGIN_SECONDS, POLL_SECONDS
     while time.monotonic() < deadline:
         with suppress(KafkaException):
-            admin.list_topics(timeout=POLL_SECONDS)
+            # Any topic will do, because a list of all topics may be long.
+            admin.list_topics(topic=ANY_TOPIC, timeout=poll_seconds)
             return None
+        # A distant broker may need longer for an answer.
+        poll_seconds = min(2 * poll_seconds, LONGEST_POLL_SECONDS)
         admin.poll(0)
         for error in seen:
             if error.code() == KafkaError._AUTHENTICATION:

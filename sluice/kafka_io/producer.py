@@ -106,8 +106,6 @@ class ConfluentProducer(Generic[T]):
         }
         self._refusal = ""  # why the brokers refuse the login, which the answers for records do not contain
         self._may_build_at = self._may_look_at = 0.0
-        self.brokers_answer: bool | None = None
-        """True if a broker answered for the last record, False if none did; None before the first record."""
         self._client: Client | None = None
         self._is_broken = False
         self._answers: list[Answer[T]] = []
@@ -172,7 +170,6 @@ class ConfluentProducer(Generic[T]):
         except (KafkaException, SettingsError) as problem:
             is_of_client = isinstance(problem, KafkaException)
             self._refusal = problem.args[0].str() if is_of_client else str(problem)
-            self.brokers_answer = False
             self._may_build_at = time.monotonic() + REBUILD_SECONDS
             return False
         self._refusal = ""
@@ -187,7 +184,6 @@ class ConfluentProducer(Generic[T]):
     def _note(
         self, answers: list[Answer[T]], row: T, error: KafkaError | None, _message: object = None
     ) -> None:
-        self.brokers_answer = error is None or error.str() not in AWAY_TEXTS
         if error is None:
             self._refusal = ""
             answers.append((row, Delivery.ACKNOWLEDGED, ""))

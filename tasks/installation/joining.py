@@ -22,7 +22,7 @@ from sluice.tasks.installation.claim_check import refuse_if_claimed
 from sluice.tasks.installation.keyring import KeyRing, open_keyring
 from sluice.tasks.installation.opening import open_installation
 from sluice.tasks.installation.presence import Presence
-from sluice.tasks.installation.readiness import server_probes
+from sluice.tasks.installation.readiness import server_probes, uses_kafka
 
 log = structlog.get_logger("sluice.installation")
 
@@ -56,7 +56,8 @@ def join_once(
     Waits while Redis does not answer, and up to half a minute to detect another active copy of the database.
     `registry` is None for a process that needs no handlers. `queues`: the queues of a worker with `--queues`.
     """
-    process_health.servers.probes = server_probes(settings)
+    queues = None if queues is None else frozenset(queues)
+    process_health.servers.probes = server_probes(settings, with_kafka=uses_kafka(kind, queues))
     installation = open_installation(settings).installation
     refuse_if_claimed(settings, installation)
     presence = Presence(settings, registry, kind=kind, node=node, queues=queues)

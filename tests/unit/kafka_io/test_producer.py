@@ -133,29 +133,7 @@ def test_answers_of_a_closed_client_are_ignored(
     assert deliver(KafkaError(KafkaError._MSG_TIMED_OUT)) == [Delivery.AWAY]
 
 
-@pytest.mark.parametrize(
-    ("answers", "known"),
-    [
-        ((), None),
-        ((None,), True),
-        ((KafkaError(KafkaError._MSG_TIMED_OUT),), False),
-        ((KafkaError(KafkaError._MSG_TIMED_OUT), None), True),
-        ((None, KafkaError(KafkaError._MSG_TIMED_OUT)), False),
-        ((KafkaError(KafkaError.MSG_SIZE_TOO_LARGE),), True),
-        ((KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED),), True),
-    ],
-)
-def test_the_producer_knows_if_the_brokers_answered_for_the_last_record(
-    producer: ConfluentProducer[WaitingRow],
-    deliver: Callable[..., list[Delivery]],
-    answers: tuple[Any, ...],
-    known: bool | None,
-) -> None:
-    deliver(*answers)
-    assert producer.brokers_answer is known
-
-
-def test_a_producer_without_a_token_reports_that_no_broker_answers(
+def test_a_producer_without_a_token_answers_with_the_reason(
     producer: ConfluentProducer[WaitingRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -163,7 +141,7 @@ def test_a_producer_without_a_token_reports_that_no_broker_answers(
 
     monkeypatch.setattr(producer_module, "build_confluent_producer", refuse)
     producer.send(ROW, RECORD)
-    assert producer.brokers_answer is False
+    assert producer.poll(0) == [(ROW, Delivery.AWAY, "SLUICE_KAFKA_OAUTH_TOKEN_URL: refused")]
 
 
 def test_a_client_whose_login_is_refused_is_replaced_if_its_file_has_changed(
