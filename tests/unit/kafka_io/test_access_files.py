@@ -1,10 +1,14 @@
 """The secrets of a client are those that their files contain now, and a change of any file is found."""
 
 from pathlib import Path
+from typing import Any
 
+import confluent_kafka.admin
+import kafka
 import pytest
 
 from sluice.kafka_io.access_files import AccessFiles, read_current
+from sluice.kafka_io.config import build_confluent_admin, build_kafka_python_admin
 from sluice.runtime.kafka_access import SECRETS, KafkaAccess, setting
 from sluice.runtime.settings import read_kafka_security
 
@@ -42,6 +46,24 @@ def test_a_new_client_reads_the_secret_that_its_file_contains_now(secret: str, f
     assert getattr(access.security, secret).get_secret_value() == "first"
     file.write_text("second\n")
     assert getattr(read_current(access).security, secret).get_secret_value() == "second"
+
+
+def test_clients_of_both_libraries_are_made_with_the_content_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Client:
+        def __init__(self, **arguments: Any) -> None:
+            made.append(arguments)
+
+    monkeypatch.setattr(confluent_kafka.admin, "AdminClient", made.append)
+    monkeypatch.setattr(kafka, "KafkaAdminClient", Client)
+    access = access_of({**LOGIN, "password_file": str(file)})
+    file.write_text("second")
+    build_confluent_admin(access, {})
+    build_kafka_python_admin(access)
+    assert [made[0]["sasl.password"], made[1]["sasl_plain_password"]] == ["second", "second"]
 
 
 def test_a_secret_whose_file_is_being_replaced_stays_as_it_was(file: Path) -> None:

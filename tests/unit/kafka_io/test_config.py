@@ -210,6 +210,16 @@ def test_a_broker_that_is_away_is_searched_for_the_whole_time(
     assert sum(searching.searches) == 5_000
 
 
+def test_a_probe_searches_one_time_and_finds_no_cause(
+    searching: type[Searching], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Searching, "finds", False)
+    monkeypatch.setattr(login_check, "find_refusal", lambda _: pytest.fail("the cause was searched"))
+    with pytest.raises(KafkaTimeoutError):
+        build_kafka_python_admin(KafkaAccess("broker:1"), finds_refusal=False, bootstrap_timeout_ms=5_000)
+    assert searching.searches == [5_000]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
