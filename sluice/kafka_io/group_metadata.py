@@ -9,6 +9,7 @@ from kafka.errors import GroupAuthorizationFailedError, KafkaError, RetriableErr
 from kafka.protocol.consumer.group import HeartbeatRequest
 
 from sluice.kafka_io.config import build_kafka_python_admin
+from sluice.kafka_io.login_check import read_sentence
 from sluice.runtime.kafka_access import KafkaAccess
 
 T = TypeVar("T")
@@ -52,8 +53,10 @@ class GroupMetadataReader:
                 return ask()
             except (KafkaError, OSError) as error:
                 self.close()
-                # A broker that has just started needs a moment to load its groups.
-                if not isinstance(error, RetriableError) or time.monotonic() >= deadline:
+                # A broker that has just started needs a moment to load its groups. A refused login is refused
+                # again.
+                lasts = not isinstance(error, RetriableError) or read_sentence(str(error)) is not None
+                if lasts or time.monotonic() >= deadline:
                     raise GroupMetadataUnavailable(f"{type(error).__name__}: {error}") from error
             time.sleep(RETRY_SECONDS)
 

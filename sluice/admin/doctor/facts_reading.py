@@ -101,7 +101,11 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
         unreachable,
         []
         if installation is None
-        else tried("Redis", lambda: read_foreign_claims(settings, installation)) or [],
+        else tried(
+            "Redis",
+            lambda: read_foreign_claims(settings, installation, with_kafka="Kafka" not in failed_services),
+        )
+        or [],
         (tried("Kafka", partial(read_log_starts, urls.kafka_access, settings.share, stopped)) or {})
         if stopped
         else {},

@@ -17,15 +17,18 @@ from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim_reader import ClaimReader
 
 
-def read_foreign_claims(settings: Settings, installation: Installation) -> list[ForeignClaim]:
+def read_foreign_claims(
+    settings: Settings, installation: Installation, *, with_kafka: bool
+) -> list[ForeignClaim]:
     """Returns the newest claim of each writer that is not in this database.
 
+    Without `with_kafka`, reads Redis only: a Kafka that does not answer would delay the report.
     Returns nothing if the role may not read the key. Also returns nothing on a standby, because the
     claims are not there. Raises RedisError and psycopg2.Error.
     """
     claims = ClaimReader(settings, installation, may_be_read_only=True)
     with closing(claims) as reader, suppress(InsufficientPrivilege, FeatureNotSupported):
-        look = reader.look()
+        look = reader.look(with_kafka=with_kafka)
         newest = {claim.writer: claim for claim in sorted(look.foreign, key=lambda one: one.written_at)}
         return [
             ForeignClaim(str(claim.writer), claim.rank, max(0, look.known.now - claim.written_at))

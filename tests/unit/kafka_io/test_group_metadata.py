@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConnectionError, KafkaError
 
 from sluice.kafka_io import config, group_metadata
 from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
@@ -35,3 +35,16 @@ def test_an_unreachable_kafka_is_reported_as_unavailable(monkeypatch: pytest.Mon
         with pytest.raises(GroupMetadataUnavailable):
             reader.read()
     reader.close()
+
+
+def test_a_refused_login_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[KafkaAccess] = []
+
+    def refuse(access: KafkaAccess, **_: object) -> None:
+        tries.append(access)
+        raise KafkaConnectionError("SLUICE_KAFKA_USERNAME, SLUICE_KAFKA_PASSWORD: broker:1 refuses this user")
+
+    monkeypatch.setattr(group_metadata, "build_kafka_python_admin", refuse)
+    with pytest.raises(GroupMetadataUnavailable, match="refuses this user"):
+        GroupMetadataReader(KafkaAccess("broker:1"), "sluice-0a1b2c3d").read()
+    assert len(tries) == 1
