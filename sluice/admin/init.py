@@ -1,10 +1,14 @@
 """Prepares a deployment: migrations, users' tables, Kafka topics, entity types and their queues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import (
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 
 from sluice.admin.doctor.findings import Finding, worst_first
 from sluice.admin.installation import Changed
@@ -155,14 +159,28 @@ def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
     return worst_first([*missing, *drift])
 
 
+def _refuse_undescribed(access: KafkaAccess, found: Mapping[str, int]) -> None:
+    names = [name for name, code in found.items() if code == TopicAuthorizationFailedError.errno]
+    if names:
+        user = access.security.kafka_username or "the user of this command"
+        raise InstallationRefused(
+            f"Kafka refuses to describe the topics {', '.join(names)} to {user}; grant Describe on the topics"
+        )
+
+
 def create_topics(
     access: KafkaAccess, registry: Registry, partitions: int, replication_factor: int
 ) -> list[str]:
-    """Creates the topics that Kafka lacks and waits until they can be used; returns their names."""
+    """Creates the topics that Kafka lacks and waits until they can be used; returns their names.
+
+    Raises InstallationRefused if this user may not describe a topic: Kafka then does not list the topic.
+    """
     admin = build_kafka_python_admin(access)
     try:
         wanted = registry.topics.keys() | registry.outgoing_topics
-        missing = sorted(wanted - set(admin.list_topics()))
+        found = {topic["name"]: topic["error_code"] for topic in admin.describe_topics(sorted(wanted))}
+        _refuse_undescribed(access, found)
+        missing = [topic for topic, code in found.items() if code == UnknownTopicOrPartitionError.errno]
         if missing:
             shape = {"num_partitions": partitions, "replication_factor": replication_factor}
             # Another init may create some of them at the same time; Kafka then still creates the others.

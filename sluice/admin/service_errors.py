@@ -27,8 +27,11 @@ class ServiceFailed(RuntimeError):
     def __init__(self, service: ServiceTitle, reason: str) -> None:
         self.service = service
         self.reason = reason
-        # A refusal by Kafka begins with the setting that causes it.
-        name = service if reason.startswith("SLUICE_") else f"{service} ({SETTING_OF[service]})"
+        from sluice.kafka_io.login_check import EXPIRED
+
+        # A refusal by Kafka begins with its cause, mostly a setting.
+        is_named = reason.startswith(("SLUICE_", EXPIRED))
+        name = service if is_named else f"{service} ({SETTING_OF[service]})"
         super().__init__(f"{name}: {reason}{_start_advice(reason)}")
 
 

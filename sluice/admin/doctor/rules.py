@@ -25,6 +25,7 @@ from sluice.admin.service_errors import SETTING_OF
 from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
 from sluice.db.records import Declaration
+from sluice.kafka_io.login_check import EXPIRED
 from sluice.runtime.terminal_text import counted
 from sluice.tasks.apply.topic_modes import FORMER_POSITION, effective_mode
 from sluice.tasks.events.routing import queue_name
@@ -108,6 +109,8 @@ def _unreachable(facts: Facts) -> Iterator[Finding]:
     for service, reason in facts.unreachable.items():
         if reason.startswith("SLUICE_"):
             yield error(f"{service} refuses the connection: {reason}.", "Correct this setting.")
+        elif reason.startswith(EXPIRED):
+            yield error(f"{service} cannot be used: {reason}.", "Renew the certificate.")
         else:
             yield error(
                 f"{service} was not reached: {reason}.",

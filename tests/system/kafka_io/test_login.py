@@ -14,6 +14,7 @@ from confluent_kafka.admin import AclOperation, ResourceType  # type: ignore[att
 from pydantic import SecretStr
 
 from sluice.admin.doctor.kafka_reading import read_missing_rights
+from sluice.admin.init import create_topics
 from sluice.kafka_io.config import (
     build_confluent_admin,
     build_kafka_python_admin,
@@ -22,10 +23,12 @@ from sluice.kafka_io.config import (
 from sluice.kafka_io.login_check import find_group_refusal, find_refusal
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.kafka_io.record_types import Delivery, OutgoingRecord
+from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.kafka_access import PLAINTEXT, KafkaAccess, setting
 from sluice.runtime.partition_share import WHOLE
 from sluice.runtime.place import Place
 from sluice.stack.certificates import issue, make_authority
+from sluice.tasks.fold.registry import collect_handlers
 from tests.harness import stacks
 from tests.harness.secure_kafka import SecureStack, denied, secure_stack
 from tests.harness.tokens import token_endpoint
@@ -205,6 +208,24 @@ def test_a_missing_right_to_the_group_and_to_a_topic_is_named(secure: SecureStac
         assert refusal is not None
         assert refusal.endswith("to sluice; grant Read on the group")
     assert find_group_refusal(access, "rights-group") is None
+
+
+def test_init_names_the_topics_that_it_may_not_describe(secure: SecureStack) -> None:
+    access, registry = secure.access("PLAIN"), collect_handlers("examples.shop.handlers")
+    made = create_topics(access, registry, 1, 1)
+    assert set(made) == registry.topics.keys() | registry.outgoing_topics
+
+    def refusal() -> str:
+        try:
+            return ", ".join(create_topics(access, registry, 1, 1))
+        except InstallationRefused as refused:
+            return str(refused)
+
+    named = "refuses to describe the topics orders to sluice; grant Describe"
+    # A broker applies a change of the rights a moment later.
+    with denied(secure.kafka_admin_access(), ResourceType.TOPIC, "orders", AclOperation.DESCRIBE):
+        wait_until(lambda: named in refusal(), timeout_seconds=30, what="the topic is named")
+    wait_until(lambda: not refusal(), timeout_seconds=30, what="init works again")
 
 
 def test_a_broker_that_is_away_refuses_nothing() -> None:

@@ -100,6 +100,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         ERROR,
         "Kafka refuses the connection: SLUICE_KAFKA_CA_FILE: none signed it.",
     ),
+    "certificate expired": (
+        replace(HEALTHY, kafka=None, unreachable={"Kafka": "the certificate of a:1 has expired; renew it"}),
+        ERROR,
+        "Kafka cannot be used: the certificate of a:1 has expired; renew it.",
+    ),
     "plaintext": (
         replace(HEALTHY, declared=replace(HEALTHY.declared, plaintext=["kafka:9092"])),
         WARNING,
