@@ -170,6 +170,15 @@ class Session:
             self.roll_back()
             raise
 
+    def restore_limits(self) -> None:
+        """Gives the open transaction the time-outs of the session again, after `SET LOCAL` of shorter ones.
+
+        `SET LOCAL … TO DEFAULT` would set the values of the server, the database or the role, because the
+        time-outs of a session are set after the connect.
+        """
+        limits = ("statement_timeout", "lock_timeout")
+        self.command("; ".join(f"SET LOCAL {name} = '{self._settings[name]}'" for name in limits))
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Runs the block in a savepoint with deferred constraints. Any exception rolls back to the savepoint.

@@ -34,7 +34,6 @@ CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # so that deferred constrai
 
 # Limits for the remaining events of a transaction after a lock or a time-out held up one event.
 SHORT_LIMITS = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '100ms'"
-USUAL_LIMITS = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT"
 
 T = TypeVar("T")
 
@@ -137,7 +136,7 @@ class BatchWriter:
                 halving = None
         done.check()
         if done.aside:
-            self._session.command(USUAL_LIMITS)
+            self._session.restore_limits()
         return done.settled
 
     def _settle_part(self, events: Sequence[Planned], halving: Halving, done: SingleEvents) -> bool:

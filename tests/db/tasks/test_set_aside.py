@@ -12,6 +12,7 @@ from tests.db.tasks.setting_aside import (
     HELD,
     HOLDS,
     KEYS,
+    LOCK_TIMEOUT,
     ROW,
     SOON,
     TABLE,
@@ -197,6 +198,24 @@ def test_a_slow_event_waits_while_no_other_event_is_applied(bench: AsideBench) -
     make_fast(bench)
     bench.retry_until_settled()
     assert bench.sent("k") == [5, 10, 11, 12]
+
+
+def test_the_limits_of_the_session_apply_again_after_an_event_was_set_aside(
+    bench: AsideBench,
+) -> None:
+    bench.look("""
+        CREATE TABLE limits (at_statement text, at_lock text);
+        CREATE FUNCTION note_limits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO limits VALUES (current_setting('statement_timeout'), current_setting('lock_timeout'));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER notes AFTER INSERT OR UPDATE ON sluice.lane_offsets EXECUTE FUNCTION note_limits()
+    """)
+    bench.restart(statement_timeout="4s")
+    with held(bench, ROW):
+        assert bench.apply(slice_of([*others(2), ROW.event])) is not None
+    assert bench.parked() == ["k"]
+    assert set(bench.look("SELECT * FROM limits")) == {("4s", LOCK_TIMEOUT)}
 
 
 @pytest.mark.parametrize("point", ["retry.before_commit", "retry.committed"])
