@@ -15,6 +15,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 # workers would wait for the disk.
 SIDE_BY_SIDE := -n auto --maxprocesses 6 --dist worksteal
 
+# The tests of `make test`.
+IN_TEST := not soak and not compose and not matrix
+
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 TEMPLATE := sluice/project/template
 
@@ -56,10 +59,12 @@ check: lint ## lint, then run the unit tests; about a minute
 
 # Without a JDK or Maven, tests that need Kafka are skipped, and pytest reports the reason.
 test: install ## run all tests except those of the next three targets; starts and stops real servers
-	$(BIN)/python -m pytest -q -m "not soak and not compose and not matrix" $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -q -m "$(IN_TEST)" $(SIDE_BY_SIDE)
 
 test-matrix: install ## run the tests of every combination of clients and servers, and the longer tests
 	$(BIN)/python -m pytest -q -m matrix $(SIDE_BY_SIDE) tests/db tests/system
+	$(BIN)/python -m pytest -q -m "$(IN_TEST)" --least-rights $(SIDE_BY_SIDE) tests/system
+	SLUICE_SCHEMA=other_name $(BIN)/python -m pytest -q -m "$(IN_TEST)" $(SIDE_BY_SIDE) tests/db
 
 soak: install broker-tools ## inject random faults, then check the data: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak

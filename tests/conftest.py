@@ -16,11 +16,21 @@ from sluice.testing.servers.servers import Servers
 from tests.harness import stacks
 
 STACK_ROOT = pytest.StashKey[Path]()
+LEAST_RIGHTS = "--least-rights"
 SLOWEST_FIRST = ("system", "simulation", "db")
 
 # The machine may be busy, so a slow example does not fail.
 settings.register_profile("sluice", deadline=None)
 settings.load_profile("sluice")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option with which processes of the system tests have roles of least rights."""
+    parser.addoption(
+        LEAST_RIGHTS,
+        action="store_true",
+        help="run the system tests that start processes, and give each process a role of least rights",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,9 +3,10 @@
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psycopg2
 from sqlalchemy.engine import make_url
 
 from sluice.admin.grants import Role, grant_lines
@@ -83,7 +84,7 @@ class GrantedRoles:
     def close(self) -> None:
         """Drops the roles."""
         for (database_url, _), name in self._made.items():
-            run_as_superuser(database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
+            _drop(database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
         self._made.clear()
 
 
@@ -120,8 +121,14 @@ def owned_database(server_url: str) -> Iterator[str]:
     try:
         yield make_url(server_url).set(database=name, username=name).render_as_string(hide_password=False)
     finally:
-        run_as_superuser(server_url, f"DROP DATABASE {name} WITH (FORCE)")
-        run_as_superuser(server_url, f"DROP ROLE {name}")
+        _drop(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+        _drop(server_url, f"DROP ROLE {name}")
+
+
+def _drop(database_url: str, script: str) -> None:
+    # A test may leave its own Postgres stopped. The data folder of this Postgres is removed later.
+    with suppress(psycopg2.OperationalError):
+        run_as_superuser(database_url, script)
 
 
 def refused_rights(folder: Path) -> list[str]:

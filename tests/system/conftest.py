@@ -19,6 +19,7 @@ from sluice.tasks.fold.registry import collect_handlers
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import LocalRun
 from sluice.testing.servers.processes import Start, start_new
+from tests.conftest import LEAST_RIGHTS
 from tests.harness import stacks
 from tests.harness.granted_roles import GrantedRoles, GrantedStart, owned_database, refused_rights
 from tests.harness.processes import Zygote
@@ -49,20 +50,26 @@ def zygote() -> Iterator[Zygote]:
     made.close()
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Adds to each test marked `least_rights` a second case, in the matrix."""
-    if metafunc.definition.get_closest_marker("least_rights"):
-        cases = [
-            pytest.param(False, id="all rights"),
-            pytest.param(True, id="least rights", marks=pytest.mark.matrix),
-        ]
-        metafunc.parametrize("has_least_rights", cases, indirect=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--least-rights`, selects the tests that start processes, except those marked `all_rights`."""
+    if not config.getoption(LEAST_RIGHTS):
+        return
+    selected = [one for one in items if has_a_case_of_least_rights(one)]
+    config.hook.pytest_deselected(items=[one for one in items if one not in selected])
+    items[:] = selected
 
 
-@pytest.fixture
-def has_least_rights(request: pytest.FixtureRequest) -> bool:
+def has_a_case_of_least_rights(item: pytest.Item) -> bool:
+    """Returns True if the processes of the test can have roles of least rights."""
+    # Some tests have their own `start`, and some start processes without it.
+    uses_both = {"start", "has_least_rights"}.issubset(getattr(item, "fixturenames", ()))
+    return uses_both and item.get_closest_marker("all_rights") is None
+
+
+@pytest.fixture(scope="session")
+def has_least_rights(pytestconfig: pytest.Config) -> bool:
     """True if each process has a role of least rights, and the owner of the tables is no superuser."""
-    return getattr(request, "param", False)
+    return bool(pytestconfig.getoption(LEAST_RIGHTS))
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_equals_the_oracle
 
-pytestmark = pytest.mark.least_rights
-
 WHY = ("--reason", "test")
 POISONED = "product-3"
 # The limit of the constraint for each product. The sums of the generated events stay far below this limit.

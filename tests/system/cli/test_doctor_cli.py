@@ -69,6 +69,7 @@ def test_doctor_finds_a_redis_that_evicts(make_deployment: MakeDeployment) -> No
     assert errors(deployment) == []
 
 
+@pytest.mark.all_rights("the roles lose their rights with the schema")
 def test_doctor_before_init_advises_to_run_init(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.session.command("DROP SCHEMA sluice CASCADE")

@@ -11,8 +11,6 @@ from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks.rebuilding import PROJECTION, lines_of, payments
 
-pytestmark = pytest.mark.least_rights
-
 KEY = "pay-3"
 WHY = ("--reason", f"request of {KEY}")
 

@@ -20,8 +20,6 @@ from tests.harness.providers import Providers
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment
 
-pytestmark = pytest.mark.least_rights
-
 WHY = ("--reason", "test")
 
 

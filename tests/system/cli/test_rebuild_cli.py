@@ -13,8 +13,6 @@ from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks.rebuilding import PROJECTION, deploy_fix, deploy_wrong, payments, sluice, sluice_fails
 
-pytestmark = pytest.mark.least_rights
-
 LINES = 40
 WHY = ("--reason", "the tax was wrong")
 

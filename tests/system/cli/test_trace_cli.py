@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import pytest
-
 from examples.shop.generate import OutgoingRecord
 from sluice.testing.servers.deployment import Deployment
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment
-
-pytestmark = pytest.mark.least_rights
 
 
 def order(event_id: str, key: str, total_cents: Any = 100) -> OutgoingRecord:

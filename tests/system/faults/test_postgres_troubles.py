@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from examples.shop.generate import generate
 from sluice.runtime.service_urls import StackUrls
+from sluice.stack.postgres_server import SUPERUSER
 from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
@@ -36,8 +37,9 @@ def admin(database_url: str) -> Iterator[psycopg2.extensions.connection]:
 
 def _connect(database_url: str) -> psycopg2.extensions.connection:
     url = make_url(database_url)
+    # Only a superuser may end the sessions of all roles.
     made = psycopg2.connect(
-        host=url.host, port=url.port, user=url.username, dbname=url.database, application_name="trouble"
+        host=url.host, port=url.port, user=SUPERUSER, dbname=url.database, application_name="trouble"
     )
     made.autocommit = True
     return made

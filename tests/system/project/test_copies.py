@@ -57,30 +57,32 @@ def run_as(user: str | None, *words: str) -> None:
 
 @contextmanager
 def administering(url: URL) -> Iterator[psycopg2.extensions.cursor]:
-    connection = psycopg2.connect(host=url.host, port=url.port, user=url.username, dbname="postgres")
+    connection = psycopg2.connect(host=url.host, port=url.port, user=SUPERUSER, dbname="postgres")
     connection.autocommit = True
     with closing(connection), connection.cursor() as cursor:
         yield cursor
 
 
 def dump_and_restore(original: URL, name: str) -> None:
-    where = ["-h", str(original.host), "-p", str(original.port), "-U", str(original.username)]
+    where = ["-h", str(original.host), "-p", str(original.port), "-U", SUPERUSER]
     dump = [program("pg_dump"), *where, "-Fc", str(original.database)]
     restore = [program("pg_restore"), *where, "--exit-on-error", "-d", name]
     with administering(original) as cursor:
-        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        cursor.execute(_create_database(original, name))
     with subprocess.Popen(dump, stdout=subprocess.PIPE) as dumping:
         subprocess.run(restore, stdin=dumping.stdout, check=True, timeout=patient(STEP_SECONDS))
     assert dumping.returncode == 0
 
 
+def _create_database(original: URL, name: str) -> sql.Composed:
+    owner = sql.Identifier(str(original.username))
+    return sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner)
+
+
 def copy_as_template(original: URL, name: str) -> None:
     with administering(original) as cursor:
-        cursor.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(str(original.database))
-            )
-        )
+        template = sql.SQL(" TEMPLATE {}").format(sql.Identifier(str(original.database)))
+        cursor.execute(_create_database(original, name) + template)
 
 
 WAYS: dict[str, Callable[[URL, str], None]] = {"dump": dump_and_restore, "template": copy_as_template}

@@ -20,8 +20,6 @@ from tests.system.tasks.rebuilding import (
     wrong_line,
 )
 
-pytestmark = pytest.mark.least_rights
-
 OLD = 2_000  # The number of lines with the wrong tax.
 WHY = ("--reason", "the tax was wrong")
 

@@ -24,9 +24,6 @@ ORDERS = 1_500
 TOPIC = "order-events"
 
 
-pytestmark = pytest.mark.least_rights
-
-
 def start_flow(deployment: Deployment) -> None:
     """Starts a bridge and a worker, so that orders are applied and their outgoing events wait."""
     deployment.run.start_bridge()

@@ -4,14 +4,18 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from examples.shop.generate import OutgoingRecord
 from sluice.db.delivery.leases import read_workers
 from sluice.stack import Stack
+from sluice.stack.postgres_server import SUPERUSER
 from sluice.testing.servers.deployment import Deployment
 from sluice.testing.servers.local_run import RunningProcess
+from tests.harness.raw_sql import connect
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_equals_the_oracle
 from tests.system.worker.handovers import overlap_seconds, read_spans
@@ -95,7 +99,12 @@ def test_another_worker_takes_over_the_queues_of_a_worker_killed_in_a_batch(
 
 
 def end_lease_sessions(deployment: Deployment, _: Stack) -> None:
-    with deployment.session.connection.cursor() as cursor:
+    # Only a superuser may end the sessions of all roles.
+    url = make_url(deployment.urls.database_url).set(username=SUPERUSER)
+    with (
+        closing(connect(url.render_as_string(hide_password=False))) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
             " WHERE application_name = 'sluice leases' AND datname = current_database()"

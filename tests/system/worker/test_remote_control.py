@@ -167,7 +167,9 @@ def test_no_answer_shows_a_password_or_a_key(make_deployment: MakeDeployment, re
     secret = {
         "SLUICE_REDIS_URL": redis_url.replace("//", f"//keeper:{SECRET}@"),
         # This Postgres accepts any password.
-        "SLUICE_DATABASE_URL": made.urls.database_url.replace("app@", f"app:{SECRET}@"),
+        "SLUICE_DATABASE_URL": make_url(made.urls.database_url)
+        .set(password=SECRET)
+        .render_as_string(hide_password=False),
     }
     made.run.environment = secret
     worker = made.run.start_worker(name="sharing")
