@@ -8,10 +8,12 @@ import pytest
 from redis import Redis
 from sqlalchemy.engine import make_url
 
+from sluice.db.pooler_check import SHARED, SHARED_ADVICE
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.testing.servers.local_run import LocalRun, RunningProcess
 from sluice.testing.servers.processes import Start
+from tests.harness.pgbouncer import pgbouncer
 from tests.harness.stacks import install
 from tests.waiting import wait_until
 
@@ -22,9 +24,13 @@ PROCESSES: dict[str, Callable[[LocalRun], RunningProcess]] = {
     "celery worker": lambda run: run.start_worker(["order.0"]),
     "sluice worker": lambda run: run.start_supervised_worker(),
     "effects": lambda run: run.start_supervised_worker(command="effects-worker"),
+    "relay": lambda run: run.start_supervised_worker(command="relay"),
+    "rebuild": lambda run: run.start_supervised_worker(command="rebuild-worker"),
     "beat": lambda run: run.start_beat(),
     "celery inspect": lambda run: run.start_celery("inspect", "ping"),
 }
+FEW = ("bridge", "sluice worker", "beat")
+"""The processes that every test run starts. The matrix starts the others."""
 MakeRun = Callable[[str, str], LocalRun]
 
 
@@ -49,14 +55,11 @@ def end_of(process: RunningProcess) -> str:
     return process.log.read_text()
 
 
-FEW = ("bridge", "sluice worker", "beat")
-"""The processes that every test run starts. The matrix starts the others."""
-
-
 def some(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.matrix] * (name not in FEW)) for name in names]
 
 
+@pytest.mark.all_rights("no role can be made in a missing database")
 @pytest.mark.parametrize("process", some(PROCESSES))
 def test_a_process_with_a_wrong_database_exits_with_one_sentence(
     process: str, make_run: MakeRun, database_url: str, redis_url: str
@@ -85,8 +88,7 @@ def test_a_process_with_a_wrong_redis_password_exits_with_one_sentence(
         client.auth("right")
         for url in (address, address.replace("redis://", "redis://:not-to-be-shown@")):
             run = make_run(database_url, url)
-            kinds = [name for name in PROCESSES if name not in ("celery inspect", "effects")]
-            for started in [PROCESSES[kind](run) for kind in kinds]:
+            for started in [PROCESSES[kind](run) for kind in (*FEW, "celery worker")]:
                 written = end_of(started)
                 assert started.exit_code not in (0, None), started.name
                 assert f"cannot use {address.removeprefix('redis://')}: " in written
@@ -96,6 +98,25 @@ def test_a_process_with_a_wrong_redis_password_exits_with_one_sentence(
         client.config_set("requirepass", "")
 
 
+@pytest.mark.all_rights("PgBouncer lists its users in a file")
+@pytest.mark.parametrize(
+    "kinds", [FEW, pytest.param(tuple(PROCESSES), marks=pytest.mark.matrix)], ids=["few", "all"]
+)
+def test_each_process_refuses_pgbouncer_in_transaction_mode_in_one_sentence(
+    kinds: Iterable[str], make_run: MakeRun, database_url: str, redis_url: str
+) -> None:
+    install(database_url)
+    with pgbouncer(database_url, "transaction") as pooled:
+        run = make_run(pooled, redis_url)
+        for process in [PROCESSES[kind](run) for kind in kinds]:
+            written = end_of(process)
+            assert process.exit_code not in (0, None), process.name
+            assert f"{SHARED}; {SHARED_ADVICE}" in written
+            assert "Traceback" not in written
+            assert "waiting" not in written
+
+
+@pytest.mark.all_rights("no role can be made on an absent server")
 @pytest.mark.parametrize("process", some(name for name in PROCESSES if name != "celery inspect"))
 def test_a_process_waits_for_an_unreachable_postgres_and_logs_its_address(
     process: str, make_run: MakeRun
