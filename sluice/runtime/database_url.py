@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from sqlalchemy.engine import URL
 
@@ -41,6 +42,7 @@ def libpq_options(url: URL) -> dict[str, str]:
     # A server that refuses writes is no primary for Sluice.
     options["target_session_attrs"] = "read-write"
     parts = {name: str(part) for name, part in _parts(url).items()}
+    _require_plain_host(parts.get("host", ""))
     for name in parts.keys() & options.keys():
         raise UrlRefused(f"{name} is given twice, in the query and before it; remove one")
     if "host" in options:
@@ -60,6 +62,14 @@ def _is_own(name: str) -> bool:
 def _parts(url: URL) -> Mapping[str, object]:
     parts: Mapping[str, object] = url.translate_connect_args(username="user", database="dbname")
     return parts
+
+
+def _require_plain_host(host: str) -> None:
+    """Raises UrlRefused for a host that `libpq` decodes in its URLs, and SQLAlchemy does not."""
+    if host.upper().startswith("%2F"):
+        raise UrlRefused(f"{host} is no host; write a Unix socket as ?host={unquote(host)}")
+    if "]" in host:
+        raise UrlRefused("several hosts are written ?host=[::1]:5432&host=[::2]:5432")
 
 
 def _value(name: str, given: str | tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ from sqlalchemy.engine import make_url
 
 from sluice.runtime.database_url import UrlRefused, libpq_options
 
+PREFER_STANDBY = "remove target_session_attrs=prefer-standby: Sluice uses the primary"
 TWO_HOSTS = {"host": "a,b", "port": "1,2", "user": "u", "dbname": "d", "target_session_attrs": "read-write"}
 
 
@@ -34,9 +35,12 @@ def test_sockets_and_addresses_are_hosts(host: str, expected: tuple[str, str | N
         ("h/d?application_name=x", "remove application_name: Sluice names its sessions itself"),
         ("h/d?client_encoding=latin1", "remove client_encoding: Sluice's sessions use UTF8"),
         ("h/d?target_session_attrs=any", "remove target_session_attrs=any: Sluice uses the primary"),
+        ("h/d?target_session_attrs=prefer-standby", PREFER_STANDBY),
         ("h/d?dsn=x", "remove dsn: Postgres has no such option"),
         ("h/d?host=b", "host is given twice, in the query and before it; remove one"),
         ("h/d?sslmode=a&sslmode=b", "sslmode is given twice in the query; remove one"),
+        ("%2Frun%2Fpg/d", "%2Frun%2Fpg is no host; write a Unix socket as ?host=/run/pg"),
+        ("[::1],[::2]/d", "several hosts are written ?host=[::1]:5432&host=[::2]:5432"),
         ("/d?host=a:1&port=2", "port is given twice, as an option and with a host; remove one"),
     ],
 )
@@ -51,3 +55,9 @@ def test_other_options_reach_libpq_and_own_options_do_not() -> None:
     options = libpq_options(url)
     assert (options["sslmode"], options["options"]) == ("require", "-c a=b")
     assert "sluice_x" not in options
+
+
+@pytest.mark.parametrize("attributes", ["primary", "read-write"])
+def test_the_primary_is_one_that_accepts_writes(attributes: str) -> None:
+    options = libpq_options(make_url(f"postgresql+psycopg2://u@h/d?target_session_attrs={attributes}"))
+    assert options["target_session_attrs"] == "read-write"
