@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 from sqlalchemy.engine import URL, make_url
 
+from examples.shop.generate import generate
 from sluice.db.admin.totals import read_totals
 from sluice.db.connection import Session, Statement
 from sluice.stack import Stack
@@ -20,11 +21,13 @@ from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 from tests.system.project.test_physical_copy import physical_copy
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.matrix, pytest.mark.own("postgres")]
+pytestmark = [pytest.mark.own("postgres"), pytest.mark.all_rights("the URL has two hosts")]
 
 RATE = 100
 LOST = 5 * RATE
 """The number of events whose outcomes at least are lost."""
+FEW = 100
+"""The number of events before the standby stops to receive, and after that."""
 
 COUNT_STANDBYS = Statement("count_standbys", "SELECT count(*) FROM pg_stat_replication")
 
@@ -91,6 +94,23 @@ def sent_events(deployment: Deployment) -> Counter[bytes]:
     return Counter(one for one in ids if one is not None)
 
 
+def test_a_failover_of_an_idle_installation_loses_no_event(
+    make_deployment: MakeDeployment, primary_url: str, postgres: Stack, standby: Stack
+) -> None:
+    deployment = make_deployment()
+    processes = [deployment.run.start_bridge(), deployment.run.start_worker()]
+    deployment.produce(generate("payments", count=FEW, seed=1))
+    deployment.wait_settled()
+    stop_receiving(standby, primary_url)
+    deployment.produce(generate("payments", count=FEW, seed=2))
+    deployment.wait_settled()
+    assert replace_primary(deployment, postgres, standby, primary_url) >= FEW
+    deployment.wait_settled(timeout_seconds=120)
+    assert_equals_the_oracle(deployment)
+    assert [process.exit_code for process in processes] == [None, None]
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("is_idle", [False, True], ids=["under load", "idle"])
 def test_events_whose_commits_are_lost_are_applied_and_counted_again(
     make_deployment: MakeDeployment,
