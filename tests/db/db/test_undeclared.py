@@ -26,21 +26,29 @@ from tests.db.living import add_process, end_process
 
 BRIDGE = ProcessKind.BRIDGE
 THINGS = {"things": "thing"}
+IS_ALIVE_OR_LATE = "heartbeat_at > now() - interval '30 minutes'"
+"""True for the row of a process that a test has not ended."""
 
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
     """Yields a session with the planner settings of a maintenance worker. One topic is registered."""
-    opened = Session(database_url, application_name="test undeclared", plans=QUEUE_PLANS)
+    limits = {"statement_timeout": "60s"}  # so that one statement may insert many rows on a busy machine
+    opened = Session(database_url, application_name="test undeclared", plans=QUEUE_PLANS, settings=limits)
     register_topic(opened, TopicStart("things", "id-1", "thing", 2, {0: 0}))
     yield opened
     opened.close()
 
 
 def step(session: Session, seconds: float = 5.0) -> dict[str, float]:
-    """Advances the time. Returns, for each name that waits, its waiting time in whole seconds."""
-    session.command(f"UPDATE sluice.undeclared SET observed_at = observed_at - interval '{seconds} s'")
-    note_undeclared(session, "effects")
+    """Advances the time. Returns, for each name that waits, its waiting time in whole seconds.
+
+    All statements have the same `now()`, so the time that the test itself takes does not count.
+    """
+    with session.transaction():
+        session.command(f"UPDATE sluice.undeclared SET observed_at = now() - interval '{seconds} s'")
+        session.command(f"UPDATE sluice.processes SET heartbeat_at = now() WHERE {IS_ALIVE_OR_LATE}")
+        note_undeclared(session, "effects")
     return {one.name: round(one.waited_seconds) for one in read_undeclared(session)}
 
 
