@@ -7,12 +7,17 @@ import pytest
 
 from sluice.db.apply import identities
 from sluice.db.connection import BATCH_PLANS, Statement
+from sluice.tasks.apply import chunks, optimistic_writer
 from sluice.tasks.apply.apply import Applier
 from tests.db.tasks.applying import QUEUE, Bench, create_tables, slice_of, thing_set
 from tests.db.tasks.recording import RecordingSession
 
 KEYS = 5_000
 SMALL, LARGE = 50, 500
+REPEATED_PAGES = 2
+"""An index scan counts a page of the table again if the row before lay on another page. Identities and calls
+of a small batch lie on one or two pages, those of a large batch on many: up to one page per event and table.
+"""
 FORBIDDEN = {"Nested Loop", "Merge Join", "Seq Scan"}
 
 
@@ -26,6 +31,10 @@ WRITES = {
 @pytest.fixture(params=WRITES)
 def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("SLUICE_OPTIMISTIC", request.param)
+    # On a busy machine, handlers of a large batch may exceed their time. The batch is then split, and reads
+    # the rows of the second part twice.
+    for module in (chunks, optimistic_writer):
+        monkeypatch.setattr(module, "HANDLER_BUDGET_SECONDS", 600.0)
     return str(request.param)
 
 
@@ -68,8 +77,8 @@ def test_pages_touched_per_event_do_not_grow_with_the_batch(bench: Bench) -> Non
     last = _fill(bench)
     small = _pages(bench, _ran_by_one_batch(bench, last, SMALL)) / SMALL
     large = _pages(bench, _ran_by_one_batch(bench, last + SMALL, LARGE)) / LARGE
-    # Without bitmap scans, the exact path reads 30.3 pages per event of a large batch, 29.8 of a small one.
-    assert large <= 1.1 * small, f"{small:.1f} pages per event at {SMALL}, {large:.1f} at {LARGE}"
+    found = f"{small:.1f} pages per event at {SMALL}, {large:.1f} at {LARGE}"
+    assert large <= small + REPEATED_PAGES, found
 
 
 CORRECTED_PAGES = 2_000

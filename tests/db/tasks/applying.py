@@ -143,7 +143,9 @@ class Bench:
     def __post_init__(self) -> None:
         self.session = Session(self.database_url, application_name="test apply", plans=BATCH_PLANS)
         self.applier = Applier(self.session, self.registry)
-        self.looking = Session(self.database_url, application_name="test look")
+        # So that a statement of the test may write many rows on a busy machine.
+        limits = {"statement_timeout": "60s"}
+        self.looking = Session(self.database_url, application_name="test look", settings=limits)
 
     def apply(self, *slices: Slice) -> Applied | None:
         """Applies one message."""

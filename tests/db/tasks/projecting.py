@@ -20,6 +20,7 @@ from sluice.kafka_io import partition_reader
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
+from sluice.stack.patience import patient
 from sluice.tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
 from sluice.tasks.apply.apply import Applied
 from sluice.tasks.events.routing import queue_name, shard_of
@@ -183,7 +184,7 @@ class Bench(applying.Bench):
     ) -> bool:
         """Runs one turn of a rebuild over a partition. The log of the bench stands for the partition."""
         turn = _Turn(self.session, self.registry, "totals", generation, place, self.read_whole)
-        return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
+        return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), patient(20.0))  # type: ignore[arg-type, return-value]
 
     def read_whole(self, place: Place, offset: int) -> Record | None:
         """Replaces `read_whole_record`."""

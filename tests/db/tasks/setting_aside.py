@@ -155,7 +155,9 @@ def held(bench: Bench, *holds: Hold) -> Iterator[int]:
     for hold in holds:
         if hold.before:
             bench.look(hold.before)
-    holder = Session(bench.database_url, application_name="psql")
+    # On a busy machine, the block may take longer than the time-out of an idle transaction.
+    limits = {"idle_in_transaction_session_timeout": "10min"}
+    holder = Session(bench.database_url, application_name="psql", settings=limits)
     try:
         holder.command("BEGIN")
         for hold in holds:
