@@ -49,7 +49,7 @@ SERVER_UP = _gauge(
     "server_up",
     "",
     "1 if the server accepts a login of this process and answers; 0 if not, by server: postgres, redis, and"
-    " for a bridge and a relay kafka",
+    " for bridge, relay, rebuild worker and beat kafka",
     "server",
 )
 
