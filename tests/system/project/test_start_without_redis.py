@@ -36,7 +36,11 @@ def test_processes_wait_for_redis(make_deployment: MakeDeployment, redis: Stack)
             timeout_seconds=60,
             what=f"{process.name} waits",
         )
-        assert Path(run.folder / f"{process.name}.alive").exists()
+        deployment.wait_until(
+            Path(run.folder / f"{process.name}.alive").exists,
+            timeout_seconds=60,
+            what=f"{process.name} shows that it lives",
+        )
     for process in stopped:
         process.signal(signal.SIGTERM)
         deployment.wait_until(
