@@ -180,7 +180,7 @@ def create_topics(
         wanted = registry.topics.keys() | registry.outgoing_topics
         found = {topic["name"]: topic["error_code"] for topic in admin.describe_topics(sorted(wanted))}
         _refuse_undescribed(access, found)
-        missing = [topic for topic, code in found.items() if code == UnknownTopicOrPartitionError.errno]
+        missing = sorted(name for name, code in found.items() if code == UnknownTopicOrPartitionError.errno)
         if missing:
             shape = {"num_partitions": partitions, "replication_factor": replication_factor}
             # Another init may create some of them at the same time; Kafka then still creates the others.

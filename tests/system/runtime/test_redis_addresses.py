@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import re
 import string
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -142,10 +144,13 @@ def test_the_compose_file_gives_redis_a_password_with_any_character(
     file = Path(__file__).parents[3] / "docker-compose.yml"
     [_, _, text] = yaml.safe_load(file.read_text())["services"]["redis"]["command"]
     config = tmp_path / "redis.conf"
-    written, _, started = text.replace("$$", "$").replace("/tmp/redis.conf", str(config)).partition("&& exec")
-    assert started.split()[:3] == ["docker-entrypoint.sh", "redis-server", str(config)]
-    subprocess.run(["sh", "-c", written], env={**os.environ, "REDIS_PASSWORD": PRINTABLE}, check=True)
-    port = servers.start_with(config, *started.split()[3:])
+    before, started, after = re.split(
+        r"exec docker-entrypoint.sh redis-server -(.*)<<", text.replace("$$", "$")
+    )
+    environment = {**os.environ, "REDIS_PASSWORD": PRINTABLE}
+    shown = subprocess.run(["sh", "-c", f"{before}cat <<{after}"], env=environment, check=True, stdout=PIPE)
+    config.write_bytes(shown.stdout)
+    port = servers.start_with(config, *started.split())
     ask_redis_py(settings_of(f"redis://127.0.0.1:{port}/0", SLUICE_REDIS_PASSWORD=PRINTABLE))
 
 
