@@ -21,7 +21,11 @@ from tests.system.faults.load import SteadyLoad, assert_equals_the_oracle
 from tests.system.project.test_physical_copy import physical_copy
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.own("postgres"), pytest.mark.all_rights("the URL has two hosts")]
+pytestmark = [
+    pytest.mark.own("postgres"),
+    pytest.mark.all_rights("the URL has two hosts"),
+    pytest.mark.matrix,
+]
 
 RATE = 100
 LOST = 5 * RATE
@@ -110,7 +114,6 @@ def test_a_failover_of_an_idle_installation_loses_no_event(
     assert [process.exit_code for process in processes] == [None, None]
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("is_idle", [False, True], ids=["under load", "idle"])
 def test_events_whose_commits_are_lost_are_applied_and_counted_again(
     make_deployment: MakeDeployment,
