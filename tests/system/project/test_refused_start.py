@@ -78,6 +78,7 @@ def test_a_process_with_a_wrong_database_exits_with_one_sentence(
 
 
 @pytest.mark.own("redis")
+@pytest.mark.all_rights("no role can be made in a database without tables")
 def test_a_process_with_a_wrong_redis_password_exits_with_one_sentence(
     make_run: MakeRun, database_url: str, redis: Stack, start: Start
 ) -> None:
