@@ -200,7 +200,7 @@ def load_known_places(session: Session, events: Sequence[Planned]) -> dict[UUID,
     No identity shows that such an event was read before. If its record is read again after a forced
     re-routing, the letter shows that an operator dropped the event.
     """
-    natural = {place_of(one.decoded): one.decoded for one in events if one.decoded.dedup == "natural"}
+    natural = {place_of(one.decoded): one.decoded for one in events if one.decoded.is_natural}
     if not natural:
         return {}
     found = dead_letters.load_letter_places(session, natural.keys())
