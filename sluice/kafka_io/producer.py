@@ -57,6 +57,8 @@ AWAY_TEXTS = frozenset(
     )
 )
 
+NO_ANSWER = KafkaError(KafkaError._TIMED_OUT).str()
+
 
 class Producer(Protocol[T]):
     """Sends records to Kafka. Used by one thread."""

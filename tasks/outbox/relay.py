@@ -6,7 +6,7 @@ its transaction ends.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import structlog
 from sluice.db.connection import Reconnects, Session
 from sluice.db.records import WaitingRow
 from sluice.db.sending import relay as outbox
-from sluice.kafka_io.producer import AWAY_TEXTS, Producer
+from sluice.kafka_io.producer import AWAY_TEXTS, NO_ANSWER, Producer
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
@@ -115,20 +115,17 @@ class Relay:
     def _flush(self, page: OutboxPage) -> None:
         """Sends the rows that may be in flight and waits for all answers, for at most FLUSH_SECONDS."""
         began = self._clock()
-        in_flight = 0
+        in_flight: Counter[str] = Counter()  # by topic
 
         def hand(row: WaitingRow) -> None:
-            nonlocal in_flight
-            in_flight += 1
+            in_flight[row.topic] += 1
             self._producer.send(row, outgoing_record(row, self._source))
             faults.reach("relay.handed")
 
         def wait() -> None:
-            nonlocal in_flight
-            while in_flight and self._clock() - began < FLUSH_SECONDS:
-                answers = self._producer.poll(POLL_SECONDS)
-                in_flight -= len(answers)
-                for answer in answers:
+            while any(in_flight.values()) and self._clock() - began < FLUSH_SECONDS:
+                for answer in self._producer.poll(POLL_SECONDS):
+                    in_flight[answer[0].topic] -= 1
                     following = page.settle(*answer)
                     if following is not None and self._clock() - began < HAND_SECONDS:
                         hand(following)
@@ -143,10 +140,12 @@ class Relay:
                 hand(row)
                 wait()
         finally:
-            if in_flight:
+            if unanswered := +in_flight:
                 # The producer must not send these records again after, or together with, later records.
                 self._producer.close()
-                log.warning("producer replaced: records without an answer", records=in_flight)
+                log.warning("producer replaced: records without an answer", records=unanswered.total())
+                for topic in unanswered:
+                    page.away.setdefault(topic, NO_ANSWER)
 
     def _delete(self, acknowledged: Mapping[str, Sequence[int]]) -> None:
         for queue, ids in sorted(acknowledged.items()):

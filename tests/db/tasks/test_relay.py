@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import structlog
 
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.tasks.outbox.relay import FLUSH_SECONDS, MAX_AWAY_SECONDS, Relayed
@@ -73,8 +74,21 @@ def test_records_without_an_answer_stay_and_their_producer_is_closed(bench: Benc
     assert FLUSH_SECONDS <= bench.broker.now < FLUSH_SECONDS + 1
     assert bench.broker.closed == 1
     bench.broker.answer = lambda *_: ACKNOWLEDGED
-    assert bench.run() == Relayed(sent=2)
+    assert bench.run(MAX_AWAY_SECONDS) == Relayed(sent=2)
     assert bench.broker.numbers() == [3, 1, 2]
+
+
+def test_a_topic_without_answers_is_reported_and_retried_after_growing_pauses(bench: Bench) -> None:
+    bench.add((1, "a"))
+    bench.broker.answer = lambda *_: None
+    tried = 0
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(100):
+            before = bench.broker.closed
+            bench.run(0.5)
+            tried += bench.broker.closed - before
+    assert [entry["topic"] for entry in logs if "held back" in entry["event"]] == ["t"]
+    assert 3 <= tried <= 12
 
 
 def test_a_refused_record_holds_only_its_key_in_its_queue(bench: Bench) -> None:
