@@ -103,7 +103,7 @@ class LogWatch:
                 # A new client reads the files of its login again.
                 self._reader.close()
                 self._reader = None
-            if self._failure.note_failure(0):
+            if self._failure.note_failure(time.monotonic()):
                 log.warning("logs not compared with the applied offsets", error=error)
 
     def _read(self, topics: Mapping[str, TopicFacts], declared: frozenset[str], began_at: float) -> Look:

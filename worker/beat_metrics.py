@@ -100,7 +100,7 @@ class LeaderReader:
             reading.open_issues = read_open_issues(self._session)
         except psycopg2.Error as error:
             self._session.close()
-            if self._postgres.note_failure(0):
+            if self._postgres.note_failure(time.monotonic()):
                 log.warning("no metrics of waiting work: Postgres unavailable", error=error)
             return Reading()
         self._postgres.note_success()
@@ -108,7 +108,7 @@ class LeaderReader:
             self._read_logs(reading, topics)
         except (LogsUnavailable, KafkaException, SettingsError) as error:
             self._close_logs()
-            if self._kafka.note_failure(0):
+            if self._kafka.note_failure(time.monotonic()):
                 log.warning("no metrics of the lag: Kafka unavailable", error=error)
             return reading
         self._kafka.note_success()

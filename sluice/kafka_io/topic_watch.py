@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, judge_error
+from sluice.runtime.backoff import Backoff
 from sluice.runtime.partition_share import PartitionShare
 from sluice.runtime.place import Place
 from sluice.runtime.repeat_filter import AWAY
@@ -39,7 +40,7 @@ class TopicWatch:
         self._topics = TopicCollection(list(topics))
         self._asked: dict[str, Future[Any]] = {}
         self._asked_at = float("-inf")
-        self._is_away = False  # used only for the log
+        self._failures = Backoff()  # used only for the log
         self.facts: Mapping[str, TopicFacts] = {}
         """The topics that exist."""
         self.errors: Mapping[str, ClientError] = {}
@@ -58,8 +59,7 @@ class TopicWatch:
             try:
                 self._take()
             except (KafkaException, TimeoutError) as error:
-                if not self._is_away:
-                    self._is_away = True
+                if self._failures.note_failure(time.monotonic()):
                     log.warning("Kafka unavailable; no new records are read", error=error, **{AWAY: "Kafka"})
         if not self._asked and time.monotonic() >= self._asked_at + ASK_EVERY_SECONDS:
             self._ask()
@@ -108,8 +108,7 @@ class TopicWatch:
                 self._share,
             )
         self.facts, self.errors, self.leaders, self.known_at = found, errors, leaders, self._asked_at
-        if self._is_away:
-            self._is_away = False
+        if self._failures.note_success():
             log.info("Kafka available again")
 
 

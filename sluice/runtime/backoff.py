@@ -3,6 +3,8 @@
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from sluice.runtime.log_pace import LOG_SECONDS
+
 # Short, because a service restarts within seconds and a failed attempt every 0.1 s costs little.
 FIRST_SECONDS = 0.1
 # After a recovery, the next attempt follows within this time; a failed attempt costs little.
@@ -32,6 +34,7 @@ class Backoff:
         self._max_seconds = max_seconds
         self._failures = 0
         self._retry_at = 0.0
+        self._logged_at = 0.0
 
     @property
     def failing(self) -> bool:
@@ -43,10 +46,14 @@ class Backoff:
         return now >= self._retry_at
 
     def note_failure(self, now: float) -> bool:
-        """Counts a failure. Returns True if the previous attempt succeeded."""
+        """Counts a failure. Returns True if it should be logged: the first one, then one per LOG_SECONDS."""
         self._failures += 1
         self._retry_at = now + backoff_seconds(FIRST_SECONDS, self._max_seconds, self._failures)
-        return self._failures == 1
+        # The first line may be omitted, because another component has just logged the same outage.
+        is_due = self._failures == 1 or now - self._logged_at >= LOG_SECONDS
+        if is_due:
+            self._logged_at = now
+        return is_due
 
     def note_success(self) -> bool:
         """Resets the count of failures. Returns True if the previous attempt failed."""
@@ -66,7 +73,7 @@ class Backoffs(Generic[Key]):
         return key not in self._failing or self._failing[key].allows(now)
 
     def note_failure(self, key: Key, now: float) -> bool:
-        """Counts a failure. Returns True if the previous attempt succeeded."""
+        """Counts a failure. Returns True if it should be logged."""
         return self._failing.setdefault(key, Backoff(max_seconds=self._max_seconds)).note_failure(now)
 
     def note_success(self, key: Key) -> None:

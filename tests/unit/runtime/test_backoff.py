@@ -43,6 +43,14 @@ def test_backoff_doubles_up_to_a_bound_and_a_success_resets_it() -> None:
     assert backoff.note_failure(now)
 
 
+def test_a_failure_is_logged_at_once_and_then_every_minute() -> None:
+    backoff = Backoff()
+    logged = [second for second in range(200) if backoff.note_failure(float(second))]
+    assert logged == [0, 60, 120, 180]
+    backoff.note_success()
+    assert backoff.note_failure(200.0)
+
+
 def test_each_service_has_its_own_backoff() -> None:
     backoffs: Backoffs[str] = Backoffs()
     assert backoffs.note_failure("a", 0.0)
