@@ -296,6 +296,15 @@ def text_array(values: Iterable[str | None]) -> str:
     return "{" + ",".join([_quoted(value) for value in texts]) + "}"
 
 
+def array_and_default(texts: tuple[str | None, ...]) -> tuple[str, str | None]:
+    """Returns an array literal, and the value of all elements that the array lacks.
+
+    If all texts are equal, the array is empty, because Postgres parses each element. A statement reads the
+    column as `coalesce(d.column, $2)`: unnest() completes a shorter array with NULL.
+    """
+    return ("{}", texts[0]) if texts.count(texts[0]) == len(texts) else (text_array(texts), None)
+
+
 def _quoted(value: str | None) -> str:
     if value is None:
         return "NULL"

@@ -11,7 +11,7 @@ from uuid import UUID
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.records import ProcessedRow
-from sluice.db.values import bare_array, text_array, uuid_array
+from sluice.db.values import array_and_default, bare_array, text_array, uuid_array
 
 LOAD_IDENTITIES = Statement(
     "load_identities",
@@ -73,10 +73,16 @@ INSERT_IDENTITIES = Statement(
     """
     INSERT INTO sluice.processed_events
         (identity, event_id, data_hash, outcome, topic, topic_id, partition, "offset")
-    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)
+    SELECT d.identity, d.event_id, d.data_hash, coalesce(d.outcome, $7), coalesce(d.topic, $9),
+           coalesce(d.topic_id, $11), d.partition, d."offset"
+    FROM unnest($1, $2, $3, $4, $5, $6, $8, $10)
+         AS d (identity, event_id, data_hash, partition, "offset", outcome, topic, topic_id)
     ON CONFLICT (identity) DO NOTHING
     """,
-    ("uuid[]", "text[]", "uuid[]", "text[]", "text[]", "text[]", "int[]", "bigint[]"),
+    (
+        *("uuid[]", "text[]", "uuid[]", "int[]", "bigint[]"),
+        *("text[]", "text", "text[]", "text", "text[]", "text"),
+    ),
 )
 
 
@@ -102,17 +108,17 @@ def note_new_identities(session: Session, rows: Sequence[ProcessedRow]) -> set[U
     return {identity for (identity,) in session.run(NOTE_IDENTITIES, *_arrays(rows))} if rows else set()
 
 
-def _arrays(rows: Sequence[ProcessedRow]) -> list[str]:
-    columns = list(zip(*rows, strict=True))
+def _arrays(rows: Sequence[ProcessedRow]) -> list[str | None]:
+    identities, event_ids, hashes, outcomes, topics, topic_ids, partitions, offsets = zip(*rows, strict=True)
     return [
-        uuid_array(columns[0]),
-        text_array(columns[1]),
-        uuid_array(columns[2]),
-        bare_array(columns[3]),
-        text_array(columns[4]),
-        text_array(columns[5]),
-        bare_array(columns[6]),
-        bare_array(columns[7]),
+        uuid_array(identities),
+        text_array(event_ids),
+        uuid_array(hashes),
+        bare_array(partitions),
+        bare_array(offsets),
+        *array_and_default(outcomes),
+        *array_and_default(topics),
+        *array_and_default(topic_ids),
     ]
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.records import LedgerRow, OutboxRow
-from sluice.db.values import bare_array, in_pieces, text_array, uuid_array
+from sluice.db.values import array_and_default, bare_array, in_pieces, text_array, uuid_array
 
 # The text `<name>-<short id>`, which equals `Installation.group`. NULL in a database without an installation.
 DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation WHERE is_only)"
@@ -18,12 +18,15 @@ INSERT_OUTBOX = Statement(
     f"""
     INSERT INTO sluice.outbox_events
         (queue, id, event_id, topic, key, type, version, headers, payload, source)
-    SELECT $1, nextval('sluice.outbox_ids'), d.event_id, d.topic, d.key, d.type, d.version, d.headers::jsonb,
-           convert_to(d.payload, 'UTF8'), coalesce($9, {DEFAULT_SOURCE})
-    FROM unnest($2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY
-         AS d (event_id, topic, key, type, version, headers, payload, n)
+    SELECT $1, nextval('sluice.outbox_ids'), d.event_id, coalesce(d.topic, $8), d.key, coalesce(d.type, $10),
+           coalesce(d.version, $12), d.headers::jsonb, convert_to(d.payload, 'UTF8'),
+           coalesce($2, {DEFAULT_SOURCE})
+    FROM unnest($3, $4, $5, $6, $7, $9, $11) AS d (event_id, key, headers, payload, topic, type, version)
     """,
-    ("text", "uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text"),
+    (
+        *("text", "text", "uuid[]", "text[]", "text[]", "text[]"),
+        *("text[]", "text", "text[]", "text", "text[]", "text"),
+    ),
 )
 
 
@@ -33,8 +36,19 @@ def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], sourc
     `source` is the CloudEvents source. None means `<name>-<short id>` of the installation.
     """
     for piece in in_pieces(rows):
-        event_ids, *texts = zip(*piece, strict=True)
-        session.defer_statement(INSERT_OUTBOX, queue, uuid_array(event_ids), *map(text_array, texts), source)
+        event_ids, topics, keys, types, versions, headers, payloads = zip(*piece, strict=True)
+        session.defer_statement(
+            INSERT_OUTBOX,
+            queue,
+            source,
+            uuid_array(event_ids),
+            text_array(keys),
+            text_array(headers),
+            text_array(payloads),
+            *array_and_default(topics),
+            *array_and_default(types),
+            *array_and_default(versions),
+        )
 
 
 LOAD_EFFECTS = Statement(
