@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 BOOTSTRAP_TIMEOUT_MS = 5_000  # after this time, a command reports that no broker is reachable
-DEFAULT_BOOTSTRAP_MS = 30_000  # kafka-python's default
+DEFAULT_BOOTSTRAP_MS = 10_000  # kafka-python would wait for 30 s
 FIRST_BOOTSTRAP_MS = 1_500  # after this time, a client of kafka-python checks if the brokers refuse its login
 REQUEST_TIMEOUT_MS = 10_000  # for one request of a command; then the command reports the failure
 SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default is a minute, which is too long for a lost broker
@@ -169,8 +169,8 @@ def _build_confluent(client: Any, access: KafkaAccess, own: Mapping[str, Any]) -
 
 
 def _connect(client: Any, access: KafkaAccess, own: Mapping[str, Any], *, finds_refusal: bool = True) -> Any:
-    arguments = _arguments(access, own)
-    total_ms = arguments.get("bootstrap_timeout_ms", DEFAULT_BOOTSTRAP_MS)
+    arguments = {"bootstrap_timeout_ms": DEFAULT_BOOTSTRAP_MS, **_arguments(access, own)}
+    total_ms = arguments["bootstrap_timeout_ms"]
     if total_ms <= FIRST_BOOTSTRAP_MS or not finds_refusal:
         return _construct(client, arguments)
     from kafka.errors import KafkaConnectionError, KafkaError

@@ -210,6 +210,16 @@ def test_a_broker_that_is_away_is_searched_for_the_whole_time(
     assert sum(searching.searches) == 5_000
 
 
+def test_a_client_of_kafka_python_searches_a_broker_for_ten_seconds_by_default(
+    searching: type[Searching], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_check, "find_refusal", lambda _: None)
+    monkeypatch.setattr(Searching, "finds", False)
+    with pytest.raises(KafkaTimeoutError):
+        build_kafka_python_admin(KafkaAccess("broker:1"))
+    assert sum(searching.searches) == 10_000
+
+
 def test_a_probe_searches_one_time_and_finds_no_cause(
     searching: type[Searching], monkeypatch: pytest.MonkeyPatch
 ) -> None:
