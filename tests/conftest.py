@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Each broker runs for a few minutes. Full compilation would take half of its CPU time for little gain.
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=128 + signal.SIGTERM))
+    # A shell starts a command in the background with SIGINT ignored, and the processes of the tests would
+    # inherit this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:
         config.stash[STACK_ROOT] = Path(workerinput["stack_root"])
