@@ -80,12 +80,13 @@ class AssumingStatements:
 
     @cached_property
     def whole(self) -> Statement:
-        """Rewrites or adds rows. `k`, `o` and `v` are key, older_than and version."""
+        """Rewrites or adds rows. `k`, `o` and `v` are key, older_than and version. A NULL in `o` means `v`."""
         fields, counters = self.shape.fields, self.counters
         target, key = self.rows.target, self.rows.key
         n, m = len(fields), len(counters)
         older = "<=" if self.shape.last_wins else "<"
-        guard = f"(d.o IS NULL OR t.{VERSION} IS NULL OR t.{VERSION} {older} d.o)"
+        than = "coalesce(d.o, d.v)"
+        guard = f"({than} IS NULL OR t.{VERSION} IS NULL OR t.{VERSION} {older} {than})"
         if self.shape.merged:
             # A merged field may be newer than the row.
             guard += f" AND t.{FIELD_VERSIONS} IS NULL"
@@ -189,9 +190,9 @@ def write_whole_rows(session: Session, of: AssumingStatements, rows: Sequence[Wh
         by_field = zip(of.shape.fields, zip(*fields, strict=True), strict=True)
         columns = [of.arrays[name](values) for name, values in by_field]
         columns += _counter_arrays(of, sums)
-        refused += _keys(
-            session.run(of.whole, text_array(keys), plain_array(older_than), plain_array(versions), *columns)
-        )
+        # Usually one event wrote each row. Then Postgres need not parse the versions twice.
+        guards = "{}" if older_than == versions else plain_array(older_than)
+        refused += _keys(session.run(of.whole, text_array(keys), guards, plain_array(versions), *columns))
     return refused
 
 
