@@ -80,7 +80,7 @@ class AssumingStatements:
 
     @cached_property
     def whole(self) -> Statement:
-        """Rewrites or adds rows. `k`, `o` and `v` are key, older_than and version. A NULL in `o` means `v`."""
+        """Rewrites or adds rows. `k`, `o`, `v`: key, older_than, version. A NULL in `o` means `v`."""
         fields, counters = self.shape.fields, self.counters
         target, key = self.rows.target, self.rows.key
         n, m = len(fields), len(counters)
