@@ -179,7 +179,7 @@ def _of_every_type(offset: int, name: str, value: Any, write: Any, prefix: str, 
     return scripted(offset, write(EVERY_TYPE_KEPT, key, fields, *version), key=key)
 
 
-@pytest.mark.parametrize("guard", ["older", "merged", "floor of the version"])
+@pytest.mark.parametrize("guard", ["older", "first version", "merged", "floor of the version"])
 def test_mutants_without_a_guard_are_caught(
     session: Session, monkeypatch: pytest.MonkeyPatch, guard: str
 ) -> None:
@@ -196,12 +196,13 @@ def test_mutants_without_a_guard_are_caught(
     ]
     batches = [first, second]
     check(session, batches, Optimist())
-    text = {
-        "older": "t.version < d.o",
-        "merged": "t.field_versions IS NULL",
-        "floor of the version": "d.o IS NULL OR",
+    first_version = "coalesce(d.o, d.v)"
+    text, instead = {
+        "older": (f"t.version < {first_version}", "true"),
+        "first version": (first_version, "d.v"),
+        "merged": ("t.field_versions IS NULL", "true"),
+        "floor of the version": (f"{first_version} IS NULL OR", f"d.v > {first_version} OR"),
     }[guard]
-    instead = {"older": "true", "merged": "true", "floor of the version": "d.v > d.o OR"}[guard]
 
     def unguarded(table: str, verb: str, sql: str, types: tuple[str, ...]) -> Any:
         return named_statement(table, f"{verb[:8]}mutant", sql.replace(text, instead), types)
