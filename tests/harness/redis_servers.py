@@ -31,6 +31,11 @@ class RedisServers:
         self._start(port, ["--bind", LOOPBACK, "--port", str(port), "--save", "", *options])
         return port
 
+    def start_cluster(self) -> int:
+        """Starts a server in cluster mode, and returns its port. It also listens at the port 10,000 above."""
+        port = next(port for port in iter(self.choose_port, None) if not is_listening(port + 10_000))
+        return self.start("--cluster-enabled", "yes", port=port)
+
     def start_with(self, config: Path, *options: str) -> int:
         """Starts a server with a file of configuration, and returns its port."""
         port = self.choose_port()

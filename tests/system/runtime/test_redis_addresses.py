@@ -236,7 +236,7 @@ async def lengths(broker: Any) -> Any:
 
 
 def test_a_redis_cluster_is_refused_in_one_sentence(servers: RedisServers) -> None:
-    settings = settings_of(f"redis://127.0.0.1:{servers.start('--cluster-enabled', 'yes')}/0")
+    settings = settings_of(f"redis://127.0.0.1:{servers.start_cluster()}/0")
     url = settings.redis_url.get_secret_value()
     with (
         closing(ClaimReader(settings, INSTALLATION)) as reader,
