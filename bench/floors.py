@@ -140,13 +140,13 @@ def turn_ratios(
 
 
 def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
-    """Yields limits for the time from scheduled send to commit, for Sluice with its default Kafka client.
+    """Yields limits for the time from scheduled send to commit, for Sluice with each Kafka client.
 
     A figure from a busy machine has no limit. Compare it with the figure of the handwritten contender.
     """
     wanted = {1_000: (40, 100), 5_000: (70, 250)}
     for one in latencies:
-        if one.contender == SLUICE_2.name and one.load < QUIET_LOAD:
+        if one.contender in TWO_WORKERS and one.load < QUIET_LOAD:
             p50, p99 = wanted[one.rate]
             yield at_most(f"{one.contender}: p50 at {one.rate:,}/s, ms", p50, one.p50_ms)
             yield at_most(f"{one.contender}: p99 at {one.rate:,}/s, ms", p99, one.p99_ms)

@@ -58,6 +58,7 @@ AWAY_TEXTS = frozenset(
 )
 
 NO_ANSWER = KafkaError(KafkaError._TIMED_OUT).str()
+"""The error of records for which the client returned no answer at all. One of AWAY_TEXTS."""
 
 
 class Producer(Protocol[T]):
