@@ -95,10 +95,12 @@ def generate_events(
     writes: int = 1,
     kinds: Iterable[Kind] | None = None,
     first: int = 0,
+    new_keys: bool = False,
 ) -> Iterator[BenchEvent]:
     """Yields `count` events over KEYS accounts; the same arguments give the same bytes.
 
-    Their numbers begin at `first`. By default all are new. A poison event has a key of its own.
+    Their numbers begin at `first`. By default all are new. A poison event has a key of its own. If `new_keys`
+    is True, each event has one, so that no row changes twice.
     """
     rng = random.Random(seed)
     text = "".join(rng.choices(_LETTERS, k=max(64 * 1024, 2 * note_characters)))
@@ -110,7 +112,8 @@ def generate_events(
             continue
         digits = f"{rng.getrandbits(128):032x}"
         event_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-        key, amount, version = f"account-{rng.randrange(KEYS):05d}", rng.randrange(10_000_000), 2 * number + 2
+        account = number if new_keys else rng.randrange(KEYS)
+        key, amount, version = f"account-{account:05d}", rng.randrange(10_000_000), 2 * number + 2
         if kind is Kind.STALE:
             # Versions of new events are even and rise, so this one is below the account's version and
             # equal to none.

@@ -79,17 +79,21 @@ def send_and_wait(
     seed: int,
     poison_at: int | None = None,
     first: int = 0,
+    new_keys: bool = False,
     meanwhile: Callable[[], object] | None = None,
 ) -> list[tuple[BenchEvent, float]]:
     """Sends events from another process. Returns the seconds from scheduled send to commit of each event.
 
-    `first` is the number of events committed before. `meanwhile` is called after the sender's warm-up.
+    `first` is the number of events committed before. If `new_keys` is True, each event has a key of its own.
+    `meanwhile` is called after the sender's warm-up.
     """
     start_at = time.time() + HEAD_START_SECONDS
     options = {"count": count, "seed": seed, "rate": rate, "start-at": start_at, "first": first}
     if poison_at is not None:
         options["poison-at"] = poison_at
     arguments = [f"--{name}={value}" for name, value in options.items()]
+    if new_keys:
+        arguments.append("--new-keys")
     site.run.start_module("sender", "bench.pace", f"--bootstrap-servers={site.servers}", *arguments)
     if meanwhile is not None:
         time.sleep(HEAD_START_SECONDS + WARM_UP_SECONDS)
@@ -98,7 +102,7 @@ def send_and_wait(
     site.wait_drained(first + count, timeout_seconds=count / rate + PATIENCE_SECONDS, dead=dead)
     times = read_event_times(site.session, site.contender.layout)
     kinds = None if poison_at is None else violating_at(poison_at)
-    events = generate_events(count, seed=seed, kinds=kinds, first=first)
+    events = generate_events(count, seed=seed, kinds=kinds, first=first, new_keys=new_keys)
     return [
         (event, times[event.event_id] - scheduled_at(place, start_at=start_at, rate=rate))
         for place, event in enumerate(events)

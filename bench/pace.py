@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--start-at", type=float, required=True, help="seconds since 1970")
     parser.add_argument("--poison-at", type=int, help="index of the event that Postgres refuses")
     parser.add_argument("--first", type=int, default=0, help="number of the first event")
+    parser.add_argument("--new-keys", action="store_true", help="give each event a key of its own")
     options = parser.parse_args()
     producer = Producer(
         {
@@ -53,6 +54,7 @@ def main() -> None:
             seed=options.seed,
             kinds=None if options.poison_at is None else violating_at(options.poison_at),
             first=options.first,
+            new_keys=options.new_keys,
         )
     )
     for event in due_events(iter(events), start_at=options.start_at, rate=options.rate):

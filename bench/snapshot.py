@@ -17,6 +17,8 @@ from bench.latency import HEAD_START_SECONDS, WARM_UP_SECONDS, send_and_wait
 from sluice.db.connection import Session
 
 RATE = 1_000
+# Events that are applied before. Otherwise the cost would also grow because the tables are new.
+FILLED_EVENTS, FILL_RATE = 200_000, 10_000
 # The sender continues for this time after the last window, because readings take time.
 SPARE_SECONDS = 1.0
 # The number of windows while the snapshot is held. The first and the last window are compared with the time
@@ -45,11 +47,16 @@ class Reading:
 
 
 def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[str], None]) -> list[Window]:
-    """Sends events at RATE: for a fifth of `seconds` without a snapshot, then for `seconds` with one."""
+    """Sends events at RATE: for a fifth of `seconds` without a snapshot, then for `seconds` with one.
+
+    Each event writes a new row, because the old versions of a user's row would add a cost of their own.
+    """
     window = seconds / WINDOWS
     readings: list[Reading] = []
     with ground.site(SLUICE_2_RELAYED) as site:
         site.start()
+        send_and_wait(site, count=FILLED_EVENTS, rate=FILL_RATE, seed=seed, new_keys=True)
+        say(f"{FILLED_EVENTS:,} events applied")
 
         def hold() -> None:
             readings.append(_read(site))
@@ -64,7 +71,9 @@ def measure_snapshot(ground: Ground, *, seconds: int, seed: int, say: Callable[[
 
         count = int(RATE * (WARM_UP_SECONDS + (WINDOWS + 1) * window + SPARE_SECONDS))
         began_at = time.time() + HEAD_START_SECONDS
-        waits = send_and_wait(site, count=count, rate=RATE, seed=seed, meanwhile=hold)
+        waits = send_and_wait(
+            site, count=count, rate=RATE, seed=seed + 1, first=FILLED_EVENTS, new_keys=True, meanwhile=hold
+        )
     # A window contains the events that were scheduled in its time: event N at `began_at + N / RATE`.
     return windows_of(readings, began_at, [wait for _, wait in waits])
 

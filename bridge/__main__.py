@@ -20,8 +20,7 @@ from sluice.bridge.loop import Bridge
 from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.bridge.publisher import RedisPublisher
 from sluice.bridge.topic_stops import BridgeStopped
-from sluice.db.connection import Session
-from sluice.db.delivery.progress import PLANS
+from sluice.db.delivery.progress import ProgressSession
 from sluice.db.errors import describe_refusal
 from sluice.db.records import ProcessKind
 from sluice.kafka_io.access_files import AccessFiles
@@ -91,12 +90,12 @@ def main() -> int:
     installation = membership.installation
     claims = ClaimWriter(settings, installation)
     store = PostgresProgressStore(
-        Session(settings.database_url.get_secret_value(), application_name="sluice bridge", plans=PLANS),
+        ProgressSession(settings.database_url.get_secret_value(), application_name="sluice bridge"),
         installation.group,
     )
     publisher = RedisPublisher(open_sender(settings, installation, membership.ring))
     watch = LogWatch(
-        settings.database_url.get_secret_value(),
+        ProgressSession(settings.database_url.get_secret_value(), application_name="sluice bridge logs"),
         settings.kafka_access,
         settings.share,
         registry.topics,

@@ -13,9 +13,8 @@ import structlog
 
 from sluice.bridge.start_conditions import judge_logs
 from sluice.bridge.topic_stops import Look
-from sluice.db.connection import Session
 from sluice.db.delivery.partition_reads import READ_SECONDS, PartitionRead, read_partition_reads
-from sluice.db.delivery.progress import read_assignments
+from sluice.db.delivery.progress import ProgressSession, read_assignments
 from sluice.db.records import ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
@@ -40,12 +39,12 @@ class LogWatch:
     """
 
     def __init__(
-        self, database_url: str, access: KafkaAccess, share: PartitionShare, declared: Iterable[str]
+        self, session: ProgressSession, access: KafkaAccess, share: PartitionShare, declared: Iterable[str]
     ) -> None:
         self._access = access
         self._share = share
         self._declared = frozenset(declared)
-        self._session = Session(database_url, application_name="sluice bridge logs")
+        self._session = session
         self._reader: LogReader | None = None
         self._offered: tuple[Mapping[str, TopicFacts], frozenset[str]] | None = None
         self._look: Look | None = None

@@ -6,10 +6,9 @@ from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from sluice.bridge.inflight import Watermarks
-from sluice.db.connection import Session
 from sluice.db.delivery import bridge_instances, partition_reads, progress, skipped_records, switches
 from sluice.db.delivery.partition_reads import PartitionRead
-from sluice.db.delivery.progress import Assignment, TopicStart
+from sluice.db.delivery.progress import Assignment, ProgressSession, TopicStart
 from sluice.db.errors import Fault, whose_fault
 from sluice.db.records import PartitionProblem
 from sluice.runtime.place import Place
@@ -77,7 +76,7 @@ class ProgressStore(Protocol):
 class PostgresProgressStore:
     """See ProgressStore. Connects at its first use, and again after every failure."""
 
-    def __init__(self, session: Session, group: str) -> None:
+    def __init__(self, session: ProgressSession, group: str) -> None:
         self._session = session
         self._group = group
 

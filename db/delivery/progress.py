@@ -12,8 +12,15 @@ from sluice.runtime.place import Place
 # happened in between, the write would raise a watermark above records that are not applied in that state.
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
 
-# A plan that was made while the tables were small would read all versions of their rows.
-PLANS = QUEUE_PLANS
+
+class ProgressSession(Session):
+    """A session for frequent reads of the progress.
+
+    With the planner's own choice, a read of a few lanes would read all versions of all lanes.
+    """
+
+    def __init__(self, database_url: str, *, application_name: str) -> None:
+        super().__init__(database_url, application_name=application_name, plans=QUEUE_PLANS)
 
 
 @dataclass(frozen=True)

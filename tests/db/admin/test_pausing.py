@@ -10,6 +10,7 @@ from sluice.admin.pause import park_by_hand, pause_topics, resume_entity, resume
 from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.db.admin.audit import Decision
 from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.delivery.progress import ProgressSession
 from sluice.db.delivery.switches import read_paused_topics
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks.applying import Bench, create_tables, made, nothing_in_kafka, slice_of, thing_set
@@ -36,8 +37,17 @@ def audited(bench: Bench) -> list[tuple[object, ...]]:
     return bench.look("SELECT subject, details FROM sluice.audit ORDER BY id")
 
 
-def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) -> None:
-    store = PostgresProgressStore(session, "sluice")
+@pytest.fixture
+def progress(bench: Bench) -> Iterator[ProgressSession]:
+    opened = ProgressSession(bench.database_url, application_name="test bridge")
+    yield opened
+    opened.close()
+
+
+def test_bridges_read_which_topics_are_paused(
+    bench: Bench, session: Session, progress: ProgressSession
+) -> None:
+    store = PostgresProgressStore(progress, "sluice")
     assert store.read_progress([], set()).paused == frozenset()
     assert pause_topics(session, ["a", "b"], DECISION) == ["a", "b"]
     assert pause_topics(session, ["b", "c"], DECISION) == ["c"], "topic b is already paused"

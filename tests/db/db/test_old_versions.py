@@ -46,7 +46,7 @@ class Rounds:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.bridge = Session(bench.database_url, application_name="test bridge", plans=progress.PLANS)
+        self.bridge = progress.ProgressSession(bench.database_url, application_name="test bridge")
         bench.looking.command(f"UPDATE sluice.entities SET shards = {QUEUES}")
         register_topic(self.bridge, TopicStart(TOPIC, TOPIC_ID, "thing", QUEUES, {0: 0}))
         for table in HOT_TABLES:

@@ -1,6 +1,6 @@
 """Progress on a real Postgres: topics are registered, assignments are consistent, watermarks only rise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from sluice.db.delivery.bridge_instances import claim_instance, try_instance
 from sluice.db.delivery.progress import (
     ONE_SNAPSHOT,
     Assignment,
+    ProgressSession,
     TopicStart,
     raise_watermarks,
     read_assignments,
@@ -165,23 +166,32 @@ def test_an_instance_number_is_released_with_its_session(session: Session, other
     wait_until(lambda: try_instance(other, "sluice", 0), timeout_seconds=10, what="the number is free again")
 
 
-def test_the_store_reconnects_and_raises_an_error_if_postgres_is_unavailable(session: Session) -> None:
-    store = PostgresProgressStore(session, "sluice")
+@pytest.fixture
+def opened(database_url: str) -> Iterator[ProgressSession]:
+    made = ProgressSession(database_url, application_name="test bridge")
+    yield made
+    made.close()
+
+
+def test_the_store_reconnects_and_raises_an_error_if_postgres_is_unavailable(
+    opened: ProgressSession,
+) -> None:
+    store = PostgresProgressStore(opened, "sluice")
     store.register_topic(START)
     # The server ends the connection, as a stopping server does.
     with pytest.raises(psycopg2.Error):
-        session.command("SELECT pg_terminate_backend(pg_backend_pid())")
-    session.connection.close()
+        opened.command("SELECT pg_terminate_backend(pg_backend_pid())")
+    opened.connection.close()
     assert store.read_progress([PLACE], set()).partitions[PLACE].watermark == 10
     gone = PostgresProgressStore(
-        Session("postgresql+psycopg2://nobody@127.0.0.1:1/none", application_name="test"), "sluice"
+        ProgressSession("postgresql+psycopg2://nobody@127.0.0.1:1/none", application_name="test"), "sluice"
     )
     with pytest.raises(ProgressStoreUnavailable):
         gone.read_progress([PLACE], set())
 
 
-def test_an_error_while_settling_progress_writes_nothing(session: Session) -> None:
-    store = PostgresProgressStore(session, "sluice")
+def test_an_error_while_settling_progress_writes_nothing(opened: ProgressSession) -> None:
+    store = PostgresProgressStore(opened, "sluice")
     store.register_topic(START)
     store.settle_progress([PLACE], lambda progress: {PLACE: (1, progress.partitions[PLACE].watermark or 0)})
     with pytest.raises(ZeroDivisionError):

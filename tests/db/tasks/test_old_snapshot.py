@@ -145,7 +145,7 @@ class WorkerAndBridge:
 
     def __init__(self, database_url: str) -> None:
         self._worker = Session(database_url, application_name="worker", plans=BATCH_PLANS)
-        self._bridge = Session(database_url, application_name="bridge", plans=progress.PLANS)
+        self._bridge = progress.ProgressSession(database_url, application_name="bridge")
         metadata.create_all(make_engine(database_url, connect_args={"options": "-c search_path=public"}))
         lanes = dict.fromkeys(range(QUEUES), 0)
         progress.register_topic(self._bridge, progress.TopicStart(TOPIC, TOPIC_ID, "thing", QUEUES, lanes))
