@@ -37,7 +37,7 @@ from sluice.tasks.api import Topic
 log = structlog.get_logger("sluice.bridge")
 
 # The longest wait for a record. After a signal or a new assignment, the bridge reacts within this time.
-LONGEST_POLL_SECONDS = 0.1
+LONGEST_POLL_SECONDS = 0.2
 FAILING_POLL_SECONDS = 0.010  # the shortest wait while a service fails, because a due step then stays due
 COMMIT_SECONDS = 5.0  # long, because commits are only for tools that show the lag
 MEASURE_SECONDS = 1.0  # Prometheus does not read metrics more often

@@ -5,7 +5,7 @@ from enum import Enum
 # The time between readings while messages are in flight; each applied message makes room for the next one.
 BUSY_SECONDS = 0.1
 # The most lanes that are read per second while messages are in flight. Each costs Postgres a look-up.
-LANES_PER_SECOND = 25_000
+LANES_PER_SECOND = 10_000
 # The longest time between readings. Within a second, a bridge must notice that an operator paused a topic.
 IDLE_SECONDS = 0.5
 # The time between writes of watermarks. A restart reads the records of this time again. Each write costs a

@@ -102,8 +102,12 @@ class QueueBuffer:
         """Notes that the list was read. It is not read again within the pause."""
         self._ask_at = max(self._ask_at, now + pause_seconds)
 
-    def is_due(self, now: float, waiting: Waiting | None) -> bool:
-        """Returns True if the next message may be sent now; False if the state of the list is unknown."""
+    def is_due(self, now: float, waiting: Waiting | None, *, is_crowded: bool = False) -> bool:
+        """Returns True if the next message may be sent now; False if the state of the list is unknown.
+
+        `is_crowded`: many other queues have messages in flight. Workers then serve those queues first, so one
+        message on the list is enough.
+        """
         self._end_pauses(now)
         if not self._ready or waiting is None:
             return False
@@ -112,7 +116,8 @@ class QueueBuffer:
         unapplied = self._count_unapplied()
         if unapplied >= MAX_MESSAGES:
             return False
-        if waiting.messages >= SHORT_MESSAGES:
+        is_long = waiting.messages >= (1 if is_crowded else SHORT_MESSAGES)
+        if is_long:
             self._ask_at = now + LONG_SECONDS
         # A bridge without a message on the list may exceed the limit, or others could keep it from sending.
         bounds = 1 if unapplied else 2
@@ -124,7 +129,7 @@ class QueueBuffer:
             return now >= self._eager_at()
         # While the list is long, a small message is not sent, and gets more records.
         is_old = now >= self._oldest_at + PATIENT_SECONDS
-        return is_old and (waiting.messages < SHORT_MESSAGES or not unapplied)
+        return is_old and not (is_long and unapplied)
 
     def cut(self) -> OutgoingBatch:
         """Returns the next message. Changes nothing until `note_sent`."""

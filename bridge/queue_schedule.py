@@ -55,6 +55,11 @@ class QueueSchedule:
             self.touch(queue)
         return due
 
+    @property
+    def is_crowded(self) -> bool:
+        """True if the workers have enough to do, as of the last `next_at` or `take_due`."""
+        return self._room() <= 0
+
     def _room(self) -> int:
         return CROWD_QUEUES - len(self._crowd)
 

@@ -113,7 +113,7 @@ class SendLoop:
         return probe
 
     def _publish(self, now: float, due: Iterable[QueueBuffer], probe: Probe) -> None:
-        published = 0
+        published, schedule = 0, self._inflight.schedule
         pause_seconds = max(LIST_SECONDS, ASK_SECONDS * len(probe.waiting))
         for queue in due:
             waiting = probe.waiting.get(queue.name)
@@ -122,7 +122,7 @@ class SendLoop:
             self.note_resent(queue.resend_halted(now, waiting))
             if queue.name in probe.found:
                 self.note_resent(queue.resend_lost(now, probe.found[queue.name]))
-            while waiting is not None and queue.is_due(now, waiting):
+            while waiting is not None and queue.is_due(now, waiting, is_crowded=schedule.is_crowded):
                 if published:
                     faults.reach("bridge.half_published")
                 batch = queue.cut()

@@ -97,7 +97,9 @@ NOTE_IDENTITIES = Statement(
     f"""
     WITH inserted AS ({INSERT_IDENTITIES.text} RETURNING identity)
     SELECT d.identity FROM unnest($1) AS d (identity)
-    WHERE NOT EXISTS (SELECT FROM inserted i WHERE i.identity = d.identity)
+    -- Mostly all are new. The first condition is checked once, and then the second one is not computed.
+    WHERE (SELECT count(*) FROM inserted) < cardinality($1)
+      AND NOT EXISTS (SELECT FROM inserted i WHERE i.identity = d.identity)
     """,
     INSERT_IDENTITIES.types,
 )

@@ -113,7 +113,7 @@ class Settings(KafkaSecurity, FaultSettings):
         description="size of key, headers and value of a record; a larger value stays in Kafka",
     )
     bridge_span_records: int = Field(
-        200_000,
+        400_000,
         ge=1_000,
         description="limit for position − watermark, sum of all partitions",
     )

@@ -52,7 +52,7 @@ def test_with_losses_all_records_are_applied_within_the_bounds(seed: int) -> Non
         ("if message.id in found.in_hand:", "if False:"),
         ("if waiting.messages >= bounds * MAX_MESSAGES or", "if"),
         ("bounds = 1 if unapplied else 2", "bounds = 1"),
-        ("(waiting.messages < SHORT_MESSAGES or not unapplied)", "True"),
+        ("not (is_long and unapplied)", "True"),
         ("                reasons[lane] = Resend.SILENT", "                pass"),
     ],
 )

@@ -180,6 +180,35 @@ def test_on_a_long_list_small_messages_are_merged() -> None:
     assert claims(queue.send(1.0)) == [(0, 3, 3 + FULL_RECORDS)]
 
 
+def test_among_many_busy_queues_a_list_with_one_message_gets_no_small_one() -> None:
+    queue = Queue()
+    queue.add(0, range(4))
+    queue.send(0.0)
+    queue.add(0, range(4, 8), 0.0)
+    assert queue.buffer.is_due(1.0, BUSY)
+    assert not queue.buffer.is_due(1.0, BUSY, is_crowded=True)
+    assert not queue.buffer.needs_list(1.0 + LONG_SECONDS / 2)
+    assert queue.buffer.is_due(1.0, EMPTY, is_crowded=True)
+    queue.add(0, range(8, 8 + FULL_RECORDS), 1.0)
+    assert queue.buffer.is_due(1.0, BUSY, is_crowded=True), "a full message"
+    other = Queue()
+    other.add(0, range(4))
+    assert other.buffer.is_due(1.0, BUSY, is_crowded=True), "the message on the list is of another bridge"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(1 if is_crowded else SHORT_MESSAGES)", "SHORT_MESSAGES"),
+        ("not (is_long and unapplied)", "not is_long"),
+    ],
+)
+def test_a_mutant_of_the_short_list_is_found(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    monkeypatch.setattr(bridging, "QueueBuffer", mutated(queue_buffer, old, new).QueueBuffer)
+    with pytest.raises(AssertionError):
+        test_among_many_busy_queues_a_list_with_one_message_gets_no_small_one()
+
+
 def test_records_are_not_sent_while_the_length_of_the_list_is_unknown() -> None:
     queue = Queue()
     queue.add(0, range(2 * FULL_RECORDS))
