@@ -34,7 +34,7 @@ FETCH_AGAIN_SECONDS = 10.0
 ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
 # A partition that starts during such a fetch is first fetched after this time at the latest.
-IDLE_FETCH_MAX_WAIT_MS = 100
+IDLE_FETCH_MAX_WAIT_MS = 200
 
 NoteError = Callable[[ClientError], None]
 

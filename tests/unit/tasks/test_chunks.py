@@ -1,6 +1,6 @@
 """A worker applies a message in chunks. A chunk ends when its handlers have used up their time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 from sluice.db.apply.guard import Lanes
 from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.runtime.place import EventPlace, Place
+from sluice.tasks.apply import chunks
 from sluice.tasks.apply.batch_message import Slice
-from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS, MessageEvents, reached, session_settings
+from sluice.tasks.apply.chunks import (
+    DECODED_AHEAD,
+    HANDLER_BUDGET_SECONDS,
+    MessageEvents,
+    reached,
+    session_settings,
+)
 from sluice.tasks.fold.fold import fold
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, registry, thing_set
+from tests.mutants import mutated
 from tests.unit.tasks.scripted import fresh_memory, scripted
 
 REGISTRY = registry()
@@ -65,6 +73,55 @@ def test_the_chunks_of_a_message_apply_every_lane_completely(
         if not chunk.is_cut:
             break
     assert taken == seen
+
+
+@given(
+    size=st.integers(1, 3 * DECODED_AHEAD),
+    cuts=st.lists(st.integers(0, 3 * DECODED_AHEAD), max_size=3),
+    is_applied=st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_each_record_gets_its_own_plan_although_records_are_decoded_ahead(
+    size: int, cuts: list[int], is_applied: list[bool]
+) -> None:
+    check_plans(size, cuts, is_applied)
+
+
+def check_plans(size: int, cuts: list[int], is_applied: list[bool]) -> None:
+    """Takes chunks of at most `cuts` events, and applies some of them. The next chunk then begins again."""
+    left: Iterator[float] = iter(())
+    message = chunks.MessageEvents(REGISTRY, slices(size), lambda: next(left, 2 * HANDLER_BUDGET_SECONDS))
+    applied: dict[Place, int] = {}
+    for cut, commits in zip([*cuts, size], is_applied, strict=False):
+        left = iter([0.0] * (cut + 1))
+        chunk = message.next_chunk(lanes(applied))
+        before = applied.get((TOPIC, 0), -1)
+        claims = [(piece, message.events_of(piece, before)) for piece in chunk.slices]
+        assert chunk.events == sum(len(events) for _, events in claims)
+        for piece, events in claims:
+            offsets = [event.decoded.record.offset for event in events]
+            assert offsets == [one.offset for one in piece.records if one.offset > before]
+        if commits:
+            applied |= reached(claims, chunk.events)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "self._decode(piece, [one for one in records if one.offset not in known])",
+            "self._decode(piece, records)",
+        ),
+        ("enumerate(records, start)", "enumerate(records, first)"),
+        ("next(decoded))", "list(decoded)[-1])"),
+    ],
+)
+def test_a_mutant_that_decodes_ahead_wrongly_is_found(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    monkeypatch.setattr(chunks, "MessageEvents", mutated(chunks, old, new).MessageEvents)
+    with pytest.raises((AssertionError, StopIteration, IndexError, KeyError)):  # noqa: PT012
+        for cut in (1, DECODED_AHEAD // 2, 2 * DECODED_AHEAD):
+            check_plans(3 * DECODED_AHEAD, [cut, 2 * cut], [False, True, True])
 
 
 def test_a_fast_message_is_one_chunk() -> None:
