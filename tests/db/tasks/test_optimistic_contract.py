@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Table
 
-from sluice.db.apply import assumed_rows
+from sluice.db.apply import assumed_rows, identities
 from sluice.db.apply.rows import named_statement
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import RowsChanged
@@ -24,6 +24,7 @@ from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from tests.db.tasks.contract import AWKWARD, ENTITY, QUEUE, Apart, check, settle_exactly
 from tests.harness.raw_sql import make_engine
+from tests.mutants import mutated
 from tests.unit.tasks.newer_logs import by_position, natural_logs, newer_logs
 from tests.unit.tasks.scripted import scripted, splits
 from tests.unit.tasks.strategies import (
@@ -127,6 +128,20 @@ def test_stale_repeated_and_faulty_events_do_not_end_the_optimistic_path(session
     optimist = Optimist()
     check(session, [before, after], optimist)
     assert optimist.batches == {"settled": 2}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("< cardinality($1)", "< 0"), ("AND NOT EXISTS (SELECT FROM", "AND EXISTS (SELECT FROM")]
+)
+def test_a_mutant_that_misses_known_identities_is_caught(
+    session: Session, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    monkeypatch.setattr(identities, "NOTE_IDENTITIES", mutated(identities, old, new).NOTE_IDENTITIES)
+    before = [upsert(n, f"k{n}", 10) for n in range(20)]
+    after = [upsert(100 + n, f"k{n}", 20) for n in range(20)]
+    after[9] = upsert(109, "k9", 10, identity=1_009)  # a repeat
+    with pytest.raises(Apart):
+        check(session, [before, after], Optimist())
 
 
 def test_events_that_need_their_rows_do_not_end_the_optimistic_path(session: Session) -> None:
