@@ -105,8 +105,7 @@ class QueueBuffer:
     def is_due(self, now: float, waiting: Waiting | None, *, is_crowded: bool = False) -> bool:
         """Returns True if the next message may be sent now; False if the state of the list is unknown.
 
-        `is_crowded`: many other queues have messages in flight. Workers then serve those queues first, so one
-        message on the list is enough.
+        `is_crowded`: workers are busy with many queues, so one message on the list is enough.
         """
         self._end_pauses(now)
         if not self._ready or waiting is None:
