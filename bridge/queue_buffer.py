@@ -127,8 +127,7 @@ class QueueBuffer:
         if not waiting.messages:
             return now >= self._eager_at()
         # While the list is long, a small message is not sent, and gets more records.
-        is_old = now >= self._oldest_at + PATIENT_SECONDS
-        return is_old and not (is_long and unapplied)
+        return now >= self._oldest_at + PATIENT_SECONDS and not (is_long and unapplied)
 
     def cut(self) -> OutgoingBatch:
         """Returns the next message. Changes nothing until `note_sent`."""
