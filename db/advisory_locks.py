@@ -18,6 +18,7 @@ class LockPurpose(StrEnum):
     BRIDGE = "bridge"
     CALL = "call"
     EMIT = "emit"
+    LANE = "lane"
     LEASE = "lease"
     REBUILD = "rebuild"
     RELAY = "relay"

@@ -175,7 +175,7 @@ READ_GENERATION_PROGRESS = Statement(
     "read_generation_progress",
     """
     SELECT projection, generation, sum(applied_offset)::bigint
-    FROM sluice.generation_lanes GROUP BY projection, generation
+    FROM sluice.generation_offsets GROUP BY projection, generation
     """,
 )
 

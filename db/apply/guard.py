@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.db.connection import Session, Statement
+from sluice.db.newest_lanes import walk_live_lanes
 from sluice.db.schema import OUTCOMES
 from sluice.runtime.place import EventPlace
 
@@ -81,26 +82,11 @@ def lock_queue(session: Session, queue: str) -> bool:
     return session.count(LOCK_QUEUE, queue) == 1
 
 
-# Each lane is read as the newest entry of the index. The next lane is searched below all entries of this
-# lane. A scan would read each version that an old snapshot keeps, and a join would be a nested loop.
-_NEWEST_LANE = """(
-    SELECT o FROM sluice.lane_offsets o WHERE o.queue = $1 AND o.epoch = {epoch} {below}
-    ORDER BY o.topic DESC, o.partition DESC, o.applied_offset DESC LIMIT 1
-)"""
-_FIRST_LANE = _NEWEST_LANE.format(epoch="e.epoch", below="")
-_NEXT_LANE = _NEWEST_LANE.format(
-    epoch="(l.lane).epoch", below="AND (o.topic, o.partition) < ((l.lane).topic, (l.lane).partition)"
-)
 # A separate statement reads the lanes, because the snapshot of the locking statement is older than the lock.
 READ_LANES = Statement(
     "read_lanes",
     f"""
-    WITH RECURSIVE l AS (
-        SELECT {_FIRST_LANE} AS lane
-        FROM sluice.queues q JOIN sluice.entities e ON e.entity = q.entity WHERE q.queue = $1
-        UNION ALL
-        SELECT {_NEXT_LANE} FROM l WHERE (l.lane).topic IS NOT NULL
-    )
+    WITH RECURSIVE {walk_live_lanes("q.queue = $1")}
     SELECT e.epoch, e.shards,
            (SELECT jsonb_object_agg(t.topic, t.topic_id) FROM sluice.topics t WHERE t.entity = e.entity),
            (SELECT jsonb_build_array(f.topic, f.partition, f."offset", f.failures, f.batch_limit)

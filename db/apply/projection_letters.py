@@ -82,8 +82,9 @@ READ_GENERATION_HEALTH = Statement(
                WHERE l.projection = $1 AND l.generation = $2 AND l.entity = $3
                  AND l.state IN ('dead', 'waiting') AND l.holds
            ),
-           (SELECT f.failure_window FROM sluice.generation_failures f
-            WHERE f.projection = $1 AND f.generation = $2 AND f.queue = $4)
+           (SELECT nullif(w.failure_window, '') FROM sluice.generation_windows w
+            WHERE w.projection = $1 AND w.generation = $2 AND w.queue = $4
+            ORDER BY w.step DESC LIMIT 1)
     """,
     ("text", "int", "text", "text"),
 )
@@ -219,30 +220,44 @@ def copy_dropped(session: Session, projection: str, generation: int) -> None:
     session.run(COPY_DROPPED, projection, generation)
 
 
+# The row is found by its complete key: a shorter key would also find the versions that an old snapshot keeps.
 WRITE_FAILURES = Statement(
     "write_generation_failures",
     """
-    INSERT INTO sluice.generation_failures (projection, generation, queue, failure_window)
-    VALUES ($1, $2, $3, $4)
-    ON CONFLICT (projection, generation, queue) DO UPDATE SET failure_window = excluded.failure_window
+    WITH newest AS MATERIALIZED (
+        SELECT step FROM sluice.generation_windows WHERE projection = $1 AND generation = $2 AND queue = $3
+        ORDER BY step DESC LIMIT 1
+    ), written AS (
+        UPDATE sluice.generation_windows SET step = step + 1, failure_window = $4
+        WHERE projection = $1 AND generation = $2 AND queue = $3 AND step = (SELECT step FROM newest)
+    )
+    INSERT INTO sluice.generation_windows (projection, generation, queue, step, failure_window)
+    SELECT $1, $2, $3, 1, $4 WHERE NOT EXISTS (SELECT FROM newest)
+    ON CONFLICT DO NOTHING
     """,
     ("text", "int", "text", "text"),
 )
 CLEAR_FAILURES = Statement(
     "clear_generation_failures",
     """
-    DELETE FROM sluice.generation_failures
-    WHERE projection = $1 AND generation = $2 AND ($3 IS NULL OR queue = $3)
+    UPDATE sluice.generation_windows w SET step = step + 1, failure_window = ''
+    WHERE w.projection = $1 AND w.generation = $2 AND w.failure_window <> '' AND NOT EXISTS (
+        SELECT FROM sluice.generation_windows n
+        WHERE n.projection = $1 AND n.generation = $2 AND n.queue = w.queue AND n.step > w.step
+    )
     """,
-    ("text", "int", "text"),
+    ("text", "int"),
 )
 
 
 def write_failures(session: Session, projection: str, generation: int, queue: str, window: str) -> None:
-    """Writes the failure window of a generation in one queue. Idempotent."""
+    """Writes the failure window of a generation in one queue. An empty window has no failures. Idempotent.
+
+    Of two writes at the same time, one may be lost.
+    """
     session.run(WRITE_FAILURES, projection, generation, queue, window)
 
 
-def clear_failures(session: Session, projection: str, generation: int, queue: str | None = None) -> None:
-    """Deletes the failures of a generation in one queue or in all queues. Idempotent."""
-    session.run(CLEAR_FAILURES, projection, generation, queue)
+def clear_failures(session: Session, projection: str, generation: int) -> None:
+    """Removes the failures of a generation in all queues. Idempotent."""
+    session.run(CLEAR_FAILURES, projection, generation)

@@ -113,7 +113,7 @@ def delete_checkpoint(session: Session, checkpoint: str, projection: str) -> boo
 PLACE_LANES = Statement(
     "place_lanes",
     """
-    INSERT INTO sluice.generation_lanes
+    INSERT INTO sluice.generation_offsets
         (projection, generation, topic, partition, queue, applied_offset, filled_xid)
     SELECT $1, $2, lane->>0, (lane->>1)::int, lane->>2, (lane->>4)::bigint,
            pg_current_xact_id()::text::bigint

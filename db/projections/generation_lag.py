@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 from sluice.db.advisory_locks import LockPurpose, lock_text
 from sluice.db.connection import Session, Statement
+from sluice.db.projections.generation_lanes import keep_live_places
 from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.projections.live_lanes import LIVE_LANES, live_lanes, own_offset
 
 
 class LaneState(NamedTuple):
@@ -20,15 +22,10 @@ class LaneState(NamedTuple):
 
 READ_LANE_STATES = Statement(
     "read_lane_states",
-    """
-    SELECT l.topic, l.partition, l.queue, l.applied_offset, coalesce(g.applied_offset, -1)
-    FROM sluice.lane_offsets l
-    JOIN sluice.topics t ON t.topic = l.topic
-    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
-    LEFT JOIN sluice.generation_lanes g
-        ON g.projection = $1 AND g.generation = $2
-       AND g.topic = l.topic AND g.partition = l.partition AND g.queue = l.queue
-    ORDER BY l.topic, l.partition, l.queue
+    f"""
+    WITH RECURSIVE {LIVE_LANES}
+    SELECT topic, partition, queue, applied_offset, coalesce({own_offset("$1", "$2", "live")}, -1)
+    FROM live ORDER BY topic, partition, queue
     """,
     ("text", "int"),
 )
@@ -41,42 +38,38 @@ def read_lane_states(session: Session, projection: str, generation: int) -> list
 
 READ_LAGGING = Statement(
     "read_lagging",
-    """
-    SELECT DISTINCT g.projection, g.generation, l.topic, l.partition
-    FROM sluice.generations g
-    JOIN sluice.projections p ON p.projection = g.projection
-        AND (p.live_generation <> g.generation OR g.state = 'resuming')
-    CROSS JOIN sluice.lane_offsets l
-    JOIN sluice.topics t ON t.topic = l.topic
-    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
-    LEFT JOIN sluice.generation_lanes k
-        ON k.projection = g.projection AND k.generation = g.generation
-       AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
-    WHERE g.state IN ('building', 'ready', 'retired', 'resuming') AND NOT g.paused
-      -- A turn is also needed to end `resuming` when the generation has caught up in all lanes.
-      AND (coalesce(k.applied_offset, -1) < l.applied_offset OR g.state = 'resuming')
+    f"""
+    WITH RECURSIVE filled AS MATERIALIZED (
+        SELECT g.projection, g.generation, g.state FROM sluice.generations g
+        JOIN sluice.projections p ON p.projection = g.projection
+            AND (p.live_generation <> g.generation OR g.state = 'resuming')
+        WHERE g.state IN ('building', 'ready', 'retired', 'resuming') AND NOT g.paused
+    ), {live_lanes("EXISTS (SELECT FROM filled)")}
+    SELECT DISTINCT g.projection, g.generation, live.topic, live.partition
+    FROM filled g CROSS JOIN live
+    -- A turn is also needed to end `resuming` when the generation has caught up in all lanes.
+    WHERE g.state = 'resuming'
+       OR coalesce({own_offset("g.projection", "g.generation", "live")}, -1) < live.applied_offset
     ORDER BY 1, 2, 3, 4
     """,
 )
 
 
 def read_lagging(session: Session) -> list[tuple[str, int, str, int]]:
-    """Returns (projection, generation, topic, partition) of partitions that need a turn of a rebuild."""
+    """Returns (projection, generation, topic, partition) of partitions that need a turn of a rebuild.
+
+    It is read every second. With QUEUE_PLANS, the session does not read old versions of lanes.
+    """
     return [tuple(row) for row in session.run(READ_LAGGING)]
 
 
 NOTE_READY = Statement(
     "note_ready",
-    """
+    f"""
+    WITH RECURSIVE {LIVE_LANES}
     UPDATE sluice.generations g SET state = 'ready', ready_at = now()
     WHERE g.projection = $1 AND g.generation = $2 AND g.state = 'building' AND NOT EXISTS (
-        SELECT FROM sluice.lane_offsets l
-        JOIN sluice.topics t ON t.topic = l.topic
-        JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
-        LEFT JOIN sluice.generation_lanes k
-            ON k.projection = $1 AND k.generation = $2
-           AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
-        WHERE coalesce(k.applied_offset, -1) < l.applied_offset
+        SELECT FROM live WHERE coalesce({own_offset("$1", "$2", "live")}, -1) < live.applied_offset
     )
     """,
     ("text", "int"),
@@ -120,14 +113,11 @@ def give_lanes(session: Session) -> None:
 
 FOLLOW_LIVE = Statement(
     "follow_live",
-    """
-    INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
-    SELECT $1, $2, l.topic, l.partition, l.queue, l.applied_offset
-    FROM sluice.lane_offsets l
-    JOIN sluice.topics t ON t.topic = l.topic
-    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
-    ON CONFLICT (projection, generation, topic, partition, queue)
-        DO UPDATE SET applied_offset = excluded.applied_offset
+    f"""
+    WITH RECURSIVE {LIVE_LANES}
+    UPDATE sluice.generation_offsets k SET applied_offset = live.applied_offset FROM live
+    WHERE k.projection = $1 AND k.generation = $2
+      AND k.topic = live.topic AND k.partition = live.partition AND k.queue = live.queue
     """,
     ("text", "int"),
 )
@@ -139,6 +129,7 @@ def follow_live(session: Session, projection: str, generation: int) -> None:
     Requires the locks of all queues.
     """
     session.run(FOLLOW_LIVE, projection, generation)
+    keep_live_places(session, projection, generation, None)
 
 
 class LaneOffsets(NamedTuple):
@@ -165,16 +156,21 @@ class PartitionSnapshot(NamedTuple):
 
 READ_PARTITION = Statement(
     "read_rebuilt_partition",
-    """
+    f"""
     SELECT g.state, g.revision, g.has_been_live, g.checkpoint IS NOT NULL, g.paused,
            g.rate IS NOT NULL, g.compacted_topics @> to_jsonb($3), t.topic_id, t.entity, e.epoch, e.shards,
-           l.queue, l.applied_offset, coalesce(k.applied_offset, -1)
+           l.queue, l.applied_offset, coalesce({own_offset("$1", "$2", "l")}, -1)
     FROM sluice.generations g
     JOIN sluice.topics t ON t.topic = $3
     JOIN sluice.entities e ON e.entity = t.entity
-    LEFT JOIN sluice.lane_offsets l ON l.topic = $3 AND l.partition = $4 AND l.epoch = e.epoch
-    LEFT JOIN sluice.generation_lanes k
-        ON k.projection = $1 AND k.generation = $2 AND k.topic = $3 AND k.partition = $4 AND k.queue = l.queue
+    LEFT JOIN LATERAL (
+        SELECT o.* FROM sluice.queues q CROSS JOIN LATERAL (
+            SELECT o.topic, o.partition, o.queue, o.applied_offset FROM sluice.lane_offsets o
+            WHERE o.queue = q.queue AND o.epoch = e.epoch AND o.topic = $3 AND o.partition = $4
+            ORDER BY o.applied_offset DESC LIMIT 1
+        ) o
+        WHERE q.entity = e.entity
+    ) l ON true
     WHERE g.projection = $1 AND g.generation = $2
     """,
     ("text", "int", "text", "int"),

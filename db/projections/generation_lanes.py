@@ -1,9 +1,12 @@
-"""`generation_lanes`: offsets of generations that are not live, and counters of their records."""
+"""`generation_offsets`: offsets of generations that are not live, and counters of their records."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.newest_lanes import walk_lanes
+from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.projections.live_lanes import LIVE_LANES
 from sluice.db.records import Outcome
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
@@ -19,56 +22,66 @@ NOTHING_APPLIED = -1
 class GenerationStep(NamedTuple):
     """A lane's new offset, and its numbers of records by result.
 
-    A result is `folded` (applied) or in PASSED.
+    `before`: the offset that was read under the lock of the queue or of the lane; None if the lane has no
+    row. A result is `folded` (applied) or in PASSED.
     """
 
     topic: str
     partition: int
+    before: int | None
     applied_offset: int
     counts: Mapping[str, int]
 
 
+_LANES = walk_lanes(
+    "generation_offsets",
+    {"projection": "g.projection", "generation": "g.generation", "queue": "$1"},
+    "FROM unnest($2, $3) AS g (projection, generation)",
+)
 READ_SYNCED_LANES = Statement(
     "read_synced_lanes",
-    """
-    SELECT projection, generation, topic, partition, applied_offset FROM sluice.generation_lanes
-    WHERE queue = $1
+    f"""
+    WITH RECURSIVE {_LANES}
+    SELECT (l.lane).projection, (l.lane).generation, (l.lane).topic, (l.lane).partition,
+           (l.lane).applied_offset
+    FROM l WHERE (l.lane).topic IS NOT NULL
     """,
-    ("text",),
+    ("text", "text[]", "int[]"),
 )
 
 
-def read_synced_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
+def read_synced_lanes(
+    session: Session, queue: str, generations: Sequence[SyncedGeneration]
+) -> dict[tuple[str, int], dict[Place, int]]:
     """Returns (projection, generation) → lane → offset, for the lanes of one queue.
 
     If a lane is missing, no record of it is applied. A lane can catch up with the live offset only under the
     queue's lock. Therefore the result is reliable under this lock.
     """
     found: dict[tuple[str, int], dict[Place, int]] = {}
-    for projection, generation, topic, partition, offset in session.run(READ_SYNCED_LANES, queue):
+    names = text_array(one.projection for one in generations)
+    numbers = bare_array(one.generation for one in generations)
+    for projection, generation, topic, partition, offset in session.run(
+        READ_SYNCED_LANES, queue, names, numbers
+    ):
         found.setdefault((projection, generation), {})[topic, partition] = offset
     return found
 
 
 _COUNTERS = (FOLDED, *(f"passed_{why}" for why in PASSED))
-_LIST = ", ".join(_COUNTERS)
-_ARRAYS = ", ".join(f"${8 + i}" for i in range(len(_COUNTERS)))
-_SUMS = ", ".join(f"{name} = l.{name} + excluded.{name}" for name in _COUNTERS)
+_SUMS = ", ".join(f"{name} = {name} + ${9 + i}" for i, name in enumerate(_COUNTERS))
 
+# One statement per lane, because a join of several lanes would read all versions.
 ADVANCE_GENERATION = Statement(
     "advance_generation",
     f"""
-    INSERT INTO sluice.generation_lanes AS l
-        (projection, generation, queue, topic, partition, applied_offset, filled_xid, {_LIST})
-    SELECT $1, $2, $3, d.topic, d.partition, d.applied_offset,
-        CASE WHEN $7 THEN pg_current_xact_id()::text::bigint END, {_LIST}
-    FROM unnest($4, $5, $6, {_ARRAYS}) AS d (topic, partition, applied_offset, {_LIST})
-    ORDER BY d.topic, d.partition
-    ON CONFLICT (projection, generation, topic, partition, queue) DO UPDATE SET
-        applied_offset = excluded.applied_offset,
-        filled_xid = coalesce(excluded.filled_xid, l.filled_xid), {_SUMS}
+    UPDATE sluice.generation_offsets SET
+        applied_offset = $7,
+        filled_xid = CASE WHEN $8 THEN pg_current_xact_id()::text::bigint ELSE filled_xid END, {_SUMS}
+    WHERE projection = $1 AND generation = $2 AND queue = $3 AND topic = $4 AND partition = $5
+      AND applied_offset = $6
     """,
-    ("text", "int", "text", "text[]", "int[]", "bigint[]", "boolean", *["bigint[]"] * len(_COUNTERS)),
+    ("text", "int", "text", "text", "int", "bigint", "bigint", "boolean", *["bigint"] * len(_COUNTERS)),
 )
 
 
@@ -81,25 +94,27 @@ def advance_generation(
     *,
     catches_up: bool = False,
 ) -> None:
-    """Writes the offsets of lanes. Requires the lock of the queue or of the lane. Not idempotent.
+    """Writes the offsets of lanes, before the next statement. Not idempotent.
 
-    `catches_up`: True if this transaction writes events into this generation, but not into the live
-    generation.
+    Requires the lock of the queue or of the lane. `catches_up`: True if this transaction writes events into
+    this generation, but not into the live generation.
     """
-    session.run(
-        ADVANCE_GENERATION,
-        projection,
-        generation,
-        queue,
-        text_array(step.topic for step in steps),
-        bare_array(step.partition for step in steps),
-        bare_array(step.applied_offset for step in steps),
-        catches_up,
-        bare_array(step.counts.get(FOLDED, 0) for step in steps),
-        *(bare_array(step.counts.get(why, 0) for step in steps) for why in PASSED),
-    )
+    lane = projection, generation, queue
+    _make_lanes(session, *lane, [(step.topic, step.partition) for step in steps if step.before is None])
+    for step in sorted(steps):
+        session.defer_statement(
+            ADVANCE_GENERATION,
+            *lane,
+            step.topic,
+            step.partition,
+            NOTHING_APPLIED if step.before is None else step.before,
+            step.applied_offset,
+            catches_up,
+            *(step.counts.get(result, 0) for result in (FOLDED, *PASSED)),
+        )
 
 
+# A trigger of `generation_lanes` stores the row in `generation_offsets`, unless the lane has a row.
 MAKE_LANES = Statement(
     "make_generation_lanes",
     """
@@ -108,41 +123,51 @@ MAKE_LANES = Statement(
     FROM unnest($4, $5) AS d (topic, partition)
     JOIN sluice.generations g ON g.projection = $1 AND g.generation = $2
     ORDER BY d.topic, d.partition
-    ON CONFLICT DO NOTHING
     """,
     ("text", "int", "text", "text[]", "int[]"),
 )
-LOCK_LANES = Statement(
-    "lock_generation_lanes",
+# If the newest version was changed meanwhile, Postgres locks and returns the version that replaced it.
+LOCK_LANE = Statement(
+    "lock_generation_lane",
     """
-    SELECT l.topic, l.partition, l.applied_offset
-    FROM sluice.generation_lanes l
-    WHERE l.projection = $1 AND l.generation = $2 AND l.queue = $3
-      AND l.topic = ANY ($4) AND l.partition = ANY ($5)
-    ORDER BY l.topic, l.partition
-    FOR UPDATE
+    SELECT applied_offset FROM sluice.generation_offsets
+    WHERE projection = $1 AND generation = $2 AND queue = $3 AND topic = $4 AND partition = $5
+    ORDER BY applied_offset DESC LIMIT 1 FOR UPDATE
     """,
-    ("text", "int", "text", "text[]", "int[]"),
+    ("text", "int", "text", "text", "int"),
 )
+
+
+def _make_lanes(
+    session: Session, projection: str, generation: int, queue: str, places: Sequence[Place]
+) -> None:
+    if places:
+        arrays = text_array(topic for topic, _ in places), bare_array(number for _, number in places)
+        session.run(MAKE_LANES, projection, generation, queue, *arrays)
 
 
 def lock_lanes(
     session: Session, projection: str, generation: int, queue: str, places: Sequence[Place]
 ) -> dict[Place, int]:
-    """Locks at least these lanes of a generation. Returns their offsets; {} if the generation is unknown.
+    """Locks these lanes of a generation. Returns their offsets; {} if the generation is unknown.
 
     A chunk of a rebuild, or a redrive, keeps the row of a lagging lane locked while it applies records.
     """
-    arrays = text_array(topic for topic, _ in places), bare_array(number for _, number in places)
-    session.run(MAKE_LANES, projection, generation, queue, *arrays)
-    rows = session.run(LOCK_LANES, projection, generation, queue, *arrays)
-    return {(topic, partition): offset for topic, partition, offset in rows}
+    lane = projection, generation, queue
+    held: dict[Place, int] = {}
+    for is_made in (False, True):
+        for place in sorted(set(places) - held.keys()):
+            for (offset,) in session.run(LOCK_LANE, *lane, *place):
+                held[place] = offset
+        if not is_made:
+            _make_lanes(session, *lane, [place for place in places if place not in held])
+    return held
 
 
 LOCK_QUEUE_LANES = Statement(
     "lock_queue_lanes",
     """
-    SELECT FROM sluice.generation_lanes WHERE projection = $1 AND generation = $2 AND queue = $3
+    SELECT FROM sluice.generation_offsets WHERE projection = $1 AND generation = $2 AND queue = $3
     ORDER BY topic, partition FOR UPDATE
     """,
     ("text", "int", "text"),
@@ -157,7 +182,7 @@ def lock_queue_lanes(session: Session, projection: str, generation: int, queue: 
 NOTE_FILLED = Statement(
     "note_filled",
     """
-    UPDATE sluice.generation_lanes SET filled_xid = pg_current_xact_id()::text::bigint
+    UPDATE sluice.generation_offsets SET filled_xid = pg_current_xact_id()::text::bigint
     WHERE projection = $1 AND generation = $2 AND queue = $3
     """,
     ("text", "int", "text"),
@@ -180,20 +205,15 @@ KEEP_PLACES = Statement(
     SELECT $1, $2, d.topic, d.partition, $3, d.applied_offset
     FROM unnest($4, $5, $6) AS d (topic, partition, applied_offset)
     ORDER BY d.topic, d.partition
-    ON CONFLICT (projection, generation, topic, partition, queue) DO NOTHING
     """,
     ("text", "int", "text", "text[]", "int[]", "bigint[]"),
 )
 KEEP_LIVE_PLACES = Statement(
     "keep_live_places",
-    """
+    f"""
+    WITH RECURSIVE {LIVE_LANES}
     INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
-    SELECT $1, $2, l.topic, l.partition, l.queue, l.applied_offset
-    FROM sluice.lane_offsets l
-    JOIN sluice.topics t ON t.topic = l.topic
-    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
-    WHERE $3 IS NULL OR l.queue = $3
-    ON CONFLICT (projection, generation, topic, partition, queue) DO NOTHING
+    SELECT $1, $2, topic, partition, queue, applied_offset FROM live WHERE $3 IS NULL OR queue = $3
     """,
     ("text", "int", "text"),
 )
@@ -225,7 +245,7 @@ READ_PASSED = Statement(
     "read_passed",
     f"""
     SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint" for name in _COUNTERS)}
-    FROM sluice.generation_lanes WHERE projection = $1 AND generation = $2
+    FROM sluice.generation_offsets WHERE projection = $1 AND generation = $2
     """,
     ("text", "int"),
 )

@@ -72,8 +72,9 @@ READ_PROJECTION_SNAPSHOT = Statement(
                WHERE l.projection = g.projection AND l.generation = g.generation AND l.entity = $1
                  AND l.state IN ('dead', 'waiting') AND l.holds
            ),
-           (SELECT f.failure_window FROM sluice.generation_failures f
-            WHERE f.projection = g.projection AND f.generation = g.generation AND f.queue = $2),
+           (SELECT nullif(w.failure_window, '') FROM sluice.generation_windows w
+            WHERE w.projection = g.projection AND w.generation = g.generation AND w.queue = $2
+            ORDER BY w.step DESC LIMIT 1),
            g.checkpoint IS NOT NULL
     FROM sluice.projections p
     JOIN sluice.generations g ON g.projection = p.projection AND g.state <> 'failed'

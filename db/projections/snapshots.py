@@ -45,7 +45,8 @@ def full_xid(xid: int, near: int) -> int:
 READ_FILLED_XID = Statement(
     "read_filled_xid",
     """
-    SELECT coalesce(max(filled_xid), 0) FROM sluice.generation_lanes WHERE projection = $1 AND generation = $2
+    SELECT coalesce(max(filled_xid), 0) FROM sluice.generation_offsets
+    WHERE projection = $1 AND generation = $2
     """,
     ("text", "int"),
 )

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.projections.live_lanes import LIVE_LANES, own_offset
 
 STOP_GENERATION = Statement(
     "stop_generation",
@@ -13,7 +14,7 @@ STOP_GENERATION = Statement(
         FOR UPDATE
     ), lanes AS (
         -- If the generation is live, its rows here were written before the swap to it.
-        DELETE FROM sluice.generation_lanes l USING fed f
+        DELETE FROM sluice.generation_offsets l USING fed f
         WHERE l.projection = f.projection AND l.generation = f.generation AND f.state = 'live'
     )
     UPDATE sluice.generations g SET
@@ -45,7 +46,7 @@ END_RESUMING = Statement(
         RETURNING g.projection, g.generation, g.state
     ), lanes AS (
         -- The offsets of the live generation are in `lane_offsets`.
-        DELETE FROM sluice.generation_lanes l USING ended e
+        DELETE FROM sluice.generation_offsets l USING ended e
         WHERE l.projection = e.projection AND l.generation = e.generation AND e.state = 'live'
     )
     SELECT count(*) FROM ended
@@ -91,21 +92,16 @@ class StoppedPlace(NamedTuple):
     applied_offset: int
 
 
-# A lane without a row has the live offset.
+# A lane without a row has the live offset. Then `own` is NULL.
 READ_STOPPED_PLACES = Statement(
     "read_stopped_places",
-    """
-    SELECT g.projection, g.generation, l.topic, l.partition,
-           min(coalesce(k.applied_offset, l.applied_offset))
-    FROM sluice.generations g
-    CROSS JOIN sluice.lane_offsets l
-    JOIN sluice.topics t ON t.topic = l.topic
-    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
-    LEFT JOIN sluice.generation_lanes k
-        ON k.projection = g.projection AND k.generation = g.generation
-       AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
-    WHERE g.state IN ('stopped', 'resuming') AND g.stopped_at IS NOT NULL
-      AND coalesce(k.applied_offset, l.applied_offset) < l.applied_offset
+    f"""
+    WITH RECURSIVE {LIVE_LANES}, own AS (
+        SELECT g.projection, g.generation, live.*, {own_offset("g.projection", "g.generation", "live")} AS own
+        FROM sluice.generations g CROSS JOIN live
+        WHERE g.state IN ('stopped', 'resuming') AND g.stopped_at IS NOT NULL
+    )
+    SELECT projection, generation, topic, partition, min(own) FROM own WHERE own < applied_offset
     GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     """,
 )

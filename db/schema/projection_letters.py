@@ -75,15 +75,28 @@ Index(
     postgresql_where=text("state IN ('dead', 'waiting')"),
 )
 
-# One row per generation and queue with recent failures.
+# Only processes of the previous version use this table. Others use `generation_windows`.
 generation_failures = Table(
     "generation_failures",
     metadata,
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("queue", Text, nullable=False),
-    # As in `queues`, but for the events that were tried for this generation.
     Column("failure_window", Text, nullable=False),
     PrimaryKeyConstraint("projection", "generation", "queue"),
     generation_key("generation_failures_generation_fkey"),
+)
+
+# As `failure_windows`, but for the events that were tried for this generation. The window is empty if none of
+# the last events failed. Chunks of several partitions may write it at the same time; the newest row counts.
+generation_windows = Table(
+    "generation_windows",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("failure_window", Text, nullable=False),
+    PrimaryKeyConstraint("projection", "generation", "queue", "step"),
+    generation_key("generation_windows_generation_fkey"),
 )

@@ -1,5 +1,7 @@
 """Projections, their generations, and the offsets of each generation."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -16,9 +18,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.sql.elements import quoted_name
 
 from sluice.db.records import GenerationState
-from sluice.db.schema.declarations import metadata, now_column, one_of
+from sluice.db.schema.declarations import SCHEMA, metadata, now_column, one_of
 
 projections = Table(
     "projections",
@@ -41,7 +44,7 @@ generations = Table(
     Column("has_been_live", Boolean, nullable=False, server_default=text("false")),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("rate", Integer),
-    # The time when the next chunk may begin, if `rate` is set.
+    # Only processes of the previous version use this column. Others use `generation_paces`.
     Column("paced_until", DateTime(timezone=True)),
     Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
     # The reason, for a failed or stopped generation.
@@ -68,33 +71,61 @@ def generation_key(name: str) -> ForeignKeyConstraint:
     )
 
 
-# Only for generations that are not live, or stopped. The offsets of other live generations are in
-# `lane_offsets`.
+def _lane_columns() -> tuple[Column[Any], ...]:
+    return (
+        Column("projection", Text, nullable=False),
+        Column("generation", Integer, nullable=False),
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("queue", Text, nullable=False),
+        Column("applied_offset", BigInteger, nullable=False),
+        # The numbers of records that the generation applied (folded), and that it passed over because workers
+        # did not apply them either.
+        Column("folded", BigInteger, nullable=False, server_default=text("0")),
+        Column("passed_duplicate", BigInteger, nullable=False, server_default=text("0")),
+        Column("passed_dead", BigInteger, nullable=False, server_default=text("0")),
+        Column("passed_waiting", BigInteger, nullable=False, server_default=text("0")),
+        Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
+        Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
+        # The last transaction that wrote events of the lane only into this generation, and not into the live
+        # generation. Older snapshots do not contain the rows of this transaction.
+        Column("filled_xid", BigInteger),
+        Column("passed_erased", BigInteger, nullable=False, server_default=text("0")),
+    )
+
+
+# Empty. A trigger stores an inserted row in `generation_offsets`, unless the lane has a row there. Processes
+# of the previous version read the rows of `generation_offsets` through this table.
 generation_lanes = Table(
     "generation_lanes",
     metadata,
-    Column("projection", Text, nullable=False),
-    Column("generation", Integer, nullable=False),
-    Column("topic", Text, nullable=False),
-    Column("partition", Integer, nullable=False),
-    Column("queue", Text, nullable=False),
-    Column("applied_offset", BigInteger, nullable=False),
-    # The numbers of records that the generation applied (folded), and that it passed over because workers did
-    # not apply them either.
-    Column("folded", BigInteger, nullable=False, server_default=text("0")),
-    Column("passed_duplicate", BigInteger, nullable=False, server_default=text("0")),
-    Column("passed_dead", BigInteger, nullable=False, server_default=text("0")),
-    Column("passed_waiting", BigInteger, nullable=False, server_default=text("0")),
-    Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
-    Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
-    # The last transaction that wrote events of the lane only into this generation, and not into the live
-    # generation. Older snapshots do not contain the rows of this transaction.
-    Column("filled_xid", BigInteger),
-    Column("passed_erased", BigInteger, nullable=False, server_default=text("0")),
+    *_lane_columns(),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
     generation_key("generation_lanes_generation_fkey"),
-    # Rows are rewritten by every chunk. The fill factor leaves room for HOT updates.
     postgresql_with={"fillfactor": "30"},
+)
+
+# One row per lane, only for generations that are not live, or stopped. The offsets of other live generations
+# are in `lane_offsets`. Requires the lock of the queue or of the row to change an offset.
+generation_offsets = Table(
+    "generation_offsets",
+    metadata,
+    *_lane_columns(),
+    PrimaryKeyConstraint("projection", "generation", "queue", "topic", "partition", "applied_offset"),
+    generation_key("generation_offsets_generation_fkey"),
+    postgresql_inherits=quoted_name(f"{SCHEMA}.generation_lanes", quote=False),
+)
+generation_offsets.add_is_dependent_on(generation_lanes)
+
+# The time when the next chunk may begin, for generations with a rate. The newest row of a generation counts.
+generation_paces = Table(
+    "generation_paces",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("paced_until", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("projection", "generation", "paced_until"),
+    generation_key("generation_paces_generation_fkey"),
 )
 
 # A range (after, through] of a lane that a rebuild has read. `found` are the offsets in the range at which a

@@ -38,7 +38,8 @@ _OUTGOING: _Rights = {"outbox_events": ADD, "relay_progress": ADD}
 _DEATHS: _Rights = {"handler_deaths": WRITE, "handler_notes": WRITE}
 _GENERATIONS: _Rights = dict.fromkeys(
     (
-        *("generations", "generation_lanes", "generation_spans", "generation_identities"),
+        *("generations", "generation_lanes", "generation_offsets", "generation_windows"),
+        *("generation_paces", "generation_spans", "generation_identities"),
         *(
             "generation_failures",
             "generation_deaths",

@@ -84,15 +84,14 @@ def count_failures(
             if letter.failed and letter.projection == synced.projection
         )
         failures = verdict.failure_window.count(FAILED)
-        projection_letters.clear_failures(session, *place)
+        projection_letters.write_failures(session, *place, "")
         return (
             f"{failures} of the last {len(verdict.failure_window)} events failed in queue {queue}, most"
             f" recently by {last.fault}"
         )
-    if FAILED in verdict.failure_window:
-        projection_letters.write_failures(session, *place, verdict.failure_window)
-    else:
-        projection_letters.clear_failures(session, *place)
+    after = verdict.failure_window if FAILED in verdict.failure_window else ""
+    if after or window is not None:
+        projection_letters.write_failures(session, *place, after)
     return None
 
 

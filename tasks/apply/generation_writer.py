@@ -70,7 +70,7 @@ class GenerationWriter:
                 generation_lanes.keep_places(self._session, *place, queue, after)
         if not snapshot.synced:
             return
-        lanes = generation_lanes.read_synced_lanes(self._session, queue)
+        lanes = generation_lanes.read_synced_lanes(self._session, queue, snapshot.synced)
         for synced in snapshot.synced:
             own = lanes.get((synced.projection, synced.generation), {})
             if synced.state == GenerationState.STOPPED:
@@ -104,7 +104,7 @@ class GenerationWriter:
         counts: defaultdict[Place, Counter[str]] = defaultdict(Counter)
         for one in mine:
             counts[_lane(one.planned)][_what_became(one)] += 1
-        steps = [GenerationStep(*lane, offset, counts[lane]) for lane, offset in moved.items()]
+        steps = [GenerationStep(*lane, own.get(lane), offset, counts[lane]) for lane, offset in moved.items()]
         if not self._sync_safely(synced, queue, steps, mine, may_lag=True):
             # Stores that nothing was applied in lanes without a row, even if the feeding has just ended.
             self._keep_places(synced, queue, moved, own, {})
@@ -180,7 +180,7 @@ class GenerationWriter:
         counts: defaultdict[Place, Counter[str]] = defaultdict(Counter)
         for one, was in passed:
             counts[_lane(one.planned)].update({FOLDED: 1, was: -1})
-        steps = [GenerationStep(*lane, lanes[lane], counts[lane]) for lane in counts]
+        steps = [GenerationStep(*lane, lanes[lane], lanes[lane], counts[lane]) for lane in counts]
         self._sync_safely(synced, queue, steps, [one for one, _ in passed], may_lag=False)
 
     def _sync_safely(

@@ -291,7 +291,7 @@ class _Turn:
             assert self._reader is not None
             where = ChunkPlace(lane, chunk, self._reader.read_through)
             counts = self._folder.fold(snapshot, where, singly=singly)
-            step = GenerationStep(*self._place, chunk.reaches, counts)
+            step = GenerationStep(*self._place, lane.applied, chunk.reaches, counts)
             generation_lanes.advance_generation(
                 self._session, self._projection, self._generation, lane.queue, [step], catches_up=True
             )

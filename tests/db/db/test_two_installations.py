@@ -270,7 +270,9 @@ def test_both_schemas_have_the_same_objects(database_url: str, other_url: str) -
         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
         UNION ALL
-        SELECT p.proname::text, 'function', NULL, NULL, replace(p.prosrc, $1 || '.', '')
+        -- A body contains names of objects and of locks.
+        SELECT p.proname::text, 'function', NULL, NULL,
+               replace(replace(p.prosrc, $1 || '.', ''),  || $1 || , )
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = $1
         UNION ALL
         SELECT c.conname::text, 'constraint', NULL, NULL, replace(pg_get_constraintdef(c.oid), $1 || '.', '')

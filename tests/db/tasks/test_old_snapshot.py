@@ -12,13 +12,18 @@ import pytest
 from sqlalchemy import BigInteger, Column, MetaData, String
 
 from bench.cpu import TICKS_PER_SECOND, read_times
+from sluice.admin.rebuild import generation_changes
+from sluice.db.admin.audit import Decision
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery import progress
+from sluice.db.migrations.migrate import create_projections
+from sluice.db.projections import generation_lag
+from sluice.db.projections.generations import read_generations
 from sluice.db.records import WaitingRow
-from sluice.db.tables import entity_table
+from sluice.db.tables import entity_table, projection_table
 from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 from sluice.stack import Stack
-from sluice.tasks.api import Effect, Entity, Event, Insert, Topic, handles
+from sluice.tasks.api import Effect, Entity, Event, Insert, ProjectionEffect, Topic, Upsert, handles, projects
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.events.routing import shard_of
@@ -126,6 +131,20 @@ notes = entity_table(
 )
 
 
+sums = projection_table(
+    "sums",
+    MetaData(),
+    Column("note_id", String(64), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+)
+
+
+@projects("note.made", into=sums, revision=1)
+def sum_note(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
+    """Yields a new row of the projection."""
+    yield Upsert(sums, event.key, {"amount": event.data["amount"]})
+
+
 @handles("note.made")
 def make_note(event: Event[dict[str, Any]]) -> Iterator[Effect]:
     """Yields a new row."""
@@ -136,12 +155,15 @@ def registry() -> Registry:
     """Returns the registry of the application."""
     module = ModuleType("notes")
     topics = (Topic(TOPIC, entity=Entity("thing", QUEUES)),)
-    vars(module).update(make_note=make_note, notes=notes, topics=topics)
+    vars(module).update(make_note=make_note, sum_note=sum_note, notes=notes, topics=topics)
     return collect_modules([module])
 
 
 class WorkerAndBridge:
-    """A worker and a bridge with one lane per queue. Events insert rows and change none."""
+    """A worker, a bridge and beat, with one lane per queue. Events insert rows and change none.
+
+    The projection has a live generation and a retired one, which the worker keeps in sync.
+    """
 
     def __init__(self, database_url: str) -> None:
         self._worker = Session(database_url, application_name="worker", plans=BATCH_PLANS)
@@ -149,17 +171,30 @@ class WorkerAndBridge:
         metadata.create_all(make_engine(database_url, connect_args={"options": "-c search_path=public"}))
         lanes = dict.fromkeys(range(QUEUES), 0)
         progress.register_topic(self._bridge, progress.TopicStart(TOPIC, TOPIC_ID, "thing", QUEUES, lanes))
-        self._applier = Applier(self._worker, registry())
+        code = registry()
+        self._applier = Applier(self._worker, code)
+        create_projections(database_url, code.projection_tables, code.revisions)
+        self._beat = Session(database_url, application_name="beat", plans=QUEUE_PLANS)
+        self._retire_generation(code)
         self._keys: list[list[str]] = [[] for _ in range(QUEUES)]
         self._offsets = [-1] * QUEUES
         self._made = 0
 
+    def _retire_generation(self, code: Registry) -> None:
+        decision = Decision("tester", "rebuild", "a test")
+        number = generation_changes.begin(
+            self._beat, code, sums.name, rate=None, compacted_topics=[], decision=decision
+        )
+        assert generation_lag.note_ready(self._beat, sums.name, number)
+        [ready] = [one for one in read_generations(self._beat, sums.name) if one.generation == number]
+        generation_changes.swap(self._beat, code, ready, decision)
+
     def spent_ticks(self) -> int:
-        """Returns the CPU ticks of the two Postgres backends."""
+        """Returns the CPU ticks of the three Postgres backends."""
         times = read_times()
         return sum(
             times[session.connection.get_backend_pid()].spent_ticks
-            for session in (self._worker, self._bridge)
+            for session in (self._worker, self._bridge, self._beat)
         )
 
     def run_second(self) -> None:
@@ -174,6 +209,7 @@ class WorkerAndBridge:
             progress.read_assignments(self._bridge, places)
             marks = {place: (1, self._offsets[place[1]] + 1) for place in places}
             progress.raise_watermarks(self._bridge, marks)
+        assert generation_lag.read_lagging(self._beat) == []
 
     def _apply(self, lane: int) -> None:
         before = self._offsets[lane]
@@ -194,6 +230,7 @@ class WorkerAndBridge:
     def close(self) -> None:
         self._worker.close()
         self._bridge.close()
+        self._beat.close()
 
 
 @pytest.mark.soak
