@@ -272,7 +272,7 @@ def test_both_schemas_have_the_same_objects(database_url: str, other_url: str) -
         UNION ALL
         -- A body contains names of objects and of locks.
         SELECT p.proname::text, 'function', NULL, NULL,
-               replace(replace(p.prosrc, $1 || '.', ''),  || $1 || , )
+               replace(replace(p.prosrc, $1 || '.', ''), chr(39) || $1 || ' ', chr(39))
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = $1
         UNION ALL
         SELECT c.conname::text, 'constraint', NULL, NULL, replace(pg_get_constraintdef(c.oid), $1 || '.', '')
