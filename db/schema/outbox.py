@@ -125,6 +125,14 @@ Index(
 )
 Index("executed_side_effects_newer_idx", _effects.state, postgresql_where=text("format > 1"))
 Index("executed_side_effects_claim_idx", _effects.claimed_until, postgresql_where=text("state = 'running'"))
+# For the running call of the same entity.
+Index(
+    "executed_side_effects_running_idx",
+    _effects.entity,
+    _effects.entity_key,
+    _effects.effect,
+    postgresql_where=text("state = 'running'"),
+)
 # For the earlier calls of the same entity.
 Index(
     "executed_side_effects_open_idx",

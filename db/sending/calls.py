@@ -1,4 +1,4 @@
-"""The ledger while calls are made: dispatches, claims, answers, and expired claims.
+"""The ledger while calls are made: claims, answers, and expired claims.
 
 Each call has one row; `tasks/effects/call_states.py` describes its states.
 """
@@ -45,105 +45,23 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
     tried, ended_unknown, first_attempt_at, claimed_until, due_at, now(),
     format"""
 
-# Conditions under which another call of the same entity and effect must end first. Running calls are few. $2:
-# the effects that hold back later calls. OFFSET 0 excludes a join, which would read the whole index.
-_RUNNING = """SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
-    WHERE state = 'running' ORDER BY claimed_until"""
+# Conditions under which another call `b` of the same entity and effect must end before a call `e`. $2: the
+# effects that hold back later calls. OFFSET 0 excludes a join, which would read the whole index.
 _SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
-_BEHIND_RUNNING = f"EXISTS (SELECT FROM running b WHERE {_SAME_ORDER} AND b.id <> e.id)"
-_BEHIND_EARLIER = f"""
+BEHIND_RUNNING = f"""
+    EXISTS (
+        SELECT FROM sluice.executed_side_effects b
+        WHERE {_SAME_ORDER} AND b.state = 'running' AND b.id <> e.id OFFSET 0
+    )
+"""
+BEHIND_EARLIER = f"""
     EXISTS (
         SELECT FROM sluice.executed_side_effects b
         WHERE {_SAME_ORDER} AND b.state <> 'succeeded' AND b.id < e.id
           AND (b.state = 'pending' OR b.effect = ANY ($2)) OFFSET 0
     )
 """
-
-DISPATCH_CALLS = Statement(
-    "dispatch_calls",
-    f"""
-    WITH running AS MATERIALIZED ({_RUNNING}), first AS MATERIALIZED (
-        -- Reads each effect separately, and so skips undeclared effects, which may have millions of calls.
-        -- Only the first call of an entity may begin. This call is checked once, even if many calls wait.
-        SELECT w.effect, w.entity, w.entity_key, CASE WHEN w.entity_key IS NULL THEN w.effect_key END alone,
-               min(w.id) AS id, count(*) AS calls
-        FROM unnest($1) AS declared (effect)
-        CROSS JOIN LATERAL (
-            SELECT e.effect_key, e.effect, e.entity, e.entity_key, e.id
-            FROM sluice.executed_side_effects e
-            WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = declared.effect AND e.format <= $5
-              -- A call is dispatched again after a while, because its message may be lost.
-              AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
-              AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
-            ORDER BY e.due_at, e.id
-            LIMIT $6
-        ) w
-        GROUP BY 1, 2, 3, 4
-    ), due AS MATERIALIZED (
-        SELECT e.effect_key
-        FROM first f JOIN sluice.executed_side_effects e ON e.effect_key = coalesce(f.alone, (
-            SELECT k.effect_key FROM sluice.executed_side_effects k
-            WHERE k.entity = f.entity AND k.entity_key = f.entity_key AND k.effect = f.effect AND k.id = f.id
-              AND k.state <> 'succeeded'
-        ))
-        WHERE e.state = 'pending' AND NOT {_BEHIND_RUNNING} AND NOT {_BEHIND_EARLIER}
-        ORDER BY e.due_at, e.id
-        LIMIT $4
-        FOR UPDATE OF e SKIP LOCKED
-    ), told AS (
-        UPDATE sluice.executed_side_effects e SET dispatched_at = now()
-        FROM due WHERE e.effect_key = due.effect_key
-        RETURNING e.effect_key, e.effect, e.due_at, e.id
-    ), reached AS (
-        SELECT coalesce(max(calls), 0) = $6 AS all_of_them
-        FROM (SELECT sum(calls) AS calls FROM first GROUP BY effect) c
-    )
-    SELECT reached.all_of_them, told.effect_key, told.effect FROM reached LEFT JOIN told ON true
-    ORDER BY told.due_at, told.id
-    """,
-    ("text[]", "text[]", "float8", "int", "int", "int"),
-)
-LOOKED_AT_PER_CALL = 4  # due calls that are read per requested call, because not all of them may begin
-
-
-def dispatch_calls(
-    session: Session,
-    effects: Iterable[str],
-    holding: Iterable[str],
-    *,
-    again_after_seconds: float,
-    limit: int,
-    newest_format: int,
-) -> list[tuple[str, str]]:
-    """Marks due calls of these effects as dispatched, oldest first. Returns (effect key, effect).
-
-    Idempotent. Skips rows of a newer format.
-    """
-    found: list[tuple[str, str]] = []
-    look_at, more = limit * LOOKED_AT_PER_CALL, True
-    wanted = (text_array(effects), text_array(holding), again_after_seconds)
-    while more and len(found) < limit:
-        rows = session.run(DISPATCH_CALLS, *wanted, limit - len(found), newest_format, look_at)
-        more = rows[0][0]
-        found += [(key, effect) for _, key, effect in rows if key is not None]
-        look_at *= 10
-    return found
-
-
-RETURN_CALL = Statement(
-    "return_call",
-    """
-    UPDATE sluice.executed_side_effects SET dispatched_at = dispatched_at - make_interval(secs => $2)
-    WHERE effect_key = $1 AND state = 'pending'
-    """,
-    ("text", "float8"),
-)
-
-
-def return_call(session: Session, effect_key: str, earlier_seconds: float) -> None:
-    """Makes the call due for its next dispatch `earlier_seconds` earlier. Requires the call's lock."""
-    session.run(RETURN_CALL, effect_key, earlier_seconds)
-
+ARE_PAUSED = f"EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')"
 
 LOCK_CALL = Statement(
     "lock_call",
@@ -167,9 +85,7 @@ LOCK_ORDER = Statement(
 IS_CALL_HELD = Statement(
     "is_call_held",
     f"""
-    WITH running AS MATERIALIZED ({_RUNNING})
-    SELECT {_BEHIND_RUNNING} OR {_BEHIND_EARLIER},
-           EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
+    SELECT {BEHIND_RUNNING} OR {BEHIND_EARLIER}, {ARE_PAUSED}
     FROM sluice.executed_side_effects e WHERE e.effect_key = $1
     """,
     ("text", "text[]"),
@@ -187,6 +103,23 @@ def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple
     return bool(behind), bool(paused)
 
 
+# The statements below find a call by its key. The state is a parameter: with a literal, the planner may use a
+# partial index of the state, and pass the entries of all calls that ended since an old snapshot began.
+RETURN_CALL = Statement(
+    "return_call",
+    """
+    UPDATE sluice.executed_side_effects SET dispatched_at = dispatched_at - make_interval(secs => $2)
+    WHERE effect_key = $1 AND state = $3
+    """,
+    ("text", "float8", "text"),
+)
+
+
+def return_call(session: Session, effect_key: str, earlier_seconds: float) -> None:
+    """Makes the call due for its next dispatch `earlier_seconds` earlier. Requires the call's lock."""
+    session.run(RETURN_CALL, effect_key, earlier_seconds, CallState.PENDING)
+
+
 LARGEST_ATTEMPT = 32_767
 """After this number, attempts begin at 1 again. With one attempt per second, that takes nine hours."""
 
@@ -197,15 +130,15 @@ BEGIN_ATTEMPT = Statement(
     SET state = 'running', attempt = attempt % {LARGEST_ATTEMPT} + 1, tried = tried + 1, error = NULL,
         claimed_until = now() + make_interval(secs => $2),
         first_attempt_at = coalesce(first_attempt_at, now())
-    WHERE effect_key = $1 AND state = 'pending'
+    WHERE effect_key = $1 AND state = $3
     """,
-    ("text", "float8"),
+    ("text", "float8", "text"),
 )
 
 
 def begin_attempt(session: Session, effect_key: str, claim_seconds: float) -> None:
     """Sets a pending call to running. Requires the call's lock. Not idempotent."""
-    session.run(BEGIN_ATTEMPT, effect_key, claim_seconds)
+    session.run(BEGIN_ATTEMPT, effect_key, claim_seconds, CallState.PENDING)
 
 
 # A success is a fact about the key. Any process may store it, at any time and in any state of the call.
@@ -213,16 +146,16 @@ STORE_SUCCESS = Statement(
     "store_success",
     """
     UPDATE sluice.executed_side_effects
-    SET state = 'succeeded', response = $2::jsonb, error = NULL, claimed_until = NULL, settled_at = now()
-    WHERE effect_key = $1 AND state <> 'succeeded'
+    SET state = $3, response = $2::jsonb, error = NULL, claimed_until = NULL, settled_at = now()
+    WHERE effect_key = $1 AND state <> $3
     """,
-    ("text", "text"),
+    ("text", "text", "text"),
 )
 
 
 def store_success(session: Session, effect_key: str, response: str) -> bool:
     """Sets a call to succeeded. `response` is JSON text. Idempotent. Returns True if the state changed."""
-    return session.count(STORE_SUCCESS, effect_key, response) == 1
+    return session.count(STORE_SUCCESS, effect_key, response, CallState.SUCCEEDED) == 1
 
 
 STORE_FAILURE = Statement(
@@ -281,21 +214,3 @@ def lock_expired(
     """
     rows = session.run(LOCK_EXPIRED, limit, text_array(effects), newest_format)
     return [CallRow(*row) for row in rows]
-
-
-COUNT_NEWER_CALLS = Statement(
-    "count_newer_calls",
-    """
-    SELECT count(*) FROM (
-        SELECT FROM sluice.executed_side_effects
-        WHERE format > 1 AND format > $1 AND state IN ('pending', 'running') LIMIT 1000
-    ) newer
-    """,
-    ("int",),
-)
-
-
-def count_newer_calls(session: Session, newest_format: int) -> int:
-    """Returns the number of open calls in a newer format, counted up to 1,000."""
-    ((count,),) = session.run(COUNT_NEWER_CALLS, newest_format)
-    return int(count)

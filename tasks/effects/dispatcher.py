@@ -7,7 +7,7 @@ import structlog
 
 from sluice.db.connection import Session
 from sluice.db.delivery.living_processes import read_served_effects
-from sluice.db.sending import calls
+from sluice.db.sending import dispatching
 from sluice.runtime.celery_options import EFFECTS_QUEUE
 from sluice.runtime.log_pace import LogPace
 from sluice.tasks.effects.call_states import AGAIN_AFTER_SECONDS
@@ -19,6 +19,12 @@ log = structlog.get_logger("sluice.effects")
 
 MAX_WAITING = 500  # messages on the list; a provider that hangs must not fill Redis
 SERVED_SECONDS = 1.0  # maximum age of the list of effects that workers declare
+LOOK_SECONDS = 30.0
+"""The time between two looks at the due calls of any age.
+
+Other looks begin at the oldest pending call of the look before, so that they do not pass the index entries of
+all calls that ended since an old snapshot began.
+"""
 
 
 class Dispatcher:
@@ -46,7 +52,8 @@ class Dispatcher:
         self._count_waiting = count_waiting
         self._clock = clock
         self._served: list[str] = []
-        self._read_at = float("-inf")
+        self._read_at = self._looked_at = float("-inf")
+        self._due_since = dispatching.EVER
         self._pace = LogPace(clock=clock)
 
     def run_once(self) -> int:
@@ -57,13 +64,14 @@ class Dispatcher:
         self._refresh_served()
         if not self._served:
             return 0
-        due = calls.dispatch_calls(
+        due = dispatching.dispatch_calls(
             self._session,
             self._served,
             self._holding,
             again_after_seconds=AGAIN_AFTER_SECONDS,
             limit=MAX_WAITING - self._count_waiting(),
             newest_format=formats.NEWEST_FORMAT,
+            due_since=self._due_since,
         )
         for effect_key, _ in due:
             self._publish(effect_key)
@@ -73,9 +81,13 @@ class Dispatcher:
         now = self._clock()
         if now - self._read_at < SERVED_SECONDS:
             return
-        self._served = read_served_effects(self._session, EFFECTS_QUEUE)
+        served = read_served_effects(self._session, EFFECTS_QUEUE)
         self._read_at = now
-        newer = calls.count_newer_calls(self._session, formats.NEWEST_FORMAT)
+        if served != self._served or now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at, self._due_since = now, dispatching.EVER
+        self._served = served
+        self._due_since = dispatching.read_due_since(self._session, served, self._due_since)
+        newer = dispatching.count_newer_calls(self._session, formats.NEWEST_FORMAT)
         if newer and self._pace.allows("newer calls"):
             log.warning(
                 "calls of a newer format left to newer workers", calls=newer, reads=formats.NEWEST_FORMAT

@@ -12,7 +12,7 @@ from sluice.db.admin.audit import Decision
 from sluice.db.admin.call_admin import release_calls, settle_call
 from sluice.db.connection import Session
 from sluice.db.records import CallState
-from sluice.db.sending import calls
+from sluice.db.sending import calls, dispatching
 from sluice.tasks.api import EffectCall, EffectDeclaration, JsonObject
 from sluice.tasks.fold.registry import EffectEntry
 from tests.db.admin.leaving import insert_call, rows
@@ -58,7 +58,7 @@ def test_a_released_call_is_reset_but_keeps_its_attempt_number(session: Session,
     assert (call.state, call.attempt, call.tried, call.ended_unknown) == ("pending", 8, 0, False)
     assert (call.first_attempt_at, call.dispatched_at, call.settled_at) == (None, None, None)
     assert audits(session) == [("effects retry", "a", "because", "pending")]
-    dispatched = calls.dispatch_calls(
+    dispatched = dispatching.dispatch_calls(
         session, ["notify"], [], again_after_seconds=30, limit=10, newest_format=1
     )
     assert dispatched == [("a", "notify")]

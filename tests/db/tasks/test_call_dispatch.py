@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from sluice.tasks.effects.call_states import AGAIN_AFTER_SECONDS, LEFT_AFTER_SECONDS
-from sluice.tasks.effects.dispatcher import MAX_WAITING, SERVED_SECONDS, Dispatcher
+from sluice.tasks.effects.dispatcher import LOOK_SECONDS, MAX_WAITING, SERVED_SECONDS, Dispatcher
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.installation.formats import NEWEST_FORMAT
 from tests.db.living import add_process, end_process
@@ -84,6 +84,46 @@ def test_after_a_failure_a_call_is_dispatched_as_soon_as_it_is_due(
     assert dispatching.run() == []
     bench.look("UPDATE sluice.executed_side_effects SET due_at = now()")
     assert dispatching.run() == ["c"]
+
+
+def late_call(bench: Bench, key: str, **more: str) -> None:
+    """Adds a call as a transaction does that is committed long after its start."""
+    bench.add(key, entity_key=key, **more)
+    bench.look(
+        "UPDATE sluice.executed_side_effects SET due_at = now() - interval '1 min'"
+        f" WHERE effect_key = '{key}'"
+    )
+
+
+def test_a_call_that_becomes_visible_late_is_dispatched_at_the_next_complete_look(
+    bench: Bench, dispatching: Dispatching
+) -> None:
+    assert dispatching.run() == []
+    late_call(bench, "late")
+    bench.add("new", entity_key="new")
+    assert dispatching.run() == ["new"]
+    dispatching.now += LOOK_SECONDS
+    assert dispatching.run() == ["late"]
+
+
+def test_waiting_calls_of_any_age_are_dispatched_as_soon_as_they_may_begin(
+    bench: Bench, dispatching: Dispatching
+) -> None:
+    late_call(bench, "waits")
+    bench.pause()
+    for _ in range(3):
+        assert dispatching.run() == []
+    bench.resume()
+    assert dispatching.run() == ["waits"]
+
+
+def test_old_calls_of_an_effect_that_a_worker_begins_to_serve_are_dispatched_at_once(
+    bench: Bench, dispatching: Dispatching
+) -> None:
+    late_call(bench, "old", effect="undeclared")
+    assert dispatching.run() == []
+    add_process(bench.looking, effects=["undeclared"], queues=["effects"])
+    assert dispatching.run() == ["old"]
 
 
 def test_no_more_calls_are_dispatched_than_the_list_has_room_for(
@@ -206,7 +246,8 @@ def test_undeclared_calls_do_not_slow_the_dispatch_of_other_calls(
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
     with bench.sessions[-1].connection.cursor() as cursor:
         cursor.execute(
-            "EXPLAIN (ANALYZE, BUFFERS) EXECUTE dispatch_calls ('{mail,pay}', '{}', 30, 500, 1, 2000)"
+            "EXPLAIN (ANALYZE, BUFFERS)"
+            " EXECUTE dispatch_calls ('{mail,pay}', '{}', 30, 500, 1, 2000, '-infinity', 'pending')"
         )
         plan = "\n".join(row[0] for row in cursor.fetchall())
     pages = re.search(r"shared hit=(\d+)", plan)

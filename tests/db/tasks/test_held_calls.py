@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.records import CallState
-from sluice.db.sending import calls
+from sluice.db.sending import calls, dispatching
 from tests.db.tasks.recording import RecordingSession
-from tests.mutants import mutated
 
 HELD, OTHERS = 3_000, 20
+ENDED = 5_000
+MOST_PAGES = 64
 
 
 @pytest.fixture
@@ -37,10 +39,19 @@ def insert_calls(session: Session, prefix: str, entity_key: str, number: int, mi
 
 
 def dispatched(
-    session: Session, limit: int = 500, holding: tuple[str, ...] = ("notify",), module: ModuleType = calls
+    session: Session,
+    limit: int = 500,
+    holding: tuple[str, ...] = ("notify",),
+    due_since: str = dispatching.EVER,
 ) -> list[str]:
-    found = module.dispatch_calls(
-        session, ["notify"], holding, again_after_seconds=60, limit=limit, newest_format=1
+    found = dispatching.dispatch_calls(
+        session,
+        ["notify"],
+        holding,
+        again_after_seconds=60,
+        limit=limit,
+        newest_format=1,
+        due_since=due_since,
     )
     return [key for key, _ in found]
 
@@ -97,7 +108,7 @@ def test_the_first_of_many_calls_is_claimed_without_reading_the_others(
 def test_calls_behind_more_held_calls_than_the_first_read_covers_are_found(
     recording: RecordingSession, session: Session, limit: int
 ) -> None:
-    insert_calls(session, "held", "k", limit * calls.LOOKED_AT_PER_CALL + 5, 60)
+    insert_calls(session, "held", "k", limit * dispatching.LOOKED_AT_PER_CALL + 5, 60)
     insert_calls(session, "other", "other-", 3, 1)
     assert dispatched(recording, limit) == ["held1", "other1", "other2", "other3"][:limit]
 
@@ -137,19 +148,76 @@ def test_the_oldest_call_is_made_first_even_if_a_later_call_is_due_earlier(
     assert dispatched(recording) == [], "the oldest call is due later, and the other calls wait for it"
 
 
-@pytest.mark.parametrize("is_mutant", [False, True])
-def test_a_dispatch_does_not_read_the_open_calls_of_an_old_snapshot(
-    recording: RecordingSession, session: Session, database_url: str, is_mutant: bool
-) -> None:
-    module = mutated(calls, " OFFSET 0\n", "\n") if is_mutant else calls
+@pytest.fixture
+def ended(session: Session, database_url: str) -> Iterator[None]:
+    """Calls that were made since an old snapshot began, each of its own entity, and one due call."""
     with closing(Session(database_url, application_name="old")) as old:
         old.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM sluice.switches")
-        insert_calls(session, "ended", "ended-", 500, 60)
-        session.command("UPDATE sluice.executed_side_effects SET state = 'succeeded'")
+        insert_calls(session, "ended", "ended-", ENDED, 60)
+        session.command(
+            "UPDATE sluice.executed_side_effects SET state = 'running',"
+            " claimed_until = now() + interval '1 h'"
+        )
+        session.command("UPDATE sluice.executed_side_effects SET state = 'succeeded', claimed_until = NULL")
         insert_calls(session, "other", "other-", 1, 1)
         session.command("ANALYZE sluice.executed_side_effects")
-        assert dispatched(recording, module=module) == ["other1"]
-        session.command("UPDATE sluice.executed_side_effects SET dispatched_at = NULL")
-        plan = recording.explain(*recording.ran[-1])
-    probes = [one for one in nodes(plan) if one.get("Index Name") == "executed_side_effects_open_idx"]
-    assert (sum(pages(one) for one in probes) > 32) is is_mutant
+        yield
+
+
+def pages_of_a_dispatch(recording: RecordingSession) -> int:
+    """Returns the pages of a dispatch and of the look at the due calls before it."""
+    since = dispatching.read_due_since(recording, ["notify"])
+    recording.ran.clear()
+    assert dispatching.read_due_since(recording, ["notify"], since) >= since
+    assert dispatched(recording, due_since=since) == ["other1"]
+    recording.command("UPDATE sluice.executed_side_effects SET dispatched_at = NULL")
+    return sum(pages(recording.explain(*one)) for one in recording.ran)
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_dispatch_does_not_read_the_calls_that_ended_since_an_old_snapshot(
+    recording: RecordingSession,
+) -> None:
+    assert pages_of_a_dispatch(recording) <= MOST_PAGES
+
+
+def pages_of_a_call(recording: RecordingSession) -> int:
+    """Returns the pages of the statements that make a call."""
+    with recording.transaction():
+        row = calls.lock_call(recording, "other1")
+        assert row is not None
+        assert calls.lock_order(recording, row, ["notify"]) == (False, False)
+        calls.begin_attempt(recording, "other1", 60)
+    assert calls.store_success(recording, "other1", "{}")
+    return sum(pages(recording.explain(*one)) for one in recording.ran)
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_call_does_not_read_the_calls_that_ended_since_an_old_snapshot(recording: RecordingSession) -> None:
+    assert pages_of_a_call(recording) <= MOST_PAGES
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "old", "new"),
+    [
+        (dispatching, "DISPATCH_CALLS", "AND e.due_at >= $7", "AND $7 IS NOT NULL"),
+        (dispatching, "DISPATCH_CALLS", "e.state = $8", "e.state = 'pending' AND $8 IS NOT NULL"),
+        (dispatching, "READ_DUE_SINCE", "AND e.due_at >= $2", "AND $2 IS NOT NULL"),
+        (calls, "BEGIN_ATTEMPT", "state = $3", "state = 'pending' AND $3 IS NOT NULL"),
+        (calls, "STORE_SUCCESS", "state <> $3", "state <> 'succeeded'"),
+    ],
+)
+@pytest.mark.usefixtures("ended")
+def test_a_mutant_that_reads_ended_calls_is_caught(
+    recording: RecordingSession,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    statement: str,
+    old: str,
+    new: str,
+) -> None:
+    written = getattr(module, statement)
+    assert old in written.text
+    monkeypatch.setattr(module, statement, replace(written, text=written.text.replace(old, new)))
+    measure = pages_of_a_dispatch if module is dispatching else pages_of_a_call
+    assert measure(recording) > MOST_PAGES
