@@ -198,7 +198,7 @@ class LogReader:
         first = TopicCollection(topics[:1] or [ANY_TOPIC])
         try:
             for future in self._admin.describe_topics(first, request_timeout=patience).values():
-                self._await_answer(future)
+                self._await_answer(future, patience)
         except KafkaException as error:
             self._raise_if_away(error)
         if not topics:
@@ -219,14 +219,17 @@ class LogReader:
                 leaders[topic, partition.id] = leader.id if has_leader else None
         return topic_ids, refused
 
-    def _await_answer(self, asked: "Future[Any]") -> None:
+    def _await_answer(self, asked: "Future[Any]", patience: float) -> None:
         """Waits for the answer. Raises LogsUnavailable at once if the brokers refuse the login."""
         self._is_refused = False
+        deadline = time.monotonic() + patience + 1
         while not asked.done():
             self._admin.poll(POLL_SECONDS)  # calls `error_cb`
             if self._is_refused:
                 raise LogsUnavailable(self._client_error)
-        self._result(asked)
+            if time.monotonic() > deadline:
+                raise _timed_out()
+        asked.result()
 
     def _raise_if_away(self, error: KafkaException) -> None:
         if error.args[0].code() in _AWAY:
@@ -267,4 +270,8 @@ class LogReader:
             # Waits longer than the client, because the client's own time-out error has more information.
             return future.result(self._timeout_seconds + 1)
         except TimeoutError as error:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
+            raise _timed_out() from error
+
+
+def _timed_out() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._TIMED_OUT))

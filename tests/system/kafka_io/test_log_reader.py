@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from kafka import KafkaProducer
 
 from sluice.kafka_io import partition_reader
@@ -92,6 +93,12 @@ def test_without_a_broker_the_error_names_the_reason_of_the_client() -> None:
     reader = LogReader(KafkaAccess(NOWHERE), WHOLE, request_timeout_ms=1_000)
     with closing(reader), pytest.raises(LogsUnavailable, match=r"refused|Timed out"):
         reader.read_ranges(["orders"])
+
+
+def test_a_request_that_the_client_never_ends_is_given_up() -> None:
+    with closing(LogReader(KafkaAccess(NOWHERE), WHOLE)) as reader, pytest.raises(KafkaException) as raised:
+        reader._await_answer(Future(), 0.1)
+    assert raised.value.args[0].code() == KafkaError._TIMED_OUT
 
 
 @pytest.mark.own("kafka")
