@@ -21,7 +21,7 @@ ROWS = """
     INSERT INTO sluice.generations (projection, generation, state, revision)
         VALUES ('totals', 1, 'building', 1)
 """
-IS_WAITING = Statement("is_waiting", "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+IS_BLOCKED = Statement("is_blocked", "SELECT cardinality(pg_blocking_pids($1)) > 0", ("int",))
 
 
 @pytest.fixture
@@ -40,9 +40,10 @@ def run_behind(session: Session, change: Callable[[], Any], second: Callable[[Se
     ):
         with session.transaction():
             change()
+            pid = other.connection.get_backend_pid()
             found = pool.submit(second, other)
             wait_until(
-                lambda: found.done() or look.run(IS_WAITING) == [(True,)],
+                lambda: found.done() or look.run(IS_BLOCKED, pid) == [(True,)],
                 timeout_seconds=10,
                 what="the second session waits or has ended",
             )

@@ -174,18 +174,19 @@ def test_a_batch_of_the_previous_version_continues_over_the_migration(
 def make_at_the_same_time(session: Session, database_url: str) -> list[tuple[object, ...]]:
     """Returns the rows of a lane whose first row two transactions insert at the same time."""
     place = ("payments", 5)
-    is_waiting = Statement("is_waiting", "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    is_blocked = Statement("is_blocked", "SELECT cardinality(pg_blocking_pids($1)) > 0", ("int",))
     with (
         closing(Session(database_url, application_name="second")) as second,
         closing(Session(database_url, application_name="look")) as look,
     ):
         with session.transaction():
+            pid = second.connection.get_backend_pid()
             # A chunk and a batch.
             lock_lanes(session, *STOPPED, QUEUE, [place])
             other = Thread(target=keep_places, args=(second, *STOPPED, QUEUE, {place: 4}))
             other.start()
             wait_until(
-                lambda: not other.is_alive() or look.run(is_waiting) == [(True,)],
+                lambda: not other.is_alive() or look.run(is_blocked, pid) == [(True,)],
                 timeout_seconds=10,
                 what="the second transaction waits or has ended",
             )
