@@ -127,10 +127,11 @@ class Bridge:
                 self._report_reads(None, now)
                 self._sleep(IDLE_SECONDS)
                 return
+            # Directly before the poll, so that a topic is not read after the log says that it is paused.
+            self._bound(consumer)
             now = self._read(consumer, now)
             self._stopper.take_look(consumer)
             self._start(consumer, now)
-            self._bound(consumer)
             if not self._report.group_is_refused:
                 self._member.check_assignment(consumer, now)
             self._report_reads(consumer, now)

@@ -78,8 +78,6 @@ class ProgressStore:
         self.simulation = simulation
         self.paused: bool | None = None
         """The last value of `Postgres.paused` that the bridge read; None before the first read."""
-        self.paused_turns = 0
-        """The number of turns since the bridge read that the topic is paused."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         self._reach()
@@ -155,16 +153,16 @@ class ProgressStore:
 
 
 class WatchedInflight(Inflight):
-    """Checks that a bridge takes no record of a paused topic after the turn that read the pause."""
+    """Checks that a bridge takes no record of a paused topic after it has read the pause."""
 
     def __init__(self, store: ProgressStore, *, max_bytes: int, max_span: int) -> None:
         super().__init__(max_bytes=max_bytes, max_span=max_span)
         self._store = store
 
     def take(self, place: Place, records: list[Record], now: float) -> None:
-        """Takes records that were polled before the pause took effect. Raises Broken for later records."""
+        """Takes records. Raises Broken if the bridge has read a pause, or has read nothing yet."""
         store = self._store
-        if place in self.partitions and records and (store.paused is None or store.paused_turns > 1):
+        if place in self.partitions and records and store.paused is not False:
             raise Broken(f"{store.simulation}: {place} is read although paused (known pause: {store.paused})")
         super().take(place, records, now)
 

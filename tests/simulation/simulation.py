@@ -126,8 +126,6 @@ class Simulation:
     def turn(self, number: int) -> None:
         """Runs one turn of a bridge's loop."""
         self.now += self.rng.choice(self.steps if self.chaos else (0.05, 0.3))
-        store = self.stores[number]
-        store.paused_turns = store.paused_turns + 1 if store.paused else 0
         try:
             self.bridges[number].run_once()
         except Crash:

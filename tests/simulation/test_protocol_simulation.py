@@ -94,6 +94,17 @@ class PolledBeforeSeekUsed(Bridge):
         return now
 
 
+class PausedAfterThePoll(Bridge):
+    """A mutant that polls one time between the reading of a pause and the pause of the consumer."""
+
+    def _bound(self, consumer: Consumer) -> None:
+        pass
+
+    def _start(self, consumer: Consumer, now: float) -> None:
+        super()._start(consumer, now)
+        super()._bound(consumer)
+
+
 def _judge_without_prev(*, prev: int, applied_offset: int, **rest: Any) -> Judgement:
     return judge(prev=min(prev, applied_offset), applied_offset=applied_offset, **rest)
 
@@ -114,6 +125,7 @@ def _first_broken(shell: Shell) -> str | None:
         Shell(store=TwoTransactions),
         Shell(store=SeveralStatements),
         Shell(bridge=PolledBeforeSeekUsed),
+        Shell(bridge=PausedAfterThePoll),
         Shell(judge=_judge_without_prev),
     ],
     ids=[
@@ -121,6 +133,7 @@ def _first_broken(shell: Shell) -> str | None:
         "progress and watermark have separate transactions",
         "an assignment is read in several statements",
         "records polled before the seek are taken",
+        "the consumer is paused after the next poll",
         "prev is not checked",
     ],
 )
