@@ -1,7 +1,10 @@
 """Mutants are copies of a module with one change in the source. They show that a test can fail."""
 
 import inspect
+from dataclasses import replace
 from types import ModuleType
+
+import pytest
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
@@ -11,3 +14,12 @@ def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
     copy = ModuleType(f"{module.__name__}_mutated")
     exec(compile(source.replace(old, new), copy.__name__, "exec"), vars(copy))
     return copy
+
+
+def mutate_statement(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, statement: str, old: str, new: str
+) -> None:
+    """Replaces each `old` in the text of a module's prepared statement, which must contain it."""
+    written = getattr(module, statement)
+    assert old in written.text, f"{statement} does not contain {old!r}"
+    monkeypatch.setattr(module, statement, replace(written, text=written.text.replace(old, new)))

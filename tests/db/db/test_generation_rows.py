@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from sluice.db.projections import generation_lanes, generation_pace
 from sluice.db.projections.generation_lanes import GenerationStep, keep_places, lock_lanes
 from sluice.db.projections.generation_pace import set_pace, take_pace
 from sluice.stack.patience import patient
+from tests.mutants import mutate_statement
 from tests.waiting import wait_until
 
 GENERATION, QUEUE, PLACE = ("totals", 1), "payment.0", ("payments", 0)
@@ -70,10 +70,7 @@ def test_a_chunk_that_waits_for_a_lane_reads_the_new_offset(session: Session) ->
 def test_a_mutant_that_does_not_lock_the_lane_is_caught(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = generation_lanes.LOCK_LANE
-    mutant = replace(written, text=written.text.replace("FOR UPDATE", ""))
-    assert mutant != written
-    monkeypatch.setattr(generation_lanes, "LOCK_LANE", mutant)
+    mutate_statement(monkeypatch, generation_lanes, "LOCK_LANE", "FOR UPDATE", "")
     assert offset_behind_a_step(session) == 5
 
 
@@ -104,9 +101,6 @@ def test_tasks_of_a_rebuild_share_its_rate(session: Session) -> None:
 def test_a_mutant_without_a_lock_on_the_pace_is_caught(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = generation_pace.LOCK_PACE
-    mutant = replace(written, text=written.text.replace("FOR UPDATE", ""))
-    assert mutant != written
-    monkeypatch.setattr(generation_pace, "LOCK_PACE", mutant)
+    mutate_statement(monkeypatch, generation_pace, "LOCK_PACE", "FOR UPDATE", "")
     first, second = pauses_of_two_tasks(session, 3_600)
     assert second - first < 360

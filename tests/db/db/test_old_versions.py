@@ -2,7 +2,6 @@
 
 from collections import Counter
 from contextlib import closing
-from dataclasses import replace
 from itertools import count, cycle
 from types import ModuleType
 
@@ -18,6 +17,7 @@ from sluice.db.projections.generation_lanes import GenerationStep
 from sluice.tasks.events.routing import shard_of
 from tests.db.tasks.applying import QUEUE, TOPIC, TOPIC_ID, slice_of, thing_set
 from tests.db.tasks.projecting import PLACE, Bench, create
+from tests.mutants import mutate_statement
 
 RETIRED = ("totals", 1)
 REFUSED_AMOUNT = 1_000_000
@@ -207,9 +207,7 @@ def test_a_mutant_that_reads_old_versions_is_caught(
     old: str,
     new: str,
 ) -> None:
-    whole = getattr(module, statement)
-    assert old in whole.text
-    monkeypatch.setattr(module, statement, replace(whole, text=whole.text.replace(old, new)))
+    mutate_statement(monkeypatch, module, statement, old, new)
     assert max(growth_under_an_old_snapshot(database_url).values()) > MOST_GROWTH
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +11,7 @@ from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.records import CallState
 from sluice.db.sending import calls, dispatching
 from tests.db.tasks.recording import RecordingSession
+from tests.mutants import mutate_statement
 
 HELD, OTHERS = 3_000, 20
 ENDED = 5_000
@@ -216,8 +216,6 @@ def test_a_mutant_that_reads_ended_calls_is_caught(
     old: str,
     new: str,
 ) -> None:
-    written = getattr(module, statement)
-    assert old in written.text
-    monkeypatch.setattr(module, statement, replace(written, text=written.text.replace(old, new)))
+    mutate_statement(monkeypatch, module, statement, old, new)
     measure = pages_of_a_dispatch if module is dispatching else pages_of_a_call
     assert measure(recording) > MOST_PAGES
